@@ -1,0 +1,9 @@
+"""The numbers the demo's scripts, workflows and tests share."""
+
+# Sampling (KSampler), the same for the base, the style and the judging.
+SIZE = 64
+SAMPLER, SCHEDULER = "ddim", "ddim_uniform"
+SAMPLE_STEPS, GUIDANCE = 20, 2.5
+
+# The style and its trigger; a caption is "neon style, a handwritten digit three".
+STYLE = "neon style"

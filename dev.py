@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""The one entry for people who work here; needs only Python 3.10-3.13 and git.
+
+    python dev.py demo [--open] [--output DIR]     the three workflows in a real ComfyUI, from nothing
+    python dev.py test [PYTEST ARGUMENTS]          ruff and the tests, in a real ComfyUI's interpreter
+    python dev.py bench [NAME] [--json FILE]       measurements; without a name, says which there are
+    python dev.py host [--version V] [--path | --python]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from devtools.host import DEFAULT_VERSION, ROOT, SOURCES, HostError, install_requirements, prepare
+from devtools.progress import Progress
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    host = commands.add_parser("host", help="prepare a ComfyUI to work against and say where it is")
+    host.add_argument(
+        "--version", choices=sorted(SOURCES), help=f"prepare this one (default: COMFYUI_PATH, else {DEFAULT_VERSION})"
+    )
+    shown = host.add_mutually_exclusive_group()
+    shown.add_argument("--path", action="store_true", help="print only its folder")
+    shown.add_argument("--python", action="store_true", help="print only its interpreter")
+    for name, text in [
+        ("test", "run ruff and pytest; further arguments go to pytest"),
+        ("demo", "train, use and bake a delta in a real ComfyUI"),
+        ("bench", "run a measurement of the benchmarks folder"),
+    ]:
+        commands.add_parser(name, help=text, add_help=False)
+    arguments, rest = parser.parse_known_args()
+    try:
+        if arguments.command == "host":
+            if rest:
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            return show_host(arguments)
+        return {"test": run_tests, "demo": run_demo, "bench": run_benchmark}[arguments.command](rest)
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def show_host(arguments: argparse.Namespace) -> int:
+    host = prepare(arguments.version)
+    if arguments.path:
+        print(host.folder)
+    elif arguments.python:
+        print(host.python)
+    else:
+        print(f"ComfyUI: {host.folder}\nPython:  {host.python}\nStart:   {host.python} {host.folder / 'main.py'}")
+    return 0
+
+
+def run_tests(rest: list[str]) -> int:
+    python = prepare_python()
+    ruff = run(python, ["-m", "ruff", "check", str(ROOT)])
+    return run(python, ["-m", "pytest", *rest]) or ruff
+
+
+def run_demo(rest: list[str]) -> int:
+    return run(prepare_python(), ["-m", "devtools.demo", *rest])
+
+
+def run_benchmark(rest: list[str]) -> int:
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+    if not rest or rest[0] not in names:
+        print(f"Benchmarks: {', '.join(names) or 'none yet'}.  python dev.py bench NAME [--json FILE]")
+        return 0 if not rest else 2
+    return run(prepare_python(), ["-m", f"benchmarks.{rest[0]}", *rest[1:]])
+
+
+def prepare_python() -> str:
+    """The host's interpreter, with what the tests and tools need beside it."""
+    progress = Progress()
+    host = prepare(progress=progress)
+    install_requirements(host, ROOT / "requirements-dev.txt", progress)
+    return str(host.python)
+
+
+def run(python: str, arguments: list[str]) -> int:
+    """Run the host's interpreter in the repository, and pass its exit status on."""
+    return subprocess.run([python, *arguments], cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

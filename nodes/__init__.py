@@ -1,0 +1,23 @@
+"""The pack's ComfyUI nodes, and what it tells the host when it is loaded."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .bake import SaRABake
+from .host.folders import register_folders
+from .host.patching import register_adapter
+from .load import SaRAApply, SaRALoader
+from .save import SaRASave
+from .train import SaRATrain
+
+
+class SaRAExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folders()
+        register_adapter()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SaRATrain, SaRASave, SaRALoader, SaRAApply, SaRABake]
+
+
+async def comfy_entrypoint() -> SaRAExtension:
+    return SaRAExtension()

@@ -1,0 +1,65 @@
+"""Baking a delta into a checkpoint file that any program loads."""
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..sara_core.bake import bake
+from .host import folders
+from .sockets import SaraDelta
+
+
+class SaRABake(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SaRABake",
+            display_name="SaRA Bake",
+            category="model/merging",
+            description="Writes a new checkpoint file with a SaRA delta baked in. Every weight the delta does not "
+            "change keeps its bytes.",
+            search_aliases=["bake sara", "merge delta", "save checkpoint", "sparse delta"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="The .safetensors checkpoint to bake the delta into: the one it was trained on. "
+                    "The file itself stays as it is.",
+                ),
+                SaraDelta.Input("delta", tooltip="The delta to bake in, from SaRA Train or SaRA Loader."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly to bake the delta in. 1 is what was trained.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="checkpoints/baked",
+                    tooltip="Folder and beginning of the new checkpoint's name, under the output folder. Files in "
+                    "output/checkpoints are offered by Load Checkpoint.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="filename", tooltip="Where the new checkpoint is, relative to the output folder."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
+        path = folders.new_output_path(filename_prefix)
+        progress = comfy.utils.ProgressBar(1)
+
+        def on_progress(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(done, total)
+
+        bake(folders.checkpoint_path(ckpt_name), path, delta, strength, on_progress)
+        filename = folders.relative_to_output(path)
+        return io.NodeOutput(filename, ui=ui.PreviewText(filename))

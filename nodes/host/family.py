@@ -1,0 +1,47 @@
+"""Which family of models a MODEL belongs to, in the words its users know."""
+
+from collections.abc import Mapping
+
+FAMILY_METADATA = "sara.family"
+
+# By the class of ComfyUI's model configuration. Variants share a name when a delta of one fits the other.
+_FAMILIES = {
+    "SD15": "SD1.5",
+    "SD15_instructpix2pix": "SD1.5",
+    "SD20": "SD2.1",
+    "SDXL": "SDXL",
+    "SDXL_instructpix2pix": "SDXL",
+    "SDXLRefiner": "SDXL Refiner",
+    "SSD1B": "SSD-1B",
+    "Segmind_Vega": "Segmind Vega",
+    "KOALA_700M": "KOALA 700M",
+    "KOALA_1B": "KOALA 1B",
+    "SD3": "SD3",
+    "Flux": "Flux",
+    "FluxInpaint": "Flux",
+    "FluxSchnell": "Flux",
+    "Flux2": "Flux.2",
+    "WAN21_T2V": "Wan 2.1",
+    "WAN21_I2V": "Wan 2.1",
+    "WAN22_T2V": "Wan 2.2",
+    "QwenImage": "Qwen-Image",
+    "ZImage": "Z-Image",
+    "HunyuanVideo": "HunyuanVideo",
+    "Chroma": "Chroma",
+    "AuraFlow": "AuraFlow",
+    "PixArtAlpha": "PixArt",
+    "PixArtSigma": "PixArt",
+    "LTXV": "LTX-Video",
+    "Lumina2": "Lumina 2",
+}
+
+
+def model_family(model) -> str:
+    """Family of a MODEL (a ModelPatcher): "SD1.5", "SDXL", "Flux" …, or the host's own name for rarer ones."""
+    config = type(model.model.model_config).__name__
+    return _FAMILIES.get(config, config)
+
+
+def delta_family(metadata: Mapping[str, str]) -> str | None:
+    """Family that a delta's metadata says it was trained on, if it says so."""
+    return metadata.get(FAMILY_METADATA)

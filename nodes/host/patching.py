@@ -1,0 +1,138 @@
+"""Putting a SparseDelta on a MODEL as weight patches, and teaching the stock LoRA loaders to read delta files."""
+
+import logging
+import os
+
+import torch
+from comfy import weight_adapter
+
+from ...sara_core import names
+from ...sara_core.delta import SparseDelta, check_fits, check_precision
+from ...sara_core.elements import add_sparse_, scatter_
+from ...sara_core.entry import SparseEntry
+from ...sara_core.errors import DeltaError, UnsupportedModelError
+from ...sara_core.formats import sara
+from .family import delta_family, model_family
+
+STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
+
+_CONVOLUTIONS = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
+
+
+class SaRAAdapter(weight_adapter.WeightAdapterBase):
+    """One weight's SparseEntry as a weight patch of the host.
+
+    The host rebuilds adapters as `type(a)(a.loaded_keys, moved_weights)`, so nothing lives outside these two, and it
+    casts top-level tensors to the weight's dtype, so the indices are nested: ((indices, values), shape).
+    """
+
+    name = "sara"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple):
+        self.loaded_keys = loaded_keys
+        self.weights = weights
+
+    @classmethod
+    def of(cls, entry: SparseEntry, loaded_keys: set[str]) -> "SaRAAdapter":
+        """The adapter of a checked entry."""
+        return cls(loaded_keys, ((entry.indices, entry.values), entry.shape))
+
+    @classmethod
+    def load(cls, x, lora, alpha, dora_scale, loaded_keys=None) -> "SaRAAdapter | None":
+        """The adapter of module or parameter `x` in an opened file, or None if the file has no SaRA entry for it.
+
+        Called for every module and every LoRA file, by the stock loaders with five arguments, by Train LoRA with four.
+        Raises DeltaError if the entry is not sound.
+        """
+        found = [name for name in (sara.part_name(x, part) for part in sara.PARTS) if name in lora]
+        if not found:
+            return None
+        if len(found) < len(sara.PARTS):
+            raise DeltaError(f"The delta's entry '{x}' is incomplete. Get the file again from where it came from.")
+        _, entry = sara.decode(x, lora.__getitem__)
+        return cls.of(entry, set(found))
+
+    def calculate_weight(
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
+    ):
+        """Add strength · Δ to `weight` in place, in float32 and rounded once to its dtype; returns it.
+
+        Raises DeltaError, before anything is moved to the weight's device, if the delta has another shape.
+        """
+        (indices, values), shape = self.weights
+        check_fits(key, SparseEntry(indices, values, shape), tuple(weight.shape))
+        if strength == 0:
+            return weight
+        return add_sparse_(weight, indices.to(weight.device), values.to(weight.device), strength)
+
+    def h(self, x, base_out):
+        """Bypass mode: what the delta adds to a Linear's or convolution's output for input `x`."""
+        (indices, values), shape = self.weights
+        if indices.device != x.device:
+            indices, values = indices.to(x.device), values.to(x.device)
+            self.weights = ((indices, values), shape)
+        if self.is_conv:
+            operation, options = _CONVOLUTIONS[self.conv_dim], self.kw_dict
+        elif len(shape) == 2 and x.is_floating_point():
+            operation, options = torch.nn.functional.linear, {}
+        else:
+            raise UnsupportedModelError(
+                "This delta changes a layer that is neither Linear nor convolution, which bypass mode cannot do. "
+                "Use the Load LoRA or SaRA Loader node."
+            )
+        change = torch.zeros(shape, dtype=x.dtype, device=x.device)
+        scatter_(change, indices, (values.float() * self.multiplier).to(x.dtype))
+        return operation(x, change, **options)
+
+
+def register_adapter() -> None:
+    """Let the stock Load LoRA, and whatever is built on it, load delta files; SARA_STOCK_LOADERS=0 leaves it out."""
+    if os.environ.get(STOCK_LOADERS_SWITCH) == "0":
+        return
+    known = getattr(weight_adapter, "adapters", None)
+    if not isinstance(known, list):
+        logging.warning("SaRA: this ComfyUI keeps no list of weight adapters; use SaRA Loader instead of Load LoRA.")
+    elif not any(adapter.__name__ == SaRAAdapter.__name__ for adapter in known):
+        known.append(SaRAAdapter)
+
+
+def patch_model(model, delta: SparseDelta, strength: float):
+    """A clone of MODEL with strength · Δ as weight patches; MODEL itself at strength 0.
+
+    Raises DeltaError if the delta does not fit the model, UnsupportedModelError if a weight is quantised.
+    """
+    if strength == 0:
+        return model
+    patches = _patches(model, delta)
+    patched = model.clone()
+    accepted = set(patched.add_patches(patches, strength))
+    if accepted != set(patches):
+        raise DeltaError(f"ComfyUI did not accept the delta for {names.listed(set(patches) - accepted)}. Update SaRA.")
+    return patched
+
+
+def _patches(model, delta: SparseDelta) -> dict[str, SaRAAdapter]:
+    weights = model.model_state_dict()
+    made_for, family = delta_family(delta.metadata), model_family(model)
+    try:
+        keys = names.resolve(delta.entries, weights, f"this {family} model")
+        for name, key in keys.items():
+            check_fits(key, delta.entries[name], tuple(weights[key].shape))
+    except DeltaError as error:
+        if made_for in (None, family):
+            raise
+        raise DeltaError(
+            f"This delta is for {made_for}, the model is {family}. Load a {made_for} model, or choose a delta for "
+            f"{family}."
+        ) from error
+    for key in keys.values():
+        check_precision(key, weights[key])
+    return {key: SaRAAdapter.of(delta.entries[name], set()) for name, key in keys.items()}

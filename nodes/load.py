@@ -1,0 +1,88 @@
+"""Putting a delta on a model: from a file, or from another node."""
+
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..sara_core.delta import SparseDelta
+from ..sara_core.errors import DeltaError
+from .host import folders, patching
+from .sockets import SaraDelta
+
+_STRENGTH_TOOLTIP = (
+    "How strongly to apply the delta. 1 is what was trained, 0 leaves the model alone, negative values go the "
+    "opposite way."
+)
+
+
+def _strength() -> io.Float.Input:
+    return io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=_STRENGTH_TOOLTIP)
+
+
+class SaRALoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SaRALoader",
+            display_name="SaRA Loader",
+            category="model/loaders",
+            description="Loads a SaRA delta from a file and applies it to a model, like Load LoRA does with a LoRA.",
+            search_aliases=["load sara", "load delta", "sparse delta", "lora loader", "apply sara"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The diffusion model to apply the delta to. Without one, only the delta comes out.",
+                ),
+                io.Combo.Input(
+                    "sara_name",
+                    options=folders.delta_names(),
+                    tooltip="A delta file in models/sara or output/sara.",
+                ),
+                _strength(),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the delta applied."),
+                SaraDelta.Output(display_name="delta", tooltip="The delta itself, to apply, bake or save again."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, sara_name):
+        # None: the name comes from another node and is not known yet.
+        try:
+            return sara_name is None or bool(folders.delta_path(sara_name))
+        except DeltaError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, sara_name, **others):
+        return folders.fingerprint(folders.delta_path(sara_name))
+
+    @classmethod
+    def execute(cls, sara_name, strength, model=None) -> io.NodeOutput:
+        delta = SparseDelta.load(folders.delta_path(sara_name))
+        if model is None:
+            return io.NodeOutput(ExecutionBlocker("SaRA Loader has no model: connect one to its model input."), delta)
+        return io.NodeOutput(patching.patch_model(model, delta, strength), delta)
+
+
+class SaRAApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SaRAApply",
+            display_name="SaRA Apply",
+            category="model/loaders",
+            description="Applies a SaRA delta from another node, for example SaRA Train, to a model.",
+            search_aliases=["apply sara", "apply delta", "sparse delta"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model to apply the delta to."),
+                SaraDelta.Input("delta", tooltip="The delta to apply, from SaRA Train or SaRA Loader."),
+                _strength(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the delta applied.")],
+        )
+
+    @classmethod
+    def execute(cls, model, delta, strength) -> io.NodeOutput:
+        return io.NodeOutput(patching.patch_model(model, delta, strength))

@@ -1,0 +1,21 @@
+"""Errors a user may see. Every message names the cause and the remedy in the user's words."""
+
+
+class SaRAError(Exception):
+    """Base of every error this project raises on purpose; hosts show its message without a traceback."""
+
+
+class DeltaError(SaRAError):
+    """A delta file or its content is damaged, unsafe, or does not fit the model it is applied to."""
+
+
+class SelectionError(SaRAError):
+    """The rule for choosing weights selects nothing, everything, or cannot be applied to this model."""
+
+
+class UnsupportedModelError(SaRAError):
+    """A model, layer or setting that cannot be trained or patched; the message names it."""
+
+
+class TrainingError(SaRAError):
+    """Training cannot start or go on; the message names the knob to turn."""

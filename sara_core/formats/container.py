@@ -1,0 +1,85 @@
+"""The safetensors container as a stream: header and tensor bytes one after another, never the whole file in memory.
+
+Layout (the safetensors specification): uint64 little-endian length of the header, the header as JSON padded with
+spaces, then the tensors' bytes. https://github.com/huggingface/safetensors
+"""
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import DeltaError
+
+METADATA = "__metadata__"
+_ALIGNMENT = 8
+_LENGTH = struct.Struct("<Q")
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+}
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[safe_open]:
+    """The safetensors file at `path`, its header checked. Raises DeltaError if missing, unreadable or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except SafetensorError as error:
+        raise DeltaError(
+            f"'{path.name}' is not a complete .safetensors file ({error}). Download or save it again."
+        ) from error
+    except OSError as error:
+        raise DeltaError(f"'{path.name}' cannot be read ({error.strerror or error}). Check its permissions.") from error
+
+
+def read_header(file: BinaryIO) -> tuple[dict, int]:
+    """The header of a file that `opened` has accepted, and where its tensors' bytes begin."""
+    (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+    return json.loads(file.read(length)), _LENGTH.size + length
+
+
+def write_header(file: BinaryIO, header: Mapping) -> None:
+    """Write the header, padded so that the tensors' bytes begin aligned."""
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    file.write(_LENGTH.pack(len(text)))
+    file.write(text)
+
+
+def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a whole safetensors file; tensors of wider dtypes first, so that every one is aligned."""
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    write_header(file, header)
+    for _, tensor in ordered:
+        write_tensor(file, tensor)
+
+
+def write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
+    """Write the tensor's elements in row-major order, little-endian."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    file.write(flat.view(torch.uint8).numpy().data)

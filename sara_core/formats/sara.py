@@ -1,0 +1,165 @@
+"""Version 1 of the delta file; docs/format.md specifies it. What is read is hostile until it has been checked here."""
+
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy
+import torch
+
+from .. import atomic
+from ..entry import MAX_DIMENSIONS, SparseEntry, check_entry, check_shape
+from ..errors import DeltaError
+from . import container, detect
+
+VERSION = "1"
+SUFFIX = ".safetensors"
+PARTS = ("head", "index", "values")
+STORED_DTYPES = (torch.float32, torch.bfloat16)
+
+_MARK = ".sara1_"
+_PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.DOTALL)
+_WEIGHT = ".weight"
+_KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
+_ESCAPE = 255
+
+
+def write(
+    path: str | os.PathLike, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str], dtype: torch.dtype
+) -> None:
+    """Write entries and metadata to `path`, atomically. Raises DeltaError if it cannot be written."""
+    if dtype not in STORED_DTYPES:
+        raise DeltaError(f"Values can be saved as float32 or bfloat16, not {dtype}.")
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise DeltaError(f"'{path.name}': a delta file's name must end in {SUFFIX}.")
+    tensors: dict[str, torch.Tensor] = {}
+    for name, entry in entries.items():
+        stem, encoded = encode(name, entry, dtype)
+        if part_name(stem, "head") in tensors:
+            raise DeltaError(f"The delta has two weights that the file would both call '{stem}'; rename one.")
+        tensors.update((part_name(stem, part), tensor) for part, tensor in zip(PARTS, encoded))
+    with atomic.replacing(path) as file:
+        container.write(file, tensors, {**metadata, "sara.version": VERSION})
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, SparseEntry], dict[str, str]]:
+    """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file."""
+    with container.opened(path) as file:
+        names = list(file.keys())
+        entries = dict(decode(stem, file.get_tensor) for stem in stems(names))
+        return entries, file.metadata() or {}
+
+
+def part_name(stem: str, part: str) -> str:
+    """Name of the tensor that holds a part (head, index or values) of an entry."""
+    return f"{stem}{_MARK}{part}"
+
+
+def stems(names: Iterable[str]) -> list[str]:
+    """The stems of all entries. Raises DeltaError unless every tensor belongs to a complete version 1 entry."""
+    names = list(names)
+    found: dict[str, set[str]] = {}
+    foreign = []
+    for name in names:
+        match = _PART_NAME.fullmatch(name)
+        if match is None:
+            foreign.append(name)
+        elif match["version"] != VERSION or match["part"] not in PARTS:
+            raise DeltaError("It was made by a newer version of SaRA. Update SaRA to load it.")
+        else:
+            found.setdefault(match["stem"], set()).add(match["part"])
+    if not found:
+        raise DeltaError(f"It is not a SaRA delta. {detect.describe(names)}")
+    if foreign:
+        raise DeltaError(
+            f"Besides the delta it has {len(foreign)} tensors that are not SaRA's (such as '{foreign[0]}'). "
+            "Load it with the Load LoRA node, which takes both."
+        )
+    for stem, parts in found.items():
+        for part in PARTS:
+            if part not in parts:
+                raise _damaged(stem, f"its {part} is missing")
+    return sorted(found)
+
+
+def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """The entry's stem and its three tensors: head int64 [2 + dimensions], index uint8 [·], values `dtype` [n]."""
+    values = entry.values.detach().cpu().to(dtype)
+    if not bool(torch.isfinite(values).all()):
+        raise DeltaError(f"'{name}' has changes too large for {dtype}; save the delta with float32 values.")
+    kind = _KIND_WEIGHT if name.endswith(_WEIGHT) else _KIND_WHOLE_KEY
+    stem = name.removesuffix(_WEIGHT)
+    head = torch.tensor([kind, len(values), *entry.shape], dtype=torch.int64)
+    packed = bytearray(encode_indices(entry.indices.detach().cpu().numpy()))
+    return stem, (head, torch.frombuffer(packed, dtype=torch.uint8), values)
+
+
+def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
+    """The weight's name and its entry, from the entry's three tensors. Raises DeltaError if they are not sound."""
+    head, index, values = (tensor_named(part_name(stem, part)) for part in PARTS)
+    if head.dtype != torch.int64 or head.dim() != 1 or not 2 <= len(head) <= 2 + MAX_DIMENSIONS:
+        raise _damaged(stem, "its head is not a short list of int64")
+    kind, count, *shape = head.tolist()
+    if kind not in (_KIND_WEIGHT, _KIND_WHOLE_KEY):
+        raise _damaged(stem, f"its kind is {kind}, which this version does not know")
+    if values.dtype not in STORED_DTYPES or values.dim() != 1 or len(values) != count:
+        raise _damaged(stem, f"its values are not a list of {count} float32 or bfloat16 numbers")
+    if index.dtype != torch.uint8 or index.dim() != 1:
+        raise _damaged(stem, "its index is not a list of bytes")
+    check_shape(stem, tuple(shape))
+    try:
+        indices = decode_indices(index.numpy().tobytes(), count, math.prod(shape))
+    except ValueError as error:
+        raise _damaged(stem, f"its index {error}") from error
+    # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
+    entry = SparseEntry(torch.from_numpy(indices), values.clone(), tuple(shape))
+    check_entry(stem, entry)
+    return (stem + _WEIGHT if kind == _KIND_WEIGHT else stem), entry
+
+
+def encode_indices(indices: numpy.ndarray) -> bytes:
+    """Strictly increasing int32 [n] → gap bytes through zlib's Huffman-only strategy."""
+    gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
+    escapes, rests = numpy.divmod(gaps, _ESCAPE)
+    ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
+    stream = numpy.full(int(ends[-1]) + 1 if len(ends) else 0, _ESCAPE, dtype=numpy.uint8)
+    stream[ends] = rests
+    # Gaps of a sparse support have no repetitions to find: matching costs time and gains nothing.
+    packer = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return packer.compress(stream.data) + packer.flush()
+
+
+def decode_indices(packed: bytes, count: int, numel: int) -> numpy.ndarray:
+    """The inverse of encode_indices: int32 [count], strictly increasing, all below numel.
+
+    Takes at most about count + numel / 255 bytes for the stream. Raises ValueError if the bytes say anything else.
+    """
+    if not 0 <= count <= numel:
+        raise ValueError(f"claims {count} positions in a weight of {numel} elements")
+    # The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255.
+    longest = count + (numel - count) // _ESCAPE
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(packed, longest + 1)
+    except zlib.error as error:
+        raise ValueError(f"cannot be unpacked ({error})") from error
+    if len(unpacked) > longest:
+        raise ValueError("holds more than its weight has room for")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("is cut short or followed by something else")
+    stream = numpy.frombuffer(unpacked, dtype=numpy.uint8)
+    is_end = stream != _ESCAPE
+    if numpy.count_nonzero(is_end) != count or (count and not is_end[-1]) or (not count and len(stream)):
+        raise ValueError(f"does not hold {count} positions")
+    if count and int(stream.sum(dtype=numpy.int64)) + count > numel:
+        raise ValueError(f"points outside a weight of {numel} elements")
+    # The sum above is below 2^31, so int32 cannot overflow here.
+    return numpy.cumsum(stream, dtype=numpy.int32)[is_end] + numpy.arange(count, dtype=numpy.int32)
+
+
+def _damaged(stem: str, finding: str) -> DeltaError:
+    return DeltaError(f"The delta's entry '{stem}' is damaged: {finding}. Get the file again from where it came from.")

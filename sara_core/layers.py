@@ -1,0 +1,138 @@
+"""What a Linear or convolution computes, as functions of a weight that comes from outside.
+
+The backward of a sparse layer needs three separate pieces (output, gradient of the input, gradient of chosen weight
+elements); a module offers only the first, and only with its own weight.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+# Bytes of unfolded convolution input held at a time.
+UNFOLD_BYTES = 24 << 20
+
+
+@dataclass(frozen=True)
+class LinearOp:
+    """y = x Wᵀ + b for x [..., in], W [out, in]."""
+
+    groups = 1
+    spatial_dims = None
+
+    def prepare(self, x):
+        """The input as the other methods take it."""
+        return x
+
+    def forward(self, x, weight, bias):
+        return F.linear(x, weight, bias)
+
+    def input_gradient(self, grad_output, weight, input_shape):
+        return grad_output @ weight
+
+    def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
+        """Rows [first, last) of the dense weight gradient: [last - first, in]."""
+        g = grad_output.reshape(-1, grad_output.shape[-1])[:, first:last]
+        return g.t() @ x.reshape(-1, x.shape[-1])
+
+    def weight_gradient_factors(self, x, grad_output, group):
+        """Yields pairs a [out, tokens], b [in, tokens] whose products a bᵀ sum to the weight gradient. Both are
+        contiguous over tokens: the layout in which dot products of single elements are fastest."""
+        yield (
+            grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),
+            x.reshape(-1, x.shape[-1]).t().contiguous(),
+        )
+
+
+@dataclass(frozen=True)
+class ConvOp:
+    """Convolution of x [batch, in, *size] with W [out, in/groups, *kernel], in 1, 2 or 3 spatial dimensions.
+
+    pad_before: what `prepare` pads with for modes and sides a convolution's own zero padding cannot express, as
+    (mode, widths in the order of torch.nn.functional.pad), or None
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pad_before: tuple[str, tuple[int, ...]] | None = None
+
+    @classmethod
+    def of(cls, module) -> "ConvOp":
+        """The geometry of a torch.nn.Conv1d, Conv2d or Conv3d."""
+        padding, pad_before = module.padding, None
+        if isinstance(padding, str) or module.padding_mode != "zeros":
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            pad_before = (mode, tuple(module._reversed_padding_repeated_twice))
+            padding = (0,) * len(module.kernel_size)
+        return cls(module.kernel_size, module.stride, padding, module.dilation, module.groups, pad_before)
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.kernel)
+
+    def prepare(self, x):
+        """The input as the other methods take it: padded where the convolution itself cannot."""
+        return x if self.pad_before is None else F.pad(x, self.pad_before[1], mode=self.pad_before[0])
+
+    def forward(self, x, weight, bias):
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_dims - 1]
+        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def input_gradient(self, grad_output, weight, input_shape):
+        # Only the input's shape matters here: a zero-stride stand-in saves keeping the input.
+        stand_in = grad_output.new_empty(1).expand(input_shape)
+        return self._backward(grad_output, stand_in, weight, self.groups, [True, False, False])[0]
+
+    def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
+        """Output channels [first, last), all of one group, of the dense weight gradient: [last - first, in/groups·k]."""
+        group = first // (weight_shape[0] // self.groups)
+        stand_in = x.new_empty(1).expand(last - first, *weight_shape[1:])
+        x = self._channels_of(x, group)
+        gradient = self._backward(grad_output[:, first:last], x, stand_in, 1, [False, True, False])[1]
+        return gradient.reshape(last - first, -1)
+
+    def weight_gradient_factors(self, x, grad_output, group):
+        """As for a Linear, for one group: the input unfolded, a chunk of output positions at a time."""
+        x, grad_output = self._channels_of(x, group), self._channels_of(grad_output, group)
+        x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
+        batch, channels = x.shape[:2]
+        positions = grad_output.shape[2:]
+        columns = channels * math.prod(self.kernel)
+        sample_bytes = columns * math.prod(positions) * x.element_size()
+        samples = min(batch, max(1, UNFOLD_BYTES // sample_bytes))
+        lines = min(positions[0], max(1, positions[0] * UNFOLD_BYTES // sample_bytes))
+        for sample in range(0, batch, samples):
+            for line in range(0, positions[0], lines):
+                g = grad_output[sample:sample + samples, :, line:line + lines]
+                part = x[sample:sample + samples, :, line * self.stride[0]:]
+                per_sample, per_channel, *per_dim = part.stride()
+                unfolded = part.as_strided(
+                    (channels, *self.kernel, g.shape[0], *g.shape[2:]),
+                    (per_channel, *(s * d for s, d in zip(per_dim, self.dilation)),
+                     per_sample, *(s * d for s, d in zip(per_dim, self.stride))),
+                )
+                yield g.transpose(0, 1).reshape(g.shape[1], -1), unfolded.reshape(columns, -1)
+
+    def _channels_of(self, tensor, group):
+        width = tensor.shape[1] // self.groups
+        return tensor[:, group * width:(group + 1) * width]
+
+    def _backward(self, grad_output, x, weight, groups, wanted):
+        return torch.ops.aten.convolution_backward(
+            grad_output, x, weight, None, self.stride, self.padding, self.dilation,
+            False, [0] * self.spatial_dims, groups, wanted,
+        )
+
+
+def layer_op(module):
+    """The operation of a Linear or Conv1d/2d/3d module (a host's own Linear counts), or None for any other module."""
+    if isinstance(module, CONVOLUTIONS):
+        return ConvOp.of(module)
+    if isinstance(module, torch.nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "weight_function")):
+        return LinearOp()
+    return None

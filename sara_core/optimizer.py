@@ -1,0 +1,171 @@
+"""The one line: `optimizer = SaRA(model, threshold=2e-3)` in place of `torch.optim.AdamW(model.parameters())`."""
+
+import inspect
+import math
+from collections.abc import Iterable
+
+import torch
+
+from .attachment import attach_model, detach_model, trainable_weights
+from .delta import SparseDelta
+from .errors import DeltaError, TrainingError
+from .selection import select
+from .store import Store
+from .support import Support
+
+# The paper's equation 12 was fitted for thresholds of 2e-4 to 5e-3 on weights of Stable Diffusion.
+PAPER_RATE, PAPER_DECAY = 1e-3, 350.0
+PARAMETER_NAME = "sara_values"
+
+
+def learning_rate_for(theta: float) -> float:
+    """The paper's rule (equation 12): lr = 1e-3 · exp(-350 θ), θ the largest magnitude trained."""
+    return PAPER_RATE * math.exp(-PAPER_DECAY * theta)
+
+
+class SaRA(torch.optim.Optimizer):
+    """Trains only the smallest weights of a model, as one sparse vector of changes.
+
+    Constructing it freezes every parameter of `model`, attaches a sparse backward to its Linear and Conv layers and
+    registers the vector of changes Δ (fp32, one element per trained weight element, starting at 0) as the model's
+    only trainable parameter, hidden from its state_dict. The training loop stays as it is: backward, clipping,
+    accumulation, GradScaler, LR schedulers, non-reentrant checkpointing and DistributedDataParallel (construct SaRA
+    first) work on that one parameter. After each step the live weights are round(base + Δ).
+
+    model: any torch.nn.Module on its final device, in fp32, bf16 or fp16
+    threshold | count | density: which elements (selection.py); exactly one
+    include, exclude: patterns over weight names; a plain word matches anywhere, with * or ? it is a glob
+    lr: learning rate; by default the paper's rule for the selected θ
+    optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
+        model towards its base) and is 0 by default.
+    weight_gradient: "auto" measures per layer which way is faster; "dense" or "csr" fixes it, for runs that must
+        repeat bit for bit
+
+    Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models).
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        threshold: float | None = None,
+        count: int | None = None,
+        density: float | None = None,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        lr: float | None = None,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        weight_gradient: str = "auto",
+        **options,
+    ):
+        weights = trainable_weights(model, include, exclude)
+        self.selection = select(
+            {name: layer.weight for name, layer in weights.items()}, threshold=threshold, count=count, density=density
+        )
+        shapes = {name: layer.weight.shape for name, layer in weights.items()}
+        support = Support.from_indices(self.selection.indices, shapes)
+        device = next(iter(weights.values())).weight.device
+        self.store = Store(support, device)
+        self.model = model
+        self._frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        attach_model(model, self.store, weights, route=weight_gradient)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        model.register_parameter(PARAMETER_NAME, self.store.values)
+        self._hooks = [
+            model.register_state_dict_post_hook(_hide_from_state_dict),
+            model.register_load_state_dict_post_hook(_not_missing),
+        ]
+        self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
+        super().__init__(self.inner.param_groups, self.inner.defaults)
+        # One set of groups and state, so that schedulers and scalers acting on this object act on the inner one.
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+
+    @property
+    def values(self) -> torch.nn.Parameter:
+        """Δ: the one fp32 parameter, [number of trained elements]."""
+        return self.store.values
+
+    def step(self, closure=None):
+        """One step of the inner optimizer on Δ, then the live weights follow.
+
+        Raises TrainingError on the first step if a trained weight got no gradient.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        check_all_reached(self.store)
+        self.inner.step()
+        self.store.write()
+        return loss
+
+    def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
+        """What was trained so far, named as in `model.named_parameters()`."""
+        return self.store.delta(metadata)
+
+    def state_dict(self) -> dict:
+        """The inner optimizer's state with Δ, the support and the fingerprint of the base under it."""
+        return {**self.inner.state_dict(), "sara": self.store.state()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Continue where `state_dict` was taken, bit for bit. The model must hold the same base weights.
+
+        Raises DeltaError if it was taken over another base, or with other trained elements.
+        """
+        state_dict = dict(state_dict)
+        saved = state_dict.pop("sara", None)
+        if saved is None:
+            raise DeltaError("This state was not saved by a SaRA optimizer: it has no 'sara' part.")
+        self.store.load_state(saved)
+        self.inner.load_state_dict(state_dict)
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        self.store.write()
+
+    def detach(self, restore: bool = False) -> None:
+        """Take the sparse training off the model again; the optimizer is of no use afterwards.
+
+        restore: give the weights back every bit they had at construction; otherwise they stay as trained.
+        """
+        if restore:
+            self.store.restore()
+        detach_model(self.model)
+        for hook in self._hooks:
+            hook.remove()
+        del self.model._parameters[PARAMETER_NAME]
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+
+
+def make_inner(optimizer, values, theta: float, lr: float | None, options: dict) -> torch.optim.Optimizer:
+    """An optimizer of class `optimizer` over Δ alone, with this project's defaults: the paper's learning rate, no
+    weight decay, and the fused implementation (which needs no temporary vectors) where the class has one."""
+    accepted = inspect.signature(optimizer).parameters
+    defaults = {"lr": learning_rate_for(theta), "weight_decay": 0.0, "fused": values.device.type in ("cpu", "cuda")}
+    chosen = {name: value for name, value in defaults.items() if name in accepted}
+    chosen.update(options)
+    if lr is not None:
+        chosen["lr"] = lr
+    if chosen.get("foreach") or chosen.get("differentiable"):
+        chosen.pop("fused", None)
+    return optimizer([values], **chosen)
+
+
+def check_all_reached(store: Store) -> None:
+    """Raise TrainingError naming the trained weights that no backward has reached."""
+    missing = store.unreached()
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise TrainingError(
+            f"{len(missing)} of {len(store.support)} trained weights got no gradient: {names}. Their layer's forward "
+            "is bypassed or unused in this model; leave them out with an exclude pattern."
+        )
+
+
+def _hide_from_state_dict(module, state_dict, prefix, local_metadata):
+    state_dict.pop(prefix + PARAMETER_NAME, None)
+
+
+def _not_missing(module, incompatible_keys):
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if key.rpartition(".")[2] != PARAMETER_NAME]

@@ -1,0 +1,167 @@
+"""Which elements are trained: the smallest weights of a model.
+
+Equations 1-3 of the SaRA paper (arXiv 2409.06633): the support is M = {|p| < θ} with one threshold θ for the whole
+model. For models whose θ nobody has published, the same smallest elements can be asked for by count or by density.
+"""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .errors import SelectionError
+
+# Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
+CHUNK = 1 << 22
+# The n smallest are found exactly among elements below a bound guessed from a sample; a generous guess avoids retries.
+SAMPLE = 1 << 20
+MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen elements of each weight.
+
+    indices: name → int32 [n], sorted flat positions in logical (row-major) order; weights without any are absent
+    theta: θ; for a count or density the largest selected |w|
+    candidates: number of elements the choice was made from
+    rule: what was asked for, for the file's metadata, e.g. {"rule": "count", "count": 5000000}
+    """
+
+    indices: dict[str, torch.Tensor]
+    theta: float
+    candidates: int
+    rule: dict
+
+    @property
+    def count(self) -> int:
+        return sum(index.numel() for index in self.indices.values())
+
+    @property
+    def density(self) -> float:
+        return self.count / self.candidates
+
+
+def name_is_included(name: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
+    """Whether a weight's name passes the patterns: a plain word matches anywhere, with * or ? it is a whole-name glob."""
+
+    def matches(pattern: str) -> bool:
+        return fnmatch.fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name
+
+    include, exclude = list(include), list(exclude)
+    return (not include or any(map(matches, include))) and not any(map(matches, exclude))
+
+
+def select(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    threshold: float | None = None,
+    count: int | None = None,
+    density: float | None = None,
+) -> Selection:
+    """Choose the smallest elements of `weights` by exactly one of three rules.
+
+    weights: name → floating-point tensor of any shape and memory format; read, never copied as a whole
+    threshold: θ; every element with |w| < θ
+    count: the n elements with the smallest |w|; among equals the first in the order of `weights`
+    density: as `count`, with n = density × number of elements, 0 < density < 1
+
+    Raises SelectionError when not exactly one rule is given, or when it selects nothing or everything.
+    """
+    given = {"threshold": threshold, "count": count, "density": density}
+    given = {rule: value for rule, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
+    (rule, value), = given.items()
+    total = sum(weight.numel() for weight in weights.values())
+    if total == 0:
+        raise SelectionError(
+            "There is no weight to choose from: the include and exclude patterns leave no Linear or Conv layer."
+        )
+    if not math.isfinite(value) or value <= 0:
+        raise SelectionError(f"{rule} must be a number above 0 (got {value}).")
+
+    if rule == "threshold":
+        indices = {name: _positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
+        theta = float(threshold)
+    else:
+        n = int(value) if rule == "count" else round(value * total)
+        if n < 1:
+            raise SelectionError(f"{rule} {value} selects nothing of {total:,} elements: raise it.")
+        if n >= total:
+            raise SelectionError(
+                f"{rule} {value} selects all of the {total:,} elements: that is full fine-tuning. Lower it."
+            )
+        indices, theta = _smallest(weights, n)
+
+    indices = {name: index for name, index in indices.items() if index.numel()}
+    selection = Selection(indices, theta, total, {"rule": rule, rule: value})
+    if selection.count == 0:
+        smallest = min(_smallest_magnitude(weight) for weight in weights.values())
+        raise SelectionError(
+            f"No weight is smaller than the threshold {value}: the smallest is {smallest:.3g}. "
+            "Raise the threshold, or choose by density."
+        )
+    if selection.count == total:
+        raise SelectionError(
+            f"Every weight is smaller than the threshold {value}: that is full fine-tuning. "
+            "Lower the threshold, or choose by density."
+        )
+    return selection
+
+
+def _magnitudes(weight: torch.Tensor):
+    """|w| in fp32, in chunks of whole rows in logical order: yields (first flat position, 1-D tensor)."""
+    rows = weight.shape[0] if weight.dim() > 1 else 1
+    matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
+    columns = max(1, weight.numel() // max(1, rows))
+    step = max(1, CHUNK // columns)
+    for row in range(0, rows, step):
+        yield row * columns, matrix[row:row + step].abs().float().reshape(-1)
+
+
+def _positions(weight, keep) -> torch.Tensor:
+    found = [keep(chunk).nonzero().view(-1).add_(start).to(torch.int32) for start, chunk in _magnitudes(weight)]
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int32, device=weight.device)
+
+
+def _smallest_magnitude(weight) -> float:
+    return min((float(chunk.min()) for _, chunk in _magnitudes(weight) if chunk.numel()), default=math.inf)
+
+
+def _sampled_bound(weights, n: int, total: int) -> float:
+    """A guess at a magnitude with somewhat more than n elements at or below it, from an even sample."""
+    stride = max(1, total // SAMPLE)
+    sample = torch.cat([chunk[::stride].cpu() for w in weights.values() for _, chunk in _magnitudes(w)])
+    rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
+    return float(sample.kthvalue(rank).values)
+
+
+def _smallest(weights: Mapping[str, torch.Tensor], n: int) -> tuple[dict[str, torch.Tensor], float]:
+    """Exactly the n elements of smallest magnitude, without a copy of the weights: guess a bound, collect what lies
+    at or below it, and cut there."""
+    total = sum(weight.numel() for weight in weights.values())
+    bound = _sampled_bound(weights, n, total)
+    while True:
+        found = {name: _positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
+        if sum(index.numel() for index in found.values()) >= n:
+            break
+        bound = math.inf if bound == 0 else bound * 2
+    magnitudes = {name: _gather_magnitudes(weight, found[name]) for name, weight in weights.items()}
+    theta = float(torch.cat([m.cpu() for m in magnitudes.values()]).kthvalue(n).values)
+    room_for_equals = n - sum(int((m < theta).sum()) for m in magnitudes.values())
+    indices = {}
+    for name, magnitude in magnitudes.items():
+        equal = magnitude == theta
+        keep = (magnitude < theta) | (equal & (equal.cumsum(0) <= room_for_equals))
+        room_for_equals -= min(room_for_equals, int(equal.sum()))
+        indices[name] = found[name][keep]
+    return indices, theta
+
+
+def _gather_magnitudes(weight, index):
+    from .elements import gather
+
+    return gather(weight, index).abs().float()

@@ -1,0 +1,88 @@
+"""The chosen elements as segments of one vector.
+
+A segment is one weight's share of the trained vector. Its positions are kept once, as compressed rows (row pointers
+and columns, int32) of the weight seen as a matrix (shape[0] × rest) in logical order: the form the sampled product
+reads directly, from which flat positions are made when they are needed. A tied weight is one segment.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Segment:
+    """One weight's trained elements: `vector[offset : offset + len(segment)]`.
+
+    crow: int32 [rows + 1], where each row's columns begin
+    col: int32 [n], sorted within each row
+    shape: shape of the weight
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    crow: torch.Tensor
+    col: torch.Tensor
+    offset: int
+
+    def __len__(self) -> int:
+        return self.col.numel()
+
+    @property
+    def rows(self) -> int:
+        return self.crow.numel() - 1
+
+    @property
+    def columns(self) -> int:
+        numel = 1
+        for size in self.shape:
+            numel *= size
+        return numel // self.rows
+
+    @property
+    def span(self) -> slice:
+        return slice(self.offset, self.offset + len(self))
+
+    def flat(self, first_row: int = 0, last_row: int | None = None) -> torch.Tensor:
+        """Flat positions of rows [first_row, last_row) relative to the first of them: int64 [n of those rows]."""
+        last_row = self.rows if last_row is None else last_row
+        crow = self.crow[first_row:last_row + 1].long()
+        begin, end = int(crow[0]), int(crow[-1])
+        row_starts = torch.arange(0, (last_row - first_row) * self.columns, self.columns, device=crow.device)
+        starts = torch.repeat_interleave(row_starts, crow.diff(), output_size=end - begin)
+        return starts.add_(self.col[begin:end])
+
+    def to(self, device) -> "Segment":
+        return Segment(self.name, self.shape, self.crow.to(device), self.col.to(device), self.offset)
+
+
+class Support:
+    """All segments, in the order of the vector."""
+
+    def __init__(self, segments: Iterable[Segment]):
+        self.segments = list(segments)
+
+    @classmethod
+    def from_indices(cls, indices: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> "Support":
+        """indices: name → sorted unique flat positions, int32 [n]; shapes: name → shape of that weight."""
+        segments, offset = [], 0
+        for name, index in indices.items():
+            shape = tuple(shapes[name])
+            rows = shape[0] if len(shape) > 1 else 1
+            columns = torch.Size(shape).numel() // rows
+            row_of = torch.div(index, columns, rounding_mode="floor")
+            crow = torch.searchsorted(row_of, torch.arange(rows + 1, dtype=row_of.dtype, device=index.device))
+            segments.append(Segment(name, shape, crow.to(torch.int32), (index - row_of * columns).to(torch.int32), offset))
+            offset += index.numel()
+        return cls(segments)
+
+    @property
+    def nnz(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __len__(self) -> int:
+        return len(self.segments)

@@ -1,0 +1,34 @@
+"""The two hosts of the tests: a server reached over HTTP, and ComfyUI's own modules in this process."""
+
+import pytest
+
+from devtools.checkpoint import demo_checkpoint
+from devtools.host import prepare
+from devtools.in_process import InProcessHost
+from devtools.server import Server
+
+
+@pytest.fixture(scope="session")
+def host():
+    """The ComfyUI that the tests run against: COMFYUI_PATH, else the default version."""
+    return prepare()
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """Path of the demo's checkpoint, a trained toy model in SD1.5 layout."""
+    return demo_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def server(host, checkpoint, tmp_path_factory):
+    """A running server that knows the demo's checkpoint by its file name; see devtools.server.Server."""
+    base = tmp_path_factory.mktemp("server")
+    with Server(host, base, model_paths={"checkpoints": checkpoint.parent}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def comfy(host, tmp_path_factory):
+    """ComfyUI in this process with the pack loaded by ComfyUI itself; see devtools.in_process.InProcessHost."""
+    return InProcessHost(host, tmp_path_factory.mktemp("comfy"))
