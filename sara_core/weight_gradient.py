@@ -9,6 +9,7 @@ combination times both once and the answer is kept for the process.
 """
 
 import time
+import warnings
 
 import torch
 
@@ -17,6 +18,9 @@ from .support import Segment
 ROUTES = ("auto", "dense", "csr")
 # Bytes of the dense gradient that exist at a time.
 DENSE_BYTES = 16 << 20
+
+# Said once per process by torch about every use of CSR tensors; nothing a user could do about it.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 _fastest: dict[tuple, str] = {}
 

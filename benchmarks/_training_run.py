@@ -1,0 +1,150 @@
+"""One way of training, measured in a ComfyUI of its own: a fresh process, because a peak cannot be taken back.
+
+    python -m benchmarks._training_run UNET_FILE METHOD CHECKPOINTING STEPS TRAINED RESULT_FILE
+
+The model is loaded completely before the high-water mark is reset, so that the growth is what training needs beyond
+the model that any use of it needs.
+"""
+
+import ctypes
+import gc
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from devtools.host import prepare
+from devtools.in_process import InProcessHost
+
+LATENT_SIZE = 32
+TOKENS, WIDTH = 77, 768
+SEED = 1
+RANK = 8
+
+
+def node_inputs(method: str, gradient_checkpointing: bool, steps: int, trained: int) -> tuple[str, dict]:
+    """(node id, inputs) of a method; whatever is not named here has the node's own default."""
+    common = {"steps": steps, "batch_size": 1, "seed": SEED, "gradient_checkpointing": gradient_checkpointing}
+    if method == "SaRA":
+        return "SaRATrain", {**common, "select_by": "count", "count": trained}
+    bypass = {"LoRA default": False, "LoRA bypass": True}[method]
+    # Its default, bf16, would be another precision than the model's and than ours.
+    precision = {"training_dtype": "fp32", "lora_dtype": "fp32"}
+    return "TrainLoraNode", {**common, **precision, "rank": RANK, "bypass_mode": bypass}
+
+
+def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, trained: int, base: Path) -> dict:
+    """Memory in MiB and times in seconds of one training; see the keys of the result."""
+    host = InProcessHost(prepare(), base)
+    import torch
+
+    host.folder_paths.add_model_folder_path("diffusion_models", str(unet.parent))
+    model, = host.execute("UNETLoader", unet_name=unet.name).outputs
+    make_resident(model)
+    loaded, loading_peak = reset_high_water_mark()
+
+    generator = torch.Generator().manual_seed(SEED)
+    latent = {"samples": torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE, generator=generator)}
+    conditioning = [[torch.randn(1, TOKENS, WIDTH, generator=generator), {}]]
+    node, inputs = node_inputs(method, gradient_checkpointing, steps, trained)
+    step_ends = record_steps()
+    start = time.perf_counter()
+    result = host.execute(node, model=model, latents=latent, positive=[conditioning], **inputs)
+    peak = memory("VmHWM")
+
+    losses = result.outputs[1]["loss"]
+    if len(step_ends) != steps or not all(map(math.isfinite, losses)):
+        raise RuntimeError(f"{node} did not train: {len(step_ends)} of {steps} steps, losses {losses}")
+    return {
+        "method": method,
+        "gradient_checkpointing": gradient_checkpointing,
+        "trained_elements": trained_elements(result.outputs[0]),
+        "loading_peak": loading_peak,
+        "loaded": loaded,
+        "peak": peak,
+        "growth": peak - loaded,
+        "first_step": step_ends[0] - start,
+        "steps": [end - begin for begin, end in zip(step_ends, step_ends[1:])],
+        "losses": losses,
+        "parameters": sum(weight.numel() for weight in model.model.diffusion_model.parameters()),
+        "density_below_2e-4": density(model, 2e-4),
+        "versions": versions(torch),
+    }
+
+
+def make_resident(model) -> None:
+    """Load a MODEL and read every weight of it, so that pages mapped from its file count as loaded too."""
+    import comfy.model_management
+    import torch
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        for weight in model.model.parameters():
+            weight.sum()
+
+
+def reset_high_water_mark() -> tuple[float, float]:
+    """(resident MiB now, peak MiB so far); the peak counts from now on."""
+    peak = memory("VmHWM")
+    gc.collect()
+    # Memory that the C library keeps after loading would hide as much of what training takes.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS"), peak
+
+
+def memory(field: str) -> float:
+    """A field of this process's status in MiB: VmRSS (resident now) or VmHWM (its high-water mark)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"This system does not report {field}: memory can be measured on Linux only.")
+
+
+def record_steps() -> list[float]:
+    """A list to which the end of every step is added: both nodes move the host's progress bar then."""
+    import comfy.utils
+
+    ends, original = [], comfy.utils.ProgressBar.update_absolute
+
+    def update_absolute(bar, *args, **kwargs):
+        ends.append(time.perf_counter())
+        return original(bar, *args, **kwargs)
+
+    comfy.utils.ProgressBar.update_absolute = update_absolute
+    return ends
+
+
+def trained_elements(trained) -> int:
+    """Size of what a node returns: a sparse delta, or a LoRA as name → tensor."""
+    return trained.nnz if hasattr(trained, "nnz") else sum(tensor.numel() for tensor in trained.values())
+
+
+def density(model, threshold: float) -> float:
+    """Share of Linear and convolution weights whose size is below ``threshold``."""
+    weights = [weight for weight in model.model.diffusion_model.parameters() if weight.dim() > 1]
+    below = sum(int((weight.abs() < threshold).sum()) for weight in weights)
+    return below / sum(weight.numel() for weight in weights)
+
+
+def versions(torch) -> dict:
+    import comfyui_version
+
+    return {
+        "ComfyUI": comfyui_version.__version__,
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    unet, method, checkpointing, steps, trained, result_file = sys.argv[1:]
+    # Importing comfy parses the command line, which holds none of its arguments.
+    del sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="comfyui-sara-bench-") as base:
+        result = measure(Path(unet), method, checkpointing == "on", int(steps), int(trained), Path(base))
+        Path(result_file).write_text(json.dumps(result), encoding="utf-8")

@@ -1,0 +1,146 @@
+"""The demo: a style is trained, used and baked in a real ComfyUI, through its HTTP interface, as a client would.
+
+Run by ``python dev.py demo``, in the host's interpreter.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from demo import settings
+from demo.digits import WORDS, caption
+from sara_core import SparseDelta
+
+from . import workflows
+from .checkpoint import demo_checkpoint
+from .client import NodeProgress, PromptError
+from .host import ROOT, HostError, prepare
+from .picture_grid import picture_grid
+from .progress import Progress
+from .server import Server
+
+STYLE_FOLDER = ROOT / "demo" / "style"
+PREFIX = "sara-demo"
+OPEN_PORT = 8188
+
+
+class Demo:
+    """A running server, and what the demo makes with it in the folder ``output``."""
+
+    def __init__(self, server: Server, checkpoint: str, output: Path, progress: Progress):
+        self._server, self._checkpoint, self._output, self._progress = server, checkpoint, output, progress
+
+    def train(self) -> str:
+        """Train the style; leaves the delta and the loss curve, and returns the delta's name for SaRALoader."""
+        prompt = workflows.train_style(self._checkpoint, STYLE_FOLDER.name, settings.TRAINING, f"sara/{PREFIX}")
+        outputs = self._run("Train a style", prompt)
+        saved = self._server.output / outputs["save"]["text"][0]
+        shutil.copyfile(saved, self._output / "delta.safetensors")
+        (self._output / "loss.png").write_bytes(self._server.client.view(outputs["plot"]["images"][0]))
+        return saved.name
+
+    def bake(self, delta: str) -> str:
+        """Bake the delta into the checkpoint; returns the new checkpoint's name for CheckpointLoaderSimple."""
+        outputs = self._run("Bake a delta", workflows.bake_delta(self._checkpoint, delta, f"checkpoints/{PREFIX}"))
+        return Path(outputs["bake"]["text"][0]).name
+
+    def draw(self, title: str, checkpoint: str, style: str, delta: str | None = None) -> list[Image.Image]:
+        """One picture of every digit, from the same seeds each time."""
+        captions = [caption(digit, style) for digit in range(len(WORDS))]
+        outputs = self._run(title, workflows.use_delta(checkpoint, captions, delta))
+        files = [outputs[f"picture {i}"]["images"][0] for i in range(len(captions))]
+        return [Image.open(io.BytesIO(self._server.client.view(file))) for file in files]
+
+    def run(self) -> dict[str, str]:
+        """All three workflows; returns the rows of the closing table."""
+        started = time.monotonic()
+        before = self.draw("Before", self._checkpoint, settings.STYLE)
+        training_started = time.monotonic()
+        delta_name = self.train()
+        training_seconds = time.monotonic() - training_started
+        baked_name = self.bake(delta_name)
+        rows = {
+            "before": before,
+            "with the delta": self.draw("Use a delta", self._checkpoint, settings.STYLE, delta_name),
+            "baked": self.draw("Use the baked checkpoint", baked_name, settings.STYLE),
+            "delta, no trigger": self.draw("Without the trigger", self._checkpoint, "", delta_name),
+        }
+        picture_grid(rows, WORDS).save(self._output / "grid.png")
+        return self._table(baked_name, training_seconds, time.monotonic() - started)
+
+    def _run(self, title: str, prompt: workflows.Prompt) -> dict[str, dict]:
+        self._progress.say(title)
+
+        def show(report: NodeProgress) -> None:
+            kind = prompt[report.node_id]["class_type"]
+            how_far = f" {report.value}/{report.maximum}" if report.maximum else ""
+            self._progress.update(f"  {kind}{how_far}")
+
+        return self._server.client.run(prompt, show)
+
+    def _table(self, baked_name: str, training_seconds: float, seconds: float) -> dict[str, str]:
+        file = self._output / "delta.safetensors"
+        delta = SparseDelta.load(file)
+        peak = self._server.peak_memory()
+        memory = "not told by this system" if peak is None else f"{peak / 2**20:,.0f} MiB, the whole server process"
+        return {
+            "trained elements": f"{delta.nnz:,}",
+            "density": f"{delta.density:.2%} of the weights it names",
+            "delta file": f"{file.stat().st_size / 1e6:.2f} MB",
+            "peak memory": memory,
+            "seconds": f"{training_seconds:.0f} training, {seconds:.0f} in all",
+            "delta": str(file),
+            "loss curve": str(self._output / "loss.png"),
+            "pictures": str(self._output / "grid.png"),
+            "baked checkpoint": str(self._server.output / "checkpoints" / baked_name),
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--open", action="store_true", help=f"keep ComfyUI running on 127.0.0.1:{OPEN_PORT} afterwards")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo-output", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    output = options.output.resolve()
+    progress = Progress()
+    try:
+        host = prepare(progress=progress)
+        checkpoint = demo_checkpoint(progress)
+        base = output / "comfyui"
+        _remove_earlier_results(base)
+        shutil.copytree(STYLE_FOLDER, base / "input" / STYLE_FOLDER.name, dirs_exist_ok=True)
+        progress.say(f"starting ComfyUI on the CPU; its log is {base / 'server.log'}")
+        port = OPEN_PORT if options.open else 0
+        with Server(host, base, model_paths={"checkpoints": checkpoint.parent}, port=port) as server:
+            table = Demo(server, checkpoint.name, output, progress).run()
+            progress.say("done")
+            width = max(map(len, table))
+            print("\n".join(f"{name:<{width}}  {value}" for name, value in table.items()))
+            if options.open:
+                print(f"ComfyUI is running on {server.client.address} - Browse templates → SaRA. Ctrl-C stops it.")
+                while server.is_running():
+                    time.sleep(1)
+    except (HostError, PromptError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _remove_earlier_results(base: Path) -> None:
+    """A baked checkpoint is large: those of earlier runs would pile up. Files a user made there are kept."""
+    for folder in ("sara", "checkpoints"):
+        for file in (base / "output" / folder).glob(f"{PREFIX}_*.safetensors"):
+            file.unlink()
+    shutil.rmtree(base / "output" / PREFIX, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
