@@ -63,6 +63,7 @@ def write(layout: str, path: Path) -> None:
 if __name__ == "__main__":
     layout, path = sys.argv[1:]
     sys.path.insert(0, str(prepare().folder))
-    # Importing comfy parses the command line; these arguments are not its own, and there may be no GPU.
-    sys.argv[1:] = ["--cpu"]
+    from comfy.cli_args import args
+
+    args.cpu = True
     write(layout, Path(path))

@@ -143,8 +143,6 @@ def versions(torch) -> dict:
 
 if __name__ == "__main__":
     unet, method, checkpointing, steps, trained, result_file = sys.argv[1:]
-    # Importing comfy parses the command line, which holds none of its arguments.
-    del sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-bench-") as base:
         result = measure(Path(unet), method, checkpointing == "on", int(steps), int(trained), Path(base))
         Path(result_file).write_text(json.dumps(result), encoding="utf-8")

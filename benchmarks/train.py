@@ -106,8 +106,8 @@ def run_all(unet: Path, steps: int, rounds: int, trained: int, progress: Progres
                     options = [method, "on" if checkpointing else "off", str(steps), str(trained), str(result)]
                     run_module("benchmarks._training_run", [str(unet), *options])
                     measurements.append(json.loads(result.read_text(encoding="utf-8")))
-                measured = measurements[-1]
-                progress.say(f"    growth {measured['growth']:.0f} MiB, step {statistics.median(measured['steps']):.2f} s")
+                growth, step = measurements[-1]["growth"], statistics.median(measurements[-1]["steps"])
+                progress.say(f"    growth {growth:.0f} MiB, step {step:.2f} s")
     return measurements
 
 
@@ -176,7 +176,7 @@ def table(report: dict) -> str:
             f"{row['growth']:10.0f} {row['peak']:9.0f} {row['step']:7.2f} {row['first_step']:8.1f}"
         )
     load = about["load_before"]
-    busy = f"; the machine was busy (load {load:.1f} before the start): times are unreliable" if load and load > 0.5 else ""
+    busy = f"; busy before the start (load {load:.1f}): times are unreliable" if load and load > 0.5 else ""
     lines += [
         "",
         f"UNet of {first['parameters'] / 1e6:.1f} M parameters, {first['density_below_2e-4']:.2%} below 2e-4; "

@@ -79,7 +79,8 @@ class _SparseLayerFunction(torch.autograd.Function):
         if attachment.number is not None:
             ctx.save_for_backward(x)
         with attachment.access.tensors(module, x) as (weight, bias):
-            return attachment.op.forward(x, weight, bias)
+            # .data: as a view (some Linear outputs are one) the output could not be changed in place by the model.
+            return attachment.op.forward(x, weight, bias).data
 
     @staticmethod
     @torch.autograd.function.once_differentiable

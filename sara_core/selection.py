@@ -134,7 +134,8 @@ def _smallest_magnitude(weight) -> float:
 def _sampled_bound(weights, n: int, total: int) -> float:
     """A guess at a magnitude with somewhat more than n elements at or below it, from an even sample."""
     stride = max(1, total // SAMPLE)
-    sample = torch.cat([chunk[::stride].cpu() for w in weights.values() for _, chunk in _magnitudes(w)])
+    # clone: the views of all chunks together would keep a copy of every weight alive.
+    sample = torch.cat([chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in _magnitudes(w)])
     rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
     return float(sample.kthvalue(rank).values)
 

@@ -42,6 +42,60 @@ def sd15_model(seed: int = 0, dtype: torch.dtype = torch.float32):
     return comfy.sd.load_diffusion_model_state_dict(sd15_unet_state_dict(seed, dtype), model_options={"dtype": dtype})
 
 
+def delta_entries(weights: dict[str, torch.Tensor], density: float = 0.01, seed: int = 0) -> dict[str, tuple]:
+    """Random changes, large enough to show in every dtype: name → (indices, values, shape), at least one each."""
+    generator = torch.Generator().manual_seed(seed)
+    entries = {}
+    for name, weight in weights.items():
+        count = max(1, round(weight.numel() * density))
+        indices = torch.randperm(weight.numel(), generator=generator)[:count].sort().values.to(torch.int32)
+        entries[name] = (indices, torch.randn(count, generator=generator) * 0.05, tuple(weight.shape))
+    return entries
+
+
+def changed(weight: torch.Tensor, entry: tuple, strength: float) -> torch.Tensor:
+    """What the weight must be with strength · Δ: round(float32(weight) + strength · Δ) where there is a Δ."""
+    indices, values, shape = entry
+    flat = weight.detach().contiguous().view(-1).clone()
+    flat[indices.long()] = (flat[indices.long()].float() + values.float() * strength).to(weight.dtype)
+    return flat.view(shape)
+
+
+def expected_weights(weights: dict[str, torch.Tensor], delta, strength: float) -> dict[str, torch.Tensor]:
+    """All weights as they must be with the SparseDelta applied at this strength."""
+    return {
+        name: changed(weight, delta.entries[name], strength) if name in delta.entries else weight
+        for name, weight in weights.items()
+    }
+
+
+def loaded_weights(model) -> dict[str, torch.Tensor]:
+    """Copies of a MODEL's weights, as they are once ComfyUI has loaded it with its patches."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    return {name: weight.detach().clone() for name, weight in model.model.state_dict().items()}
+
+
+def unload() -> None:
+    """Make ComfyUI take every patch off again."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [name for name in first if not _same_bits(first[name], second[name])]
+    assert not different
+
+
+def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return torch.equal(first.contiguous().view(-1).view(torch.uint8), second.contiguous().view(-1).view(torch.uint8))
+
+
 def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:  # norms and biases: near the identity, so that activations stay in range
         return float(name.endswith("weight")) + 0.02 * torch.randn(shape, generator=generator)

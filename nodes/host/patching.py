@@ -73,6 +73,12 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
             return weight
         return add_sparse_(weight, indices.to(weight.device), values.to(weight.device), strength)
 
+    def to_train(self):
+        """Train LoRA asks this of the file it is to continue from."""
+        raise UnsupportedModelError(
+            "Train LoRA cannot continue from a SaRA delta. Choose [None] as its existing_lora, or train with SaRA Train."
+        )
+
     def h(self, x, base_out):
         """Bypass mode: what the delta adds to a Linear's or convolution's output for input `x`."""
         (indices, values), shape = self.weights
