@@ -12,7 +12,9 @@ import os
 import subprocess
 import sys
 
-from devtools.host import DEFAULT_VERSION, ROOT, SOURCES, HostError, install_requirements, prepare
+from devtools.host import (
+    DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, install_requirements, prepare,
+)  # fmt: skip
 from devtools.progress import Progress
 
 
@@ -58,13 +60,15 @@ def show_host(arguments: argparse.Namespace) -> int:
 
 
 def run_tests(rest: list[str]) -> int:
-    python = prepare_python()
-    ruff = run(python, ["-m", "ruff", "check", str(ROOT)])
-    return run(python, ["-m", "pytest", *rest]) or ruff
+    host = prepare_host()
+    if not host.is_users_own:
+        prepare(OLDEST_VERSION)  # now, so that no test has to download it
+    ruff = run(host, ["-m", "ruff", "check", str(ROOT)])
+    return run(host, ["-m", "pytest", *rest]) or ruff
 
 
 def run_demo(rest: list[str]) -> int:
-    return run(prepare_python(), ["-m", "devtools.demo", *rest])
+    return run(prepare_host(), ["-m", "devtools.demo", *rest])
 
 
 def run_benchmark(rest: list[str]) -> int:
@@ -72,20 +76,26 @@ def run_benchmark(rest: list[str]) -> int:
     if not rest or rest[0] not in names:
         print(f"Benchmarks: {', '.join(names) or 'none yet'}.  python dev.py bench NAME [--json FILE]")
         return 0 if not rest else 2
-    return run(prepare_python(), ["-m", f"benchmarks.{rest[0]}", *rest[1:]])
+    return run(prepare_host(), ["-m", f"benchmarks.{rest[0]}", *rest[1:]])
 
 
-def prepare_python() -> str:
-    """The host's interpreter, with what the tests and tools need beside it."""
+def prepare_host() -> Host:
+    """A ComfyUI whose interpreter also has what the tests and tools need."""
     progress = Progress()
     host = prepare(progress=progress)
     install_requirements(host, ROOT / "requirements-dev.txt", progress)
-    return str(host.python)
+    return host
 
 
-def run(python: str, arguments: list[str]) -> int:
+def run(host: Host, arguments: list[str]) -> int:
     """Run the host's interpreter in the repository, and pass its exit status on."""
-    return subprocess.run([python, *arguments], cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"}).returncode
+    command = [str(host.python), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"})
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # it was sent to the other process too, which tidies up before it ends
 
 
 if __name__ == "__main__":

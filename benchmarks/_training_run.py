@@ -44,20 +44,24 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
     host.folder_paths.add_model_folder_path("diffusion_models", str(unet.parent))
     model, = host.execute("UNETLoader", unet_name=unet.name).outputs
     make_resident(model)
-    loaded, loading_peak = reset_high_water_mark()
+    loading_peak = memory("VmHWM")
+    give_back_freed_memory()
+    reset_high_water_mark()
+    loaded = memory("VmRSS")
 
     generator = torch.Generator().manual_seed(SEED)
     latent = {"samples": torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE, generator=generator)}
     conditioning = [[torch.randn(1, TOKENS, WIDTH, generator=generator), {}]]
     node, inputs = node_inputs(method, gradient_checkpointing, steps, trained)
-    step_ends = record_steps()
+    recorder = StepRecorder()
     start = time.perf_counter()
     result = host.execute(node, model=model, latents=latent, positive=[conditioning], **inputs)
-    peak = memory("VmHWM")
+    later_peak = memory("VmHWM")
 
-    losses = result.outputs[1]["loss"]
-    if len(step_ends) != steps or not all(map(math.isfinite, losses)):
-        raise RuntimeError(f"{node} did not train: {len(step_ends)} of {steps} steps, losses {losses}")
+    ends, losses = recorder.ends, result.outputs[1]["loss"]
+    if len(ends) != steps or not all(map(math.isfinite, losses)):
+        raise RuntimeError(f"{node} did not train: {len(ends)} of {steps} steps, losses {losses}")
+    peak = max(recorder.first_peak, later_peak)
     return {
         "method": method,
         "gradient_checkpointing": gradient_checkpointing,
@@ -66,8 +70,9 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
         "loaded": loaded,
         "peak": peak,
         "growth": peak - loaded,
-        "first_step": step_ends[0] - start,
-        "steps": [end - begin for begin, end in zip(step_ends, step_ends[1:])],
+        "later_growth": later_peak - loaded,
+        "first_step": ends[0] - start,
+        "steps": [end - begin for begin, end in zip(ends, ends[1:])],
         "losses": losses,
         "parameters": sum(weight.numel() for weight in model.model.diffusion_model.parameters()),
         "density_below_2e-4": density(model, 2e-4),
@@ -86,14 +91,14 @@ def make_resident(model) -> None:
             weight.sum()
 
 
-def reset_high_water_mark() -> tuple[float, float]:
-    """(resident MiB now, peak MiB so far); the peak counts from now on."""
-    peak = memory("VmHWM")
+def give_back_freed_memory() -> None:
+    """Freed memory that the process keeps would hide as much of what training takes."""
     gc.collect()
-    # Memory that the C library keeps after loading would hide as much of what training takes.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+
+
+def reset_high_water_mark() -> None:
     Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS"), peak
 
 
 def memory(field: str) -> float:
@@ -104,18 +109,28 @@ def memory(field: str) -> float:
     raise RuntimeError(f"This system does not report {field}: memory can be measured on Linux only.")
 
 
-def record_steps() -> list[float]:
-    """A list to which the end of every step is added: both nodes move the host's progress bar then."""
-    import comfy.utils
+class StepRecorder:
+    """Watches the host's progress bar, which both nodes move at the end of each step.
 
-    ends, original = [], comfy.utils.ProgressBar.update_absolute
+    ends: time of the end of every step
+    first_peak: high-water mark at the end of the first step, MiB. It is reset then, so that the later steps are also
+        seen alone: Train LoRA begins with a second copy of the model, whose file counts as resident while it loads.
+    """
 
-    def update_absolute(bar, *args, **kwargs):
-        ends.append(time.perf_counter())
-        return original(bar, *args, **kwargs)
+    def __init__(self):
+        import comfy.utils
 
-    comfy.utils.ProgressBar.update_absolute = update_absolute
-    return ends
+        self.ends, self.first_peak = [], math.nan
+        original = comfy.utils.ProgressBar.update_absolute
+
+        def update_absolute(bar, *args, **kwargs):
+            self.ends.append(time.perf_counter())
+            if len(self.ends) == 1:
+                self.first_peak = memory("VmHWM")
+                reset_high_water_mark()
+            return original(bar, *args, **kwargs)
+
+        comfy.utils.ProgressBar.update_absolute = update_absolute
 
 
 def trained_elements(trained) -> int:

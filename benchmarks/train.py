@@ -4,7 +4,8 @@
 
 An SD1.5 UNet with random weights, fp32, one 32×32 latent per step; 5 M trained elements against LoRAs of rank 8, each
 with and without gradient checkpointing, each in its own process, in turns. The UNet's file is kept in the cache.
-Growth is the peak of the whole process while training, less the loaded model. A step is the median without the first.
+Growth is the peak of the whole process while training, less the loaded model; the later growth leaves the first step
+out, in which Train LoRA loads its own copy of the model. A step's time is the median without the first.
 """
 
 import argparse
@@ -28,12 +29,8 @@ METHODS = ("SaRA", "LoRA bypass", "LoRA default")
 CHECKPOINTING = (True, False)
 TRAINED = {"sd15": 5_000_000, "small": 92_000}
 UNET_BYTES = {"sd15": 3_500_000_000, "small": 70_000_000}
-# What the issue that asked for this benchmark allows: our figure divided by theirs.
-TARGETS = {
-    "growth / LoRA default": 0.12,
-    "growth / LoRA bypass": 0.25,
-    "step / faster LoRA": 1.0,
-}
+# Name of a ratio → the most it should be. A ratio is our figure divided by theirs.
+TARGETS = {"growth / LoRA default": 0.12, "growth / LoRA bypass": 0.25, "step / faster LoRA": 1.0}
 
 
 def main() -> int:
@@ -131,7 +128,7 @@ def summarise(measurements: list[dict]) -> list[dict]:
         for method in METHODS:
             runs = [m for m in measurements if (m["method"], m["gradient_checkpointing"]) == (method, checkpointing)]
             row = {"method": method, "gradient_checkpointing": checkpointing}
-            for field in ("trained_elements", "loaded", "peak", "growth", "first_step"):
+            for field in ("trained_elements", "loaded", "peak", "growth", "later_growth", "first_step"):
                 row[field] = statistics.median(run[field] for run in runs)
             row["step"] = statistics.median(step for run in runs for step in run["steps"])
             rows.append(row)
@@ -139,14 +136,19 @@ def summarise(measurements: list[dict]) -> list[dict]:
 
 
 def ratios(summary: list[dict]) -> dict[str, list[float]]:
-    """Name of a target → our figure divided by theirs, once per setting of CHECKPOINTING."""
-    found = {name: [] for name in TARGETS}
+    """Name of a ratio → our figure divided by theirs, once per setting of CHECKPOINTING."""
+    found = {}
     for checkpointing in CHECKPOINTING:
         rows = {row["method"]: row for row in summary if row["gradient_checkpointing"] == checkpointing}
         ours, bypass, default = (rows[method] for method in METHODS)
-        found["growth / LoRA default"].append(ours["growth"] / default["growth"])
-        found["growth / LoRA bypass"].append(ours["growth"] / bypass["growth"])
-        found["step / faster LoRA"].append(ours["step"] / min(bypass["step"], default["step"]))
+        for name, ratio in {
+            "growth / LoRA default": ours["growth"] / default["growth"],
+            "growth / LoRA bypass": ours["growth"] / bypass["growth"],
+            "later growth / LoRA default": ours["later_growth"] / default["later_growth"],
+            "later growth / LoRA bypass": ours["later_growth"] / bypass["later_growth"],
+            "step / faster LoRA": ours["step"] / min(bypass["step"], default["step"]),
+        }.items():
+            found.setdefault(name, []).append(ratio)
     return found
 
 
@@ -163,25 +165,26 @@ def machine() -> dict:
 def table(report: dict) -> str:
     first = report["measurements"][0]
     versions, about = report["versions"], report["machine"]
-    lines = [
-        "",
-        f"{'SaRA ÷ Train LoRA (rank 8)':26} {'checkpointing':>14} {'without':>9} {'target':>9}",
-    ]
+    lines = ["", f"{'SaRA ÷ Train LoRA (rank 8)':28} {'checkpointing':>13} {'without':>9} {'target':>8}"]
     for name, (with_checkpointing, without) in report["ratios"].items():
-        lines.append(f"{name:26} {with_checkpointing:14.3f} {without:9.3f} {'≤ ' + format(TARGETS[name], '.2f'):>9}")
-    lines += ["", f"{'method':30} {'trained M':>9} {'growth MiB':>10} {'peak MiB':>9} {'step s':>7} {'first s':>8}"]
+        target = f"≤ {TARGETS[name]:.2f}" if name in TARGETS else ""
+        lines.append(f"{name:28} {with_checkpointing:13.3f} {without:9.3f} {target:>8}")
+    columns = ("trained M", "growth MiB", "later MiB", "peak MiB", "step s", "first s")
+    lines += ["", f"{'method':28}" + "".join(f"{column:>11}" for column in columns)]
     for row in report["summary"]:
         lines.append(
-            f"{described(row['method'], row['gradient_checkpointing']):30} {row['trained_elements'] / 1e6:9.2f} "
-            f"{row['growth']:10.0f} {row['peak']:9.0f} {row['step']:7.2f} {row['first_step']:8.1f}"
+            f"{described(row['method'], row['gradient_checkpointing']):28}{row['trained_elements'] / 1e6:11.2f}"
+            f"{row['growth']:11.0f}{row['later_growth']:11.0f}{row['peak']:11.0f}"
+            f"{row['step']:11.2f}{row['first_step']:11.1f}"
         )
     load = about["load_before"]
     busy = f"; busy before the start (load {load:.1f}): times are unreliable" if load and load > 0.5 else ""
     lines += [
         "",
-        f"UNet of {first['parameters'] / 1e6:.1f} M parameters, {first['density_below_2e-4']:.2%} below 2e-4; "
-        f"fp32, 32×32 latents, batch 1; loaded: {first['loaded']:.0f} MiB; peak while loading: "
-        f"{first['loading_peak']:.0f} MiB; first s: from the start to the end of the first step",
+        f"UNet of {first['parameters'] / 1e6:.1f} M parameters, {first['density_below_2e-4']:.2%} of its weights below "
+        "2e-4; fp32, 32×32 latents, batch 1.",
+        f"Loaded {first['loaded']:.0f} MiB, at most {first['loading_peak']:.0f} MiB while loading. "
+        "first s: from the start to the end of the first step.",
         f"{about['processor']}, {about['cores']} cores, {about['system']}; ComfyUI {versions['ComfyUI']}, "
         f"torch {versions['torch']}, Python {versions['Python']}, {versions['threads']} threads{busy}",
     ]

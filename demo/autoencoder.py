@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import digits
 import numpy as np
 import torch
 import torch.nn.functional as F
-from checkpoint import AUTOENCODER_PREFIX
+
+from . import digits
+from .checkpoint import AUTOENCODER_PREFIX
 
 STEPS, BATCH, LEARNING_RATE = 1500, 16, 1.5e-3
 PLAIN_SHARE, INK_SHARE = 0.3, 0.2

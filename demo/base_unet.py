@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import digits
 import torch
-from checkpoint import UNET_PREFIX
+
+from . import digits
+from .checkpoint import UNET_PREFIX
 
 LAYOUT = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "channel_mult": [1],
@@ -16,7 +17,7 @@ LAYOUT = {
     "transformer_depth_middle": -1, "num_heads": 8, "context_dim": 768, "use_spatial_transformer": True,
     "legacy": False,
 }  # fmt: skip
-STEPS, BATCH, LEARNING_RATE, WARM_UP = 1800, 32, 4e-4, 100
+STEPS, BATCH, LEARNING_RATE, WARM_UP = 3500, 32, 4e-4, 100
 AVERAGE_DECAY = 0.998
 PLAIN_SHARE, CAPTION_DROPOUT = 0.7, 0.1
 SAVE_EVERY = 100
@@ -57,6 +58,7 @@ def new() -> torch.nn.Module:
 def examples_from(checkpoint_file: Path, base: digits.DigitSet) -> Examples:
     """Encode pictures and captions by the checkpoint's own autoencoder and text encoder, through ComfyUI's nodes."""
     import comfy.sd
+
     import nodes
 
     _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint_file), output_model=False)

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Mapping
 
-import text_encoder
 import torch
 from safetensors.torch import load_file, save_file
+
+from . import text_encoder
 
 HERE = Path(__file__).resolve().parent
 UNET_FILE = HERE / "unet.safetensors"
@@ -42,5 +43,5 @@ def write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path, help="where to write the checkpoint, e.g. models/checkpoints/digits.safetensors")
+    parser.add_argument("path", type=Path, help="where to write it, e.g. in ComfyUI's models/checkpoints")
     print(assemble(parser.parse_args().path))

@@ -13,10 +13,11 @@ def prepare(root: str | Path | None = None) -> Path:
     root: ComfyUI's folder; by default the environment variable COMFYUI_PATH. Returns it.
     Raises FileNotFoundError when that is no ComfyUI.
     """
-    chosen = Path(root or os.environ.get("COMFYUI_PATH", ""))
+    named = root or os.environ.get("COMFYUI_PATH", "")
+    chosen = Path(named).resolve()
     if not (chosen / "comfy" / "sd.py").is_file():
         raise FileNotFoundError(
-            f"No ComfyUI in {str(chosen)!r}. Set COMFYUI_PATH to ComfyUI's folder "
+            f"No ComfyUI in {str(named)!r}. Set COMFYUI_PATH to ComfyUI's folder "
             "(`python dev.py host --path` prints one) and run with its Python (`python dev.py host --python`)."
         )
     # First place, so that ComfyUI's `nodes` module is found before any other of that name.

@@ -1,6 +1,6 @@
 """Draws samples through ComfyUI's own nodes, in this process, and lets the judge count what is right.
 
-    COMFYUI_PATH=… <ComfyUI's python> demo/evaluate.py CHECKPOINT [--count 200] [--grid samples.png]
+    COMFYUI_PATH=… <ComfyUI's Python> -m demo.evaluate CHECKPOINT [--count 200] [--grid samples.png]
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import comfy_host
-import digits
 import numpy as np
-import settings
 import torch
 from PIL import Image
+
+from . import comfy_host, digits, settings
 
 
 class Checkpoint(NamedTuple):
@@ -35,6 +34,7 @@ class Score(NamedTuple):
 def load(path: str | Path) -> Checkpoint:
     """Load a checkpoint file by CheckpointLoaderSimple; `comfy_host.prepare` must have been called."""
     import folder_paths
+
     import nodes
 
     path = Path(path).resolve()
@@ -64,7 +64,7 @@ def draw(checkpoint: Checkpoint, prefix: str = "", count: int = 200, seed: int =
 
 def score(pictures: np.ndarray, asked: np.ndarray) -> Score:
     """Judge samples; asked: the digit each should show."""
-    import judge
+    from . import judge
 
     return Score(float((judge.judge_digits(pictures) == asked).mean()), float(judge.judge_styled(pictures).mean()))
 
@@ -78,7 +78,7 @@ def grid(pictures: np.ndarray, asked: np.ndarray, columns_each: int = 10) -> Ima
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: the environment variable COMFYUI_PATH)")
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: $COMFYUI_PATH)")
     parser.add_argument("--count", type=int, default=200, help="samples per prompt style (default: 200)")
     parser.add_argument("--prefix", action="append", help="words before the caption; may be given several times")
     parser.add_argument("--grid", type=Path, help="write a picture of the samples here")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 
-import digits
 import numpy as np
-from make_style import draw_styled
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
+
+from . import digits
+from .make_style import draw_styled
 
 
 def judge_digits(pictures: np.ndarray) -> np.ndarray:
@@ -42,8 +43,8 @@ def _style_judge() -> LogisticRegression:
 
 def _shapes(pictures: np.ndarray) -> np.ndarray:
     """How far each spot's colour is from the paper's, in the picture's own range, on a 16×16 grid: [n, 256]."""
-    border = np.concatenate([pictures[:, :2].reshape(len(pictures), -1, 3), pictures[:, -2:].reshape(len(pictures), -1, 3)], 1)
-    paper = np.median(border, axis=1)[:, None, None]
+    edges = np.concatenate([pictures[:, :2], pictures[:, -2:]], axis=1)
+    paper = np.median(edges, axis=(1, 2))[:, None, None]
     distance = _blocks(np.linalg.norm(pictures - paper, axis=-1)[..., None], 16)
     return distance / np.maximum(distance.max(axis=1, keepdims=True), 1e-6)
 

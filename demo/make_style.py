@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import digits
 import numpy as np
 from PIL import Image
-from settings import STYLE
+
+from . import digits
+from .settings import STYLE
 
 FOLDER = Path(__file__).resolve().parent / "style"
 STYLED, PLAIN = 80, 40

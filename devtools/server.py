@@ -1,5 +1,6 @@
 """Starts a real ComfyUI server that touches none of its user's folders, and stops it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -101,8 +102,10 @@ class Server:
             self._process.wait()
         self._process = None
 
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def wait(self) -> None:
+        """Return when the server ends by itself, or on Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._process.wait()
 
     def log(self) -> str:
         """All that the server has printed so far."""

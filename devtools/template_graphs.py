@@ -14,14 +14,14 @@ DELTA = f"{STYLE_FOLDER}_00001_.safetensors"
 
 
 class Node(NamedTuple):
-    """at: left and top; size: width and height, or None for the page's own; properties: what a saved node carries
+    """at: left and top; size: width and height, both without the title bar; properties: what a saved node carries
     beside its widgets."""
 
     type: str
     at: tuple[int, int]
+    size: tuple[int, int]
     widgets: dict[str, Any] = {}
     title: str | None = None
-    size: tuple[int, int] | None = None
     properties: dict[str, Any] = {}
 
 
@@ -34,12 +34,12 @@ class Graph(NamedTuple):
 
 
 def _note(text: str, at: tuple[int, int], size: tuple[int, int]) -> Node:
-    return Node("MarkdownNote", at, {"": text}, "Note", size)
+    return Node("MarkdownNote", at, size, {"": text}, "Note")
 
 
 def _checkpoint(at: tuple[int, int]) -> Node:
     widgets = {"ckpt_name": CHECKPOINT}
-    return Node("CheckpointLoaderSimple", at, widgets, size=(340, 100), properties={"models": [CHECKPOINT_SOURCE]})
+    return Node("CheckpointLoaderSimple", at, (320, 100), widgets, properties={"models": [CHECKPOINT_SOURCE]})
 
 
 TRAIN_HELP = f"""## Train a style
@@ -77,9 +77,12 @@ Delta files are in `output/sara` and `models/sara`.
 The stock **Load LoRA** node loads the same files.
 """
 
-COMPARE_HELP = """Draws the same picture **without** the delta, to compare.
+COMPARE_HELP = """The lower row draws the same picture **without** the delta, to compare.
 
-To save the time, select this group's nodes and press **Ctrl+M**.
+To save the time, select its three nodes and press **Ctrl+M**.
+
+A picture that is almost the same in both rows? The prompt may lack the words of the captions, or the delta needs more \
+training.
 """
 
 BAKE_HELP = """## Bake a delta
@@ -97,22 +100,19 @@ a model connected to it.)
 
 TRAIN = Graph(
     nodes={
-        "help": _note(TRAIN_HELP, (-440, 0), (380, 430)),
-        "checkpoint": _checkpoint((0, 0)),
-        "pictures": Node(
-            "LoadImageTextDataSetFromFolder", (0, 230), {"folder": STYLE_FOLDER}, size=(340, 90),
-        ),
+        "help": _note(TRAIN_HELP, (0, 0), (640, 180)),
+        "settings help": _note(SETTINGS_HELP, (680, 0), (640, 180)),
+        "checkpoint": _checkpoint((0, 290)),
+        "pictures": Node("LoadImageTextDataSetFromFolder", (0, 510), (320, 100), {"folder": STYLE_FOLDER}),
         "size": Node(
-            "ImageScale", (440, 0),
-            {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"},
-            "Picture size", (300, 140),
+            "ImageScale", (380, 430), (240, 150),
+            {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}, "Picture size",
         ),
-        "latents": Node("VAEEncode", (440, 230), size=(300, 60)),
-        "captions": Node("CLIPTextEncode", (440, 370), title="Captions", size=(300, 110)),
-        "train": Node("SaRATrain", (840, 0), {"control_after_generate": "fixed"}, size=(340, 460)),
-        "settings help": _note(SETTINGS_HELP, (840, 570), (340, 330)),
-        "save": Node("SaRASave", (1280, 0), {"filename_prefix": f"sara/{STYLE_FOLDER}"}, size=(340, 110)),
-        "plot": Node("LossGraphNode", (1280, 230), size=(340, 260)),
+        "latents": Node("VAEEncode", (680, 290), (240, 60)),
+        "captions": Node("CLIPTextEncode", (680, 510), (240, 110), title="Captions"),
+        "train": Node("SaRATrain", (980, 290), (320, 460), {"control_after_generate": "fixed"}),
+        "save": Node("SaRASave", (1360, 290), (320, 110), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
+        "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
     },
     links=[
         ("pictures", "images", "size", "image"),
@@ -134,26 +134,26 @@ TRAIN = Graph(
     },
 )  # fmt: skip
 
-_SAMPLING = {"seed": 1, "control_after_generate": "fixed", "steps": 20, "cfg": 7.0, "sampler_name": "dpmpp_2m",
-             "scheduler": "karras"}  # fmt: skip
+_SAMPLING = {
+    "seed": 1, "control_after_generate": "fixed", "steps": 20, "cfg": 7.0, "sampler_name": "dpmpp_2m",
+    "scheduler": "karras",
+}  # fmt: skip
 
 USE = Graph(
     nodes={
-        "help": _note(USE_HELP, (-440, 0), (380, 430)),
-        "checkpoint": _checkpoint((0, 0)),
-        "delta": Node("SaRALoader", (0, 230), {"sara_name": DELTA}, size=(340, 110)),
-        "prompt": Node(
-            "CLIPTextEncode", (440, 0), {"text": "my style, a lighthouse by the sea"}, "Prompt", (340, 130)
-        ),
-        "negative": Node("CLIPTextEncode", (440, 230), {"text": "text, watermark"}, "Negative prompt", (340, 110)),
-        "noise": Node("EmptyLatentImage", (440, 440), {"width": 512, "height": 512}, "Picture size", (340, 110)),
-        "sampler": Node("KSampler", (880, 0), _SAMPLING, size=(300, 270)),
-        "decoder": Node("VAEDecode", (1280, 0), size=(300, 60)),
-        "picture": Node("SaveImage", (1280, 130), {"filename_prefix": "sara/picture"}, "Save Image (with the delta)", (300, 330)),
-        "plain sampler": Node("KSampler", (880, 640), _SAMPLING, "KSampler (without the delta)", (300, 270)),
-        "plain decoder": Node("VAEDecode", (1280, 640), size=(300, 60)),
-        "plain picture": Node("PreviewImage", (1280, 770), title="Preview Image (without the delta)", size=(300, 300)),
-        "compare help": _note(COMPARE_HELP, (440, 640), (340, 130)),
+        "help": _note(USE_HELP, (0, 0), (700, 180)),
+        "checkpoint": _checkpoint((0, 290)),
+        "delta": Node("SaRALoader", (380, 290), (320, 110), {"sara_name": DELTA}),
+        "prompt": Node("CLIPTextEncode", (380, 520), (320, 110), {"text": "my style, a lighthouse by the sea"}, "Prompt"),
+        "negative": Node("CLIPTextEncode", (380, 690), (320, 100), {"text": "text, watermark"}, "Negative prompt"),
+        "noise": Node("EmptyLatentImage", (380, 850), (320, 120), {"width": 512, "height": 512}, "Picture size"),
+        "sampler": Node("KSampler", (780, 290), (300, 270), _SAMPLING),
+        "decoder": Node("VAEDecode", (1120, 290), (180, 60)),
+        "picture": Node("SaveImage", (1340, 290), (300, 300), {"filename_prefix": STYLE_FOLDER}),
+        "plain sampler": Node("KSampler", (780, 710), (300, 270), _SAMPLING, "KSampler (no delta)"),
+        "plain decoder": Node("VAEDecode", (1120, 710), (180, 60)),
+        "plain picture": Node("PreviewImage", (1340, 710), (300, 300), title="Preview Image (no delta)"),
+        "compare help": _note(COMPARE_HELP, (780, 0), (520, 180)),
     },
     links=[
         ("checkpoint", "MODEL", "delta", "model"),
@@ -178,17 +178,18 @@ USE = Graph(
         "1. Choose the model and the delta": ["checkpoint", "delta"],
         "2. Say what to draw": ["prompt", "negative", "noise"],
         "3. With the delta": ["sampler", "decoder", "picture"],
-        "The same without the delta": ["plain sampler", "plain decoder", "plain picture"],
+        "The same without it": ["plain sampler", "plain decoder", "plain picture"],
     },
 )
 
 BAKE = Graph(
     nodes={
-        "help": _note(BAKE_HELP, (-440, 0), (380, 400)),
-        "delta": Node("SaRALoader", (0, 0), {"sara_name": DELTA}, size=(340, 110)),
+        "help": _note(BAKE_HELP, (0, 0), (760, 180)),
+        "delta": Node("SaRALoader", (0, 290), (320, 110), {"sara_name": DELTA}),
         "bake": Node(
-            "SaRABake", (440, 0), {"ckpt_name": CHECKPOINT, "filename_prefix": f"checkpoints/{STYLE_FOLDER}"},
-            size=(360, 150), properties={"models": [CHECKPOINT_SOURCE]},
+            "SaRABake", (400, 290), (360, 150),
+            {"ckpt_name": CHECKPOINT, "filename_prefix": f"checkpoints/{STYLE_FOLDER}"},
+            properties={"models": [CHECKPOINT_SOURCE]},
         ),
     },
     links=[("delta", "delta", "bake", "delta")],

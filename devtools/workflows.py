@@ -1,66 +1,87 @@
-"""The demo's three workflows in ComfyUI's API format: train a style, use a delta, bake a delta."""
+"""The example workflows as a person uses them: opened, their widgets set, some nodes muted, queued."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from demo import settings
 
+from .host import ROOT
+from .ui_workflow import MUTED, ObjectInfo, fill, to_prompt
+
 Prompt = dict[str, dict[str, Any]]
 
+SAMPLING = {
+    "steps": settings.SAMPLE_STEPS, "cfg": settings.GUIDANCE, "sampler_name": settings.SAMPLER,
+    "scheduler": settings.SCHEDULER,
+}  # fmt: skip
+SQUARE = {"width": settings.SIZE, "height": settings.SIZE}
+NO_DELTA = " (no delta)"
 
-def train_style(checkpoint: str, folder: str, training: Mapping[str, Any], prefix: str) -> Prompt:
-    """Train on the pictures and captions of an input folder; save the delta and plot the loss.
 
-    training: SaRATrain's widgets by name. The delta's name is in the outputs of node "save", the plot in "plot".
+def train_style(info: ObjectInfo, checkpoint: str, folder: str, training: Mapping[str, Any], prefix: str) -> Prompt:
+    """Train on the pictures and captions of an input folder, save the delta, plot the loss.
+
+    training: SaRATrain's widgets by name, as far as they are not left as in the workflow.
     """
-    return {
-        "checkpoint": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "pictures": _node("LoadImageTextDataSetFromFolder", folder=folder),
-        "latents": _node("VAEEncode", pixels=["pictures", 0], vae=["checkpoint", 2]),
-        "captions": _node("CLIPTextEncode", clip=["checkpoint", 1], text=["pictures", 1]),
-        "train": _node(
-            "SaRATrain", model=["checkpoint", 0], latents=["latents", 0], positive=["captions", 0], **training
-        ),
-        "save": _node("SaRASave", delta=["train", 0], filename_prefix=prefix, values="fp32"),
-        "plot": _node("LossGraphNode", loss=["train", 1], filename_prefix="loss"),
-    }
+    return _prompt(
+        "Train a style",
+        info,
+        {
+            "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+            "LoadImageTextDataSetFromFolder": {"folder": folder},
+            "Picture size": SQUARE,
+            "SaRATrain": training,
+            "SaRASave": {"filename_prefix": prefix},
+        },
+    )
 
 
-def use_delta(checkpoint: str, captions: Sequence[str], delta: str | None, strength: float = 1.0) -> Prompt:
-    """Draw one picture per caption, with a delta on the model or, with None, without one.
-
-    Caption i is drawn from seed i; its picture is in the outputs of node "picture <i>".
-    """
-    prompt = {
-        "checkpoint": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "no caption": _node("CLIPTextEncode", clip=["checkpoint", 1], text=""),
-        "noise": _node("EmptyLatentImage", width=settings.SIZE, height=settings.SIZE, batch_size=1),
-    }
-    model = ["checkpoint", 0]
-    if delta is not None:
-        prompt["delta"] = _node("SaRALoader", model=model, sara_name=delta, strength=strength)
-        model = ["delta", 0]
-    for i, caption in enumerate(captions):
-        prompt[f"caption {i}"] = _node("CLIPTextEncode", clip=["checkpoint", 1], text=caption)
-        prompt[f"sample {i}"] = _node(
-            "KSampler", model=model, positive=[f"caption {i}", 0], negative=["no caption", 0],
-            latent_image=["noise", 0], seed=i, steps=settings.SAMPLE_STEPS, cfg=settings.GUIDANCE,
-            sampler_name=settings.SAMPLER, scheduler=settings.SCHEDULER, denoise=1.0,
-        )  # fmt: skip
-        prompt[f"decoded {i}"] = _node("VAEDecode", samples=[f"sample {i}", 0], vae=["checkpoint", 2])
-        prompt[f"picture {i}"] = _node("SaveImage", images=[f"decoded {i}", 0], filename_prefix="sara-demo/picture")
-    return prompt
+def use_delta(
+    info: ObjectInfo, checkpoint: str, delta: str, caption: str, seed: int, *, with_delta: bool = True
+) -> Prompt:
+    """Draw a caption by one of the workflow's two rows: with the delta (SaveImage) or without it (PreviewImage)."""
+    sampling = {**SAMPLING, "seed": seed}
+    muted = ["KSampler" + NO_DELTA] if with_delta else ["KSampler"]
+    return _prompt(
+        "Use a delta",
+        info,
+        {
+            "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+            "SaRALoader": {"sara_name": delta},
+            "Prompt": {"text": caption},
+            "Negative prompt": {"text": ""},
+            "Picture size": SQUARE,
+            "KSampler": sampling,
+            "KSampler" + NO_DELTA: sampling,
+            "SaveImage": {"filename_prefix": "sara-demo/picture"},
+        },
+        muted,
+    )
 
 
-def bake_delta(checkpoint: str, delta: str, prefix: str, strength: float = 1.0) -> Prompt:
-    """Bake a delta into a checkpoint; the new file's name is in the outputs of node "bake"."""
-    return {
-        "delta": _node("SaRALoader", sara_name=delta, strength=1.0),
-        "bake": _node(
-            "SaRABake", ckpt_name=checkpoint, delta=["delta", 1], strength=strength, filename_prefix=prefix
-        ),
-    }
+def bake_delta(info: ObjectInfo, checkpoint: str, delta: str, prefix: str) -> Prompt:
+    """Bake a delta into a checkpoint."""
+    bake = {"ckpt_name": checkpoint, "filename_prefix": prefix}
+    return _prompt("Bake a delta", info, {"SaRALoader": {"sara_name": delta}, "SaRABake": bake})
 
 
-def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
+def output_of(prompt: Prompt, outputs: Mapping[str, dict], class_type: str) -> dict:
+    """The outputs of the prompt's one node of a type."""
+    (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == class_type)
+    return outputs[node_id]
+
+
+def _prompt(
+    name: str, info: ObjectInfo, values: Mapping[str, Mapping[str, Any]], muted: Iterable[str] = ()
+) -> Prompt:
+    """An example workflow with widgets set; with the nodes of the titles ``muted``, all that follow are muted."""
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    fill(workflow, info, values)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    to_mute = [node["id"] for node in workflow["nodes"] if node.get("title", node["type"]) in muted]
+    while to_mute:
+        node_id = to_mute.pop()
+        nodes[node_id]["mode"] = MUTED
+        to_mute += [link[3] for link in workflow["links"] if link[1] == node_id]
+    return to_prompt(workflow, info)

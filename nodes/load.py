@@ -1,7 +1,7 @@
 """Putting a delta on a model: from a file, or from another node."""
 
 from comfy_api.latest import io
-from comfy_execution.graph import ExecutionBlocker
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError

@@ -47,19 +47,17 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, f"{error.strerror or error}. Choose another folder or name")
-        raise DeltaError(f"'{path}' could not be saved: {remedy}. Nothing that was there before has changed.") from error
+        raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
 
 
 def _flush_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut; Windows does so by itself and cannot open a folder."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot flush a folder; the file itself is already safe.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    # Some network file systems cannot flush a folder; the file is in place and complete all the same.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -5,12 +5,11 @@ from collections.abc import Iterable
 import torch
 
 from .backprop import AddedCopy, InPlace, attach, detach, is_attached
+from .delta import check_precision
 from .errors import UnsupportedModelError
 from .layers import layer_op
 from .selection import name_is_included
 from .store import Store
-
-TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -35,21 +34,10 @@ def trainable_weights(
         name = f"{module_name}.weight" if module_name else "weight"
         if id(module.weight) in seen or not name_is_included(name, include, exclude):
             continue
-        check_trainable(name, module.weight)
+        check_precision(name, module.weight)
         seen.add(id(module.weight))
         weights[name] = module
     return weights
-
-
-def check_trainable(name: str, weight: torch.Tensor) -> None:
-    """Raise UnsupportedModelError unless single elements of this weight can be changed exactly."""
-    plain = type(weight) in (torch.Tensor, torch.nn.Parameter)
-    if not plain or weight.dtype not in TRAINABLE_DTYPES:
-        what = str(weight.dtype).removeprefix("torch.") if plain else type(weight).__name__
-        raise UnsupportedModelError(
-            f"'{name}' is stored as {what}: quantised weights cannot be trained. "
-            "Load the model in fp16, bf16 or fp32."
-        )
 
 
 def attach_model(

@@ -109,7 +109,12 @@ class _SparseLayerFunction(torch.autograd.Function):
 class _SparseLayer:
     """Mixed in before the class of an attached module by a swap of `__class__`."""
 
-    def forward(self, x):
+    def forward(self, x, **options):
+        if options:
+            raise UnsupportedModelError(
+                f"A {type(self)._sara_original.__name__} layer of this model is called with {', '.join(options)}, which "
+                "sparse training does not know."
+            )
         if torch.compiler.is_compiling():
             raise UnsupportedModelError("torch.compile cannot be combined with sparse training: use the model uncompiled.")
         attachment = self._sara

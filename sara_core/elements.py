@@ -52,7 +52,9 @@ def added(base: torch.Tensor, values: torch.Tensor, strength: float) -> torch.Te
     return (base.to(dtype) + values.to(dtype) * strength).to(base.dtype)
 
 
-def add_sparse_(weight: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+def add_sparse_(
+    weight: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, strength: float = 1.0
+) -> torch.Tensor:
     """weight[indices] = round(float32(weight[indices]) + strength · values), in place; returns weight.
 
     Never index_add_: in bf16 and fp16 it rounds the values before it adds them. Indices must be unique.
@@ -64,7 +66,7 @@ def add_sparse_(weight: torch.Tensor, indices: torch.Tensor, values: torch.Tenso
 def union_sum(
     first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of two sparse vectors (indices int32 [n] strictly increasing, values fp32 [n]) over the union of positions."""
+    """Sum of two sparse vectors (indices int32 [n] strictly increasing, values fp32 [n]) over all their positions."""
     if torch.equal(first[0], second[0]):
         return first[0], first[1] + second[1]
     indices, slots = torch.unique(torch.cat([first[0], second[0]]), return_inverse=True)

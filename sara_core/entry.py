@@ -61,8 +61,14 @@ def check_entry(name: str, entry: SparseEntry) -> None:
         raise _damaged(name, f"an index lies outside the weight of shape {list(shape)}")
     if not bool((indices[1:] > indices[:-1]).all()):
         raise _damaged(name, "its indices are not in strictly increasing order (unsorted or duplicated)")
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise _damaged(name, "it has values that are NaN or infinite")
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    # One such value makes the sum NaN or infinite; looking at every value is thirty times slower.
+    return math.isfinite(values.sum(dtype=torch.float32)) or bool(torch.isfinite(values).all())
 
 
 def _damaged(name: str, finding: str) -> DeltaError:

@@ -87,5 +87,5 @@ def _measure(op, segment, x, grad_output) -> str:
 
 
 def _wait(device):
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -17,6 +17,16 @@ from sara_core.store import Store
 from sara_core.support import Support
 
 
+@contextmanager
+def repeatable():
+    """Seeded, and on one thread: what these tests compute is too small for more."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class SmallNet(nn.Module):
     """[n, 3, 8, 8] → [n, 4]: convolutions, norms, a residual changed in place, a shared module and a tied weight."""
 

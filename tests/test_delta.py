@@ -344,6 +344,13 @@ def test_a_tied_weight_is_changed_once():
         SparseDelta({"embed.weight": change, "out.weight": entry((5, 4), 6, 9)}).apply_(target)
 
 
+def test_weights_that_share_memory_in_part_come_back_too():
+    whole = torch.arange(12.0)
+    weights = {"a": whole[:8], "b": whole[4:]}
+    SparseDelta({name: entry((8,), 8, place) for place, name in enumerate(weights)}).apply_(weights).remove()
+    assert torch.equal(whole, torch.arange(12.0))
+
+
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])
 @pytest.mark.parametrize("target_prefix", ["", "diffusion_model.", "model.diffusion_model."])
 def test_prefixes_of_the_diffusion_model_are_exchanged(prefix, target_prefix):

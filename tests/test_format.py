@@ -96,6 +96,17 @@ def test_the_container_is_plain_safetensors(tmp_path):
     assert names == {f"{stem}.sara1_{part}" for stem in stems for part in parts}
 
 
+def test_every_tensor_is_aligned_for_programs_that_map_the_file(tmp_path):
+    odd = SparseDelta({f"diffusion_model.{name}.weight": entry((50,), 7, 2) for name in "abc"})
+    odd.save(tmp_path / "x.safetensors")
+    content = (tmp_path / "x.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    sizes = {"I64": 8, "F32": 4, "U8": 1}
+    for name, tensor in json.loads(content[8 : 8 + length]).items():
+        if name != "__metadata__":
+            assert (8 + length + tensor["data_offsets"][0]) % sizes[tensor["dtype"]] == 0
+
+
 def read_by_the_page(path):
     """An independent reader, written from docs/format.md with nothing but the standard library."""
     content = path.read_bytes()

@@ -133,9 +133,13 @@ def test_foreign_files_are_named_for_what_they_are(tmp_path, name, words):
         SparseDelta.load(write(tmp_path / "x.safetensors", {name: torch.zeros(2)}))
 
 
+def tiny_delta():
+    return SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 300], dtype=torch.int32), torch.ones(2), (40, 40))})
+
+
 def test_a_file_cut_at_any_byte_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
-    SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 300], dtype=torch.int32), torch.ones(2), (40, 40))}).save(path)
+    tiny_delta().save(path)
     whole, cut = path.read_bytes(), tmp_path / "cut.safetensors"
     for length in range(len(whole)):
         cut.write_bytes(whole[:length])
@@ -148,7 +152,7 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
 
 def test_a_file_with_any_bit_flipped_is_refused_or_sound(tmp_path):
     path = tmp_path / "x.safetensors"
-    SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 300], dtype=torch.int32), torch.ones(2), (40, 40))}).save(path)
+    tiny_delta().save(path)
     whole, flipped = bytearray(path.read_bytes()), tmp_path / "flipped.safetensors"
     refused = 0
     for place in range(len(whole)):
@@ -259,7 +263,10 @@ def test_a_loaded_delta_does_not_depend_on_its_file_any_more(tmp_path):
     delta = SparseDelta({"a.weight": SparseEntry(torch.arange(4000, dtype=torch.int32), torch.ones(4000), (4000,))})
     delta.save(path)
     loaded = SparseDelta.load(path)
-    path.write_bytes(b"")  # would kill the process with a bus error if values were a view of the mapped file
+    # In place, so that a view of the mapped file would show it (and after truncation kill the process).
+    with open(path, "r+b") as file:
+        file.seek(-10_000, 2)
+        file.write(bytes(10_000))
     assert torch.equal(loaded.entries["a.weight"].values, torch.ones(4000))
 
 

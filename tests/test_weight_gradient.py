@@ -10,7 +10,7 @@ from torch import nn
 
 from sara_core import layers, weight_gradient
 from sara_core.support import Support
-from tests.small_models import attached, masked_gradient, relative_error
+from tests.small_models import attached, masked_gradient, relative_error, repeatable
 
 TOLERANCE = 1e-5
 WAYS = [(route, copies) for route in ("dense", "csr") for copies in (False, True)]
@@ -61,11 +61,12 @@ def convolution(dims, options, channels=(4, 8)):
 
 def check(module, x, *, route, copies, input_needs_grad=True, density=0.3):
     """One forward and backward of `module` as it is and attached: same output bits, same gradients."""
-    plain = copy.deepcopy(module)
+    plain, frozen = copy.deepcopy(module), copy.deepcopy(module).requires_grad_(False)
     store = attached(module, density=density, route=route, copy_weights=copies)
     inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_(input_needs_grad) for _ in range(2)]
     expected, output = plain(inputs[0]), module(inputs[1])
-    assert torch.equal(output, expected)
+    # Not with the trainable copy's: torch itself multiplies in another order for weights that require a gradient.
+    assert torch.equal(output, frozen(x))
     assert output.stride() == expected.stride()
     weighting = torch.randn_like(expected)
     expected.backward(weighting)
@@ -77,8 +78,9 @@ def check(module, x, *, route, copies, input_needs_grad=True, density=0.3):
 
 
 @pytest.fixture(autouse=True)
-def same_random_numbers():
-    torch.manual_seed(0)
+def same_numbers():
+    with repeatable():
+        yield
 
 
 @pytest.mark.parametrize("route, copies", WAYS, ids=WAY_NAMES)
@@ -158,7 +160,7 @@ def test_groups_and_rows_without_a_chosen_element(route):
     check(linear, torch.randn(2, 6), route=route, copies=False, density=0.05)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.data(), dims=st.sampled_from([1, 2, 3]))
 def test_any_convolution(data, dims):
     def per_dim(smallest, largest):
@@ -226,12 +228,15 @@ def test_double_precision_weights(route):
     check(module, torch.randn(5, 12, dtype=torch.float64), route=route, copies=False)
 
 
-@pytest.mark.parametrize("dims, options", [(1, dict(kernel_size=3)), (2, dict(kernel_size=3, groups=2))])
-def test_an_empty_batch_has_a_zero_gradient(dims, options):
-    module = convolution(dims, options)
-    store = attached(module, route="dense")
-    module(torch.randn(0, 4, *SIZES[dims])).sum().backward()
-    assert not store.values.grad.any()
+@pytest.mark.parametrize("route", [
+    "dense",
+    pytest.param("csr", marks=pytest.mark.xfail(strict=True, reason="the chunks of an empty batch have no size")),
+])  # fmt: skip
+def test_an_empty_batch_has_a_zero_gradient(route):
+    for module, shape in [(nn.Linear(12, 10), (0, 12)), (convolution(2, dict(kernel_size=3, groups=2)), (0, 4, 6, 6))]:
+        store = attached(module, route=route)
+        module(torch.randn(shape)).sum().backward()
+        assert not store.values.grad.any()
 
 
 def test_the_route_is_measured_once_per_layer_shape(monkeypatch):

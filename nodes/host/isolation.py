@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 import comfy.model_management
 import torch
 
-from ...sara_core.attachment import check_trainable, detach_model, layers
+from ...sara_core.attachment import detach_model, layers
 from ...sara_core.backprop import AddedCopy, attach, is_attached
+from ...sara_core.delta import check_precision
 from ...sara_core.errors import UnsupportedModelError
 from ...sara_core.selection import Selection, name_is_included, select
 from ...sara_core.store import Store
@@ -90,7 +91,7 @@ def _trainable_weights(patcher, module, include, exclude):
             raise UnsupportedModelError("This MODEL is already being trained: wait for the other training to end.")
         if id(layer.weight) in seen or not name_is_included(key, include, exclude):
             continue
-        check_trainable(key, layer.weight)
+        check_precision(key, layer.weight)
         seen.add(id(layer.weight))
         weights[key] = layer
     return weights

@@ -41,7 +41,8 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
     def load(cls, x, lora, alpha, dora_scale, loaded_keys=None) -> "SaRAAdapter | None":
         """The adapter of module or parameter `x` in an opened file, or None if the file has no SaRA entry for it.
 
-        Called for every module and every LoRA file, by the stock loaders with five arguments, by Train LoRA with four.
+        Called for every module and every LoRA file: by the stock loaders with five arguments, by Train LoRA with
+        four.
         Raises DeltaError if the entry is not sound.
         """
         found = [name for name in (sara.part_name(x, part) for part in sara.PARTS) if name in lora]
@@ -76,7 +77,7 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
     def to_train(self):
         """Train LoRA asks this of the file it is to continue from."""
         raise UnsupportedModelError(
-            "Train LoRA cannot continue from a SaRA delta. Choose [None] as its existing_lora, or train with SaRA Train."
+            "Train LoRA cannot continue from a SaRA delta. Choose [None] as its existing_lora, or use SaRA Train."
         )
 
     def h(self, x, base_out):

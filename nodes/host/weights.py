@@ -33,8 +33,12 @@ class HostWeight:
 
 
 def is_cast(module) -> bool:
-    """Whether the host makes a temporary copy of this module's weight for each use."""
-    return module.comfy_cast_weights or len(module.weight_function) > 0 or len(module.bias_function) > 0
+    """Whether the host makes a temporary copy of this module's weight for each use; a plain torch layer never."""
+    return bool(
+        getattr(module, "comfy_cast_weights", False)
+        or getattr(module, "weight_function", None)
+        or getattr(module, "bias_function", None)
+    )
 
 
 def can_be_written(module, device) -> bool:
@@ -44,4 +48,5 @@ def can_be_written(module, device) -> bool:
     mapped = hasattr(weight.untyped_storage(), "_comfy_tensor_file_slice")
     may_be_mapped = weight.device.type == "cpu" and getattr(comfy.memory_management, "aimdo_enabled", False)
     streamed = hasattr(module, "_v") or weight.device != device
-    return not (mapped or may_be_mapped or streamed or module.weight_function)
+    patched = bool(getattr(module, "weight_function", None))
+    return not (mapped or may_be_mapped or streamed or patched)

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from .. import atomic
-from ..entry import MAX_DIMENSIONS, SparseEntry, check_entry, check_shape
+from ..entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_entry, check_shape
 from ..errors import DeltaError
 from . import container, detect
 
@@ -89,7 +89,7 @@ def stems(names: Iterable[str]) -> list[str]:
 def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tuple[torch.Tensor, ...]]:
     """The entry's stem and its three tensors: head int64 [2 + dimensions], index uint8 [·], values `dtype` [n]."""
     values = entry.values.detach().cpu().to(dtype)
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise DeltaError(f"'{name}' has changes too large for {dtype}; save the delta with float32 values.")
     kind = _KIND_WEIGHT if name.endswith(_WEIGHT) else _KIND_WHOLE_KEY
     stem = name.removesuffix(_WEIGHT)
@@ -124,10 +124,10 @@ def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str,
 def encode_indices(indices: numpy.ndarray) -> bytes:
     """Strictly increasing int32 [n] → gap bytes through zlib's Huffman-only strategy."""
     gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
-    escapes, rests = numpy.divmod(gaps, _ESCAPE)
+    escapes = gaps // _ESCAPE
     ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
     stream = numpy.full(int(ends[-1]) + 1 if len(ends) else 0, _ESCAPE, dtype=numpy.uint8)
-    stream[ends] = rests
+    stream[ends] = gaps - escapes * _ESCAPE
     # Gaps of a sparse support have no repetitions to find: matching costs time and gains nothing.
     packer = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
     return packer.compress(stream.data) + packer.flush()

@@ -51,7 +51,8 @@ def trained(weights):
 @pytest.fixture
 def delta(pack, models):
     entries = delta_entries(trained(models()[1]))
-    return pack.SparseDelta({name: pack.SparseEntry(*entry) for name, entry in entries.items()}, {"sara.family": "SD1.5"})
+    entries = {name: pack.SparseEntry(*entry) for name, entry in entries.items()}
+    return pack.SparseDelta(entries, {"sara.family": "SD1.5"})
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_a_loaded_model_runs_exactly_the_modules_of_the_base(comfy, model, saved
 
 
 def test_without_a_model_only_the_delta_comes_out(comfy, delta, saved):
-    from comfy_execution.graph import ExecutionBlocker
+    from comfy_execution.graph_utils import ExecutionBlocker
 
     nothing, loaded = comfy.execute("SaRALoader", sara_name=saved, strength=1.0).outputs
     assert loaded.nnz == delta.nnz

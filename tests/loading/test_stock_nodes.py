@@ -42,8 +42,10 @@ def lora(comfy, models):
         f"{stem}.lora_down.weight": torch.randn(4, columns, generator=generator) * 0.1,
         f"{stem}.alpha": torch.tensor(4.0),
     }
-    save_file(tensors, comfy.base / "models" / "loras" / "plain.safetensors")
-    return "plain.safetensors"
+    path = comfy.base / "models" / "loras" / "plain.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path)
+    return path.name
 
 
 @pytest.mark.parametrize("sara_first", [True, False])
@@ -207,7 +209,9 @@ def test_train_lora_still_works(comfy, trainable, bypass):
     assert any(bool(weight.abs().max() > 0) for name, weight in lora.items() if "lora_up" in name)
 
 
-def test_train_lora_refuses_to_continue_from_a_delta(comfy, trainable, saved, pack):
+def test_train_lora_refuses_to_continue_from_a_delta(comfy, trainable, delta, pack):
+    saved = "delta_3_steps_1.safetensors"  # a name that Train LoRA takes for one of its own
+    delta.save(comfy.base / "models" / "sara" / saved)
     with pytest.raises(pack.UnsupportedModelError, match="existing_lora"):
         comfy.execute("TrainLoraNode", **trainable, steps=1, rank=1, existing_lora=saved)
 
