@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 import sys
 
-NEEDED = {"torch": (2, 1), "numpy": (1, 25), "safetensors": (0, 4)}
+NEEDED = {"torch": (2, 5), "numpy": (1, 25), "safetensors": (0, 4)}
 
 
 def problems() -> list[str]:

@@ -3,13 +3,17 @@
 from collections.abc import Iterable
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from .backprop import AddedCopy, InPlace, attach, detach, is_attached
 from .delta import check_precision
 from .errors import UnsupportedModelError
-from .layers import layer_op
+from .layers import CONVOLUTIONS, layer_op
 from .selection import name_is_included
 from .store import Store
+
+
+_PLAIN_FORWARDS = {torch.nn.Linear.forward, *(convolution.forward for convolution in CONVOLUTIONS)}
 
 
 def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -17,27 +21,59 @@ def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return {name: module for name, module in model.named_modules() if layer_op(module) is not None}
 
 
+def plain_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers that compute what torch's own classes do; a subclass with a forward of its own is left alone."""
+    return {
+        name: module
+        for name, module in layers(model).items()
+        if is_attached(module) or type(module).forward in _PLAIN_FORWARDS
+    }
+
+
 def trainable_weights(
     model: torch.nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> dict[str, torch.nn.Module]:
     """Weights of Linear and Conv layers as parameter name → a layer that holds it, patterns applied, tied ones once.
 
-    Raises UnsupportedModelError for compiled models, weights that are already being trained, and weights in a dtype
-    that cannot be trained.
+    Raises UnsupportedModelError for compiled models, and by name for weights that cannot be trained: in a quantised
+    dtype, not in memory, computed anew in each forward, shared with something that is no such layer, or already being
+    trained.
     """
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) for part in model.modules()):
         raise UnsupportedModelError("This model is compiled (torch.compile): train the original, and compile afterwards.")
     weights, seen = {}, set()
-    for module_name, module in layers(model).items():
+    candidates = plain_layers(model)
+    for module_name, module in candidates.items():
         if is_attached(module):
             raise UnsupportedModelError("This model is being trained by another SaRA optimizer: detach() that one first.")
         name = f"{module_name}.weight" if module_name else "weight"
-        if id(module.weight) in seen or not name_is_included(name, include, exclude):
+        if not name_is_included(name, include, exclude):
             continue
-        check_precision(name, module.weight)
-        seen.add(id(module.weight))
-        weights[name] = module
+        if "weight" not in module._parameters:
+            raise UnsupportedModelError(
+                f"'{name}' is computed anew in each forward (weight_norm, spectral_norm or another parametrization): "
+                "remove that from the layer, or leave it out with an exclude pattern."
+            )
+        if is_lazy(module.weight) or module.weight.is_meta:
+            raise UnsupportedModelError(f"'{name}' is not in memory yet: load the model's weights first.")
+        if id(module.weight) not in seen:
+            check_precision(name, module.weight)
+            seen.add(id(module.weight))
+            weights[name] = module
+    _check_holders(model, candidates, seen)
     return weights
+
+
+def _check_holders(model, candidates, trained: set[int]) -> None:
+    """A gradient that reaches a trained weight through anything but an attached layer would be lost."""
+    attachable = {id(module) for module in candidates.values()}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if id(parameter) in trained and id(module) not in attachable:
+                raise UnsupportedModelError(
+                    f"'{name}.{key}' is shared with a Linear or Conv layer, but is no such layer itself: "
+                    "leave the shared weight out with an exclude pattern."
+                )
 
 
 def attach_model(
@@ -56,7 +92,7 @@ def attach_model(
         layer = weights[segment.name]
         number_of[id(layer.weight)] = number
         store.bind(number, layer, in_place=not copy_weights)
-    for module in layers(model).values():
+    for module in plain_layers(model).values():
         number = number_of.get(id(module.weight))
         added = copy_weights and number is not None
         attach(module, store, number, AddedCopy(store, number) if added else InPlace(), route)

@@ -96,7 +96,9 @@ class _SparseLayerFunction(torch.autograd.Function):
             with attachment.access.tensors(module, grad_output) as (weight, _):
                 weight = weight.to(grad_output.dtype)
                 grad_input = attachment.op.input_gradient(grad_output, weight, ctx.input_shape)
-        if attachment.number is not None:
+        # torch.autograd.grad(loss, inputs) asks for other gradients only: then Δ's must not change.
+        wants_delta = attachment.number is not None and torch._C._will_engine_execute_node(ctx.next_functions[1][0])
+        if wants_delta:
             x, = ctx.saved_tensors
             segment = attachment.store.support.segments[attachment.number]
             gradient = sparse_weight_gradient(

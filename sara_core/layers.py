@@ -101,6 +101,8 @@ class ConvOp:
         x, grad_output = self._channels_of(x, group), self._channels_of(grad_output, group)
         x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
         batch, channels = x.shape[:2]
+        if batch == 0:
+            return
         positions = grad_output.shape[2:]
         columns = channels * math.prod(self.kernel)
         sample_bytes = columns * math.prod(positions) * x.element_size()

@@ -59,14 +59,16 @@ class SaRA(torch.optim.Optimizer):
         **options,
     ):
         weights = trainable_weights(model, include, exclude)
-        self.selection = select(
+        selection = select(
             {name: layer.weight for name, layer in weights.items()}, threshold=threshold, count=count, density=density
         )
         shapes = {name: layer.weight.shape for name, layer in weights.items()}
-        support = Support.from_indices(self.selection.indices, shapes)
+        support = Support.from_indices(selection.indices, shapes)
+        self.selection = selection.without_indices()
         device = next(iter(weights.values())).weight.device
         self.store = Store(support, device)
         self.model = model
+        self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
         self._frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
         attach_model(model, self.store, weights, route=weight_gradient)
         for parameter in self._frozen:
@@ -76,7 +78,6 @@ class SaRA(torch.optim.Optimizer):
             model.register_state_dict_post_hook(_hide_from_state_dict),
             model.register_load_state_dict_post_hook(_not_missing),
         ]
-        self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
         super().__init__(self.inner.param_groups, self.inner.defaults)
         # One set of groups and state, so that schedulers and scalers acting on this object act on the inner one.
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
@@ -89,16 +90,32 @@ class SaRA(torch.optim.Optimizer):
     def step(self, closure=None):
         """One step of the inner optimizer on Δ, then the live weights follow.
 
-        Raises TrainingError on the first step if a trained weight got no gradient.
+        closure: recomputes the loss with its gradient; optimizers like LBFGS call it several times
+
+        Raises TrainingError if the model was converted, or, on the first step, a trained weight got no gradient.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        check_all_reached(self.store)
-        self.inner.step()
+        self.store.check_unconverted()
+        if closure is None:
+            check_all_reached(self.store)
+            loss = self.inner.step()
+        else:
+            loss = self.inner.step(lambda: self._evaluate(closure))
         self.store.write()
         return loss
+
+    def _evaluate(self, closure):
+        self.store.write()
+        with torch.enable_grad():
+            loss = closure()
+        check_all_reached(self.store)
+        return loss
+
+    # torch's optimizers copy and pickle only groups and state; this one is nothing without its store.
+    def __getstate__(self):
+        return self.__dict__
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
 
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """What was trained so far, named as in `model.named_parameters()`."""
@@ -134,7 +151,8 @@ class SaRA(torch.optim.Optimizer):
             hook.remove()
         del self.model._parameters[PARAMETER_NAME]
         for parameter in self._frozen:
-            parameter.requires_grad_(True)
+            with torch.inference_mode(parameter.is_inference()):
+                parameter.requires_grad_(True)
 
 
 def make_inner(optimizer, values, theta: float, lr: float | None, options: dict) -> torch.optim.Optimizer:

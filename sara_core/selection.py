@@ -7,10 +7,11 @@ model. For models whose θ nobody has published, the same smallest elements can 
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from .entry import MAX_ELEMENTS
 from .errors import SelectionError
 
 # Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
@@ -25,19 +26,21 @@ class Selection:
     """The chosen elements of each weight.
 
     indices: name → int32 [n], sorted flat positions in logical (row-major) order; weights without any are absent
+    count: number of chosen elements
     theta: θ; for a count or density the largest selected |w|
     candidates: number of elements the choice was made from
     rule: what was asked for, for the file's metadata, e.g. {"rule": "count", "count": 5000000}
     """
 
     indices: dict[str, torch.Tensor]
+    count: int
     theta: float
     candidates: int
     rule: dict
 
-    @property
-    def count(self) -> int:
-        return sum(index.numel() for index in self.indices.values())
+    def without_indices(self) -> "Selection":
+        """What to keep for a report while a run goes on: the support holds the positions in its own form."""
+        return replace(self, indices={})
 
     @property
     def density(self) -> float:
@@ -80,6 +83,9 @@ def select(
         raise SelectionError(
             "There is no weight to choose from: the include and exclude patterns leave no Linear or Conv layer."
         )
+    for name, weight in weights.items():
+        if weight.numel() > MAX_ELEMENTS:
+            raise SelectionError(f"'{name}' has more than 2^31 - 1 elements: leave it out with an exclude pattern.")
     if not math.isfinite(value) or value <= 0:
         raise SelectionError(f"{rule} must be a number above 0 (got {value}).")
 
@@ -97,7 +103,8 @@ def select(
         indices, theta = _smallest(weights, n)
 
     indices = {name: index for name, index in indices.items() if index.numel()}
-    selection = Selection(indices, theta, total, {"rule": rule, rule: value})
+    chosen = sum(index.numel() for index in indices.values())
+    selection = Selection(indices, chosen, theta, total, {"rule": rule, rule: value})
     if selection.count == 0:
         smallest = min(_smallest_magnitude(weight) for weight in weights.values())
         raise SelectionError(
@@ -137,7 +144,8 @@ def _sampled_bound(weights, n: int, total: int) -> float:
     # clone: the views of all chunks together would keep a copy of every weight alive.
     sample = torch.cat([chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in _magnitudes(w)])
     rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
-    return float(sample.kthvalue(rank).values)
+    # A weight that is not a number sorts last, as infinity does, and like it must not become the bound's end.
+    return float(sample.nan_to_num_(nan=math.inf, posinf=math.inf).kthvalue(rank).values)
 
 
 def _smallest(weights: Mapping[str, torch.Tensor], n: int) -> tuple[dict[str, torch.Tensor], float]:
@@ -149,6 +157,11 @@ def _smallest(weights: Mapping[str, torch.Tensor], n: int) -> tuple[dict[str, to
         found = {name: _positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
         if sum(index.numel() for index in found.values()) >= n:
             break
+        if bound == math.inf:
+            raise SelectionError(
+                f"Fewer than {n:,} of the weights are numbers; the others are NaN. The model's file is damaged, or was "
+                "merged wrongly: load another one."
+            )
         bound = math.inf if bound == 0 else bound * 2
     magnitudes = {name: _gather_magnitudes(weight, found[name]) for name, weight in weights.items()}
     theta = float(torch.cat([m.cpu() for m in magnitudes.values()]).kthvalue(n).values)

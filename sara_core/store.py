@@ -10,7 +10,7 @@ import torch
 
 from .delta import SparseDelta, SparseEntry
 from .elements import added, gather, scatter_
-from .errors import DeltaError
+from .errors import DeltaError, TrainingError
 from .support import Support
 
 
@@ -60,6 +60,16 @@ class Store:
         """round(base + Δ) of one segment, in the dtype of `base_values` [len(segment)]."""
         return added(base_values, self.values.detach()[self.support.segments[number].span], 1.0)
 
+    def check_unconverted(self) -> None:
+        """Raise TrainingError if the model was converted or moved since its weights were bound."""
+        for segment, location, base in zip(self.support, self.locations, self.base):
+            if location is not None and (location.weight.dtype, location.weight.device) != (base.dtype, base.device):
+                raise TrainingError(
+                    f"'{segment.name}' was {base.dtype} on {base.device} when training began and is now "
+                    f"{location.weight.dtype} on {location.weight.device}: convert and move a model before SaRA is "
+                    "constructed."
+                )
+
     @torch.no_grad()
     def write(self) -> None:
         """Bring the live weights that are written in place up to date with Δ."""
@@ -77,7 +87,7 @@ class Store:
 
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """The trained change, on the CPU; entries are copies and stay as they are when training goes on."""
-        values = self.values.detach().to("cpu", copy=True)
+        values = self.values.detach().to("cpu")
         entries = {
             segment.name: SparseEntry(segment.flat().to("cpu", torch.int32), values[segment.span].clone(), segment.shape)
             for segment in self.support

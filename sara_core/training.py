@@ -58,12 +58,14 @@ def train(
             check_all_reached(store)
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_([store.values], settings.max_grad_norm or math.inf)
+        last_good.copy_(store.values.detach())  # they gave a finite loss
         if not torch.isfinite(norm) and scaler.get_scale() <= 1.0:
-            _return_to(store, last_good)
             raise _diverged(step, "gradient", norm.item())
-        last_good.copy_(store.values.detach())
         scaler.step(optimizer)
         scaler.update()
+        if not torch.isfinite(store.values).all():
+            _return_to(store, last_good)
+            raise _diverged(step, "change of the weights", math.inf)
         store.write()
         losses.append(mean)
         on_step(step, mean)

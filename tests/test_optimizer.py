@@ -304,7 +304,6 @@ def test_a_step_without_a_backward_names_every_weight():
         ours.step()
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="the closure is called once and not handed on")
 def test_an_optimizer_that_needs_the_closure():
     model = small_net()
     ours = SaRA(model, density=0.3, optimizer=torch.optim.LBFGS, lr=0.1)
@@ -322,7 +321,6 @@ def test_an_optimizer_that_needs_the_closure():
     assert loss_of(model, batch).item() < before
 
 
-@pytest.mark.xfail(strict=True, reason="Δ and the kept base values do not follow the model; nothing says so")
 @pytest.mark.parametrize("convert", ["half", "bfloat16", "double"])
 def test_a_model_converted_after_construction_is_refused(convert):
     model = small_net()

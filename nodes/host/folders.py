@@ -60,6 +60,7 @@ def new_output_path(prefix: str) -> Path:
             "'sara/delta'."
         ) from error
     path = Path(folder, f"{name}_{counter:05}_{ENDING}")
+    # The host tells "Name" from "name" where the disk may not.
     while path.exists():
         counter += 1
         path = Path(folder, f"{name}_{counter:05}_{ENDING}")

@@ -53,6 +53,7 @@ def training_model(
     weights = _trainable_weights(patcher, module, include, exclude)
     selection = select({name: _base_weight(patcher, name, layer) for name, layer in weights.items()}, **rule)
     support = Support.from_indices(selection.indices, {name: layer.weight.shape for name, layer in weights.items()})
+    selection = selection.without_indices()
     store = Store(support, patcher.load_device)
 
     with ExitStack() as undo:

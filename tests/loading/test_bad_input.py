@@ -7,12 +7,14 @@ from safetensors.torch import load_file, save_file
 from tests.toy_models import assert_same_bits, loaded_weights, sd15_model
 
 
-OUTSIDE = ["../escaped.safetensors", "missing.safetensors", "/etc/passwd", "good.safetensors\0", ""]
+OUTSIDE = ["../escaped.safetensors", "missing.safetensors", "/etc/passwd", "good.safetensors\0", "", "notes.txt",
+           "x/../good.safetensors"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_names_outside_the_folders_are_refused(comfy, model, pack, delta, name):
+def test_names_that_are_not_in_the_menu_are_refused(comfy, model, pack, delta, saved, name):
     delta.save(comfy.base / "models" / "escaped.safetensors")
+    (comfy.base / "models" / "sara" / "notes.txt").write_text("not a delta")
     node = comfy.node_class("SaRALoader")
     assert "There is no file" in node.validate_inputs(sara_name=name)
     with pytest.raises(pack.DeltaError, match="There is no file"):

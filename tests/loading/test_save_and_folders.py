@@ -40,10 +40,13 @@ def test_bf16_is_smaller(comfy, pack, delta):
     assert abs(sizes[0] - sizes[1] - 2 * delta.nnz) < 1000  # the headers' numbers differ in length
 
 
-def test_a_number_that_is_taken_is_never_overwritten(comfy, delta):
+def test_a_number_that_is_taken_is_never_overwritten(comfy, delta, monkeypatch):
     folder = comfy.base / "output" / "sara"
-    # The host counts names without regard to what follows the number; ours must still be free.
     (folder / "taken_00001_.safetensors").write_bytes(b"mine")
+    # On a disk that takes "Taken" and "taken" for one name the host finds the number 1 free.
+    monkeypatch.setattr(
+        comfy.folder_paths, "get_save_image_path", lambda prefix, output: (str(folder), "taken", 1, "sara", prefix)
+    )
     comfy.execute("SaRASave", delta=delta, filename_prefix="sara/taken")
     assert (folder / "taken_00001_.safetensors").read_bytes() == b"mine"
     assert (folder / "taken_00002_.safetensors").is_file()

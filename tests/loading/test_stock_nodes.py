@@ -134,6 +134,8 @@ def test_a_patch_rebuilt_on_another_device_computes_the_same(comfy, model, model
     import comfy.lora as core
     from comfy.model_patcher import LowVramPatch
 
+    if not hasattr(LowVramPatch, "prepare"):
+        pytest.skip("this ComfyUI is older than prepared patches")
     patched = comfy.execute("SaRAApply", model=model, delta=delta, strength=0.8).outputs[0]
     patch = LowVramPatch(LORA_KEY, patched.patches)
     patch.prepare(torch.empty(patch.memory_required(), dtype=torch.uint8), None)
