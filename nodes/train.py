@@ -45,7 +45,7 @@ class SaRATrain(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "density", default=1.0, min=0.001, max=99.0, step=0.01,
-                    tooltip="Percent of the weights that are trained, smallest first. 1 is a good start, 5 learns more.",
+                    tooltip="Percent of the weights to train, smallest first. 1 is a good start, 5 learns more.",
                 ),
                 io.Int.Input(
                     "count", default=5_000_000, min=1, max=2**31 - 1,
@@ -90,7 +90,7 @@ class SaRATrain(io.ComfyNode):
             ],
             outputs=[
                 SaraDelta.Output(display_name="delta", tooltip="What was trained. Save it with SaRA Save."),
-                io.Custom("LOSS_MAP").Output(display_name="loss", tooltip="The loss of every step, for Plot Loss Graph."),
+                io.Custom("LOSS_MAP").Output(display_name="loss", tooltip="Every step's loss, for Plot Loss Graph."),
             ],
         )
 

@@ -40,12 +40,12 @@ def trainable_weights(
     trained.
     """
     if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) for part in model.modules()):
-        raise UnsupportedModelError("This model is compiled (torch.compile): train the original, and compile afterwards.")
+        raise UnsupportedModelError("This model is compiled (torch.compile): train the original, compile afterwards.")
     weights, seen = {}, set()
     candidates = plain_layers(model)
     for module_name, module in candidates.items():
         if is_attached(module):
-            raise UnsupportedModelError("This model is being trained by another SaRA optimizer: detach() that one first.")
+            raise UnsupportedModelError("Another SaRA optimizer is training this model: detach() that one first.")
         name = f"{module_name}.weight" if module_name else "weight"
         if not name_is_included(name, include, exclude):
             continue

@@ -114,11 +114,11 @@ class _SparseLayer:
     def forward(self, x, **options):
         if options:
             raise UnsupportedModelError(
-                f"A {type(self)._sara_original.__name__} layer of this model is called with {', '.join(options)}, which "
-                "sparse training does not know."
+                f"A {type(self)._sara_original.__name__} layer of this model is called with {', '.join(options)}, "
+                "which sparse training does not know."
             )
         if torch.compiler.is_compiling():
-            raise UnsupportedModelError("torch.compile cannot be combined with sparse training: use the model uncompiled.")
+            raise UnsupportedModelError("torch.compile does not go with sparse training: use the model uncompiled.")
         attachment = self._sara
         values = attachment.store.values if attachment.number is not None else None
         spatial_dims = attachment.op.spatial_dims

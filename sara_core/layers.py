@@ -89,7 +89,7 @@ class ConvOp:
         return self._backward(grad_output, stand_in, weight, self.groups, [True, False, False])[0]
 
     def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
-        """Output channels [first, last), all of one group, of the dense weight gradient: [last - first, in/groups·k]."""
+        """Output channels [first, last), all of one group, of the dense gradient: [last - first, in/groups·k]."""
         group = first // (weight_shape[0] // self.groups)
         stand_in = x.new_empty(1).expand(last - first, *weight_shape[1:])
         x = self._channels_of(x, group)

@@ -48,7 +48,7 @@ class Selection:
 
 
 def name_is_included(name: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
-    """Whether a weight's name passes the patterns: a plain word matches anywhere, with * or ? it is a whole-name glob."""
+    """Whether a weight's name passes: a plain word matches anywhere, a pattern with * or ? is a whole-name glob."""
 
     def matches(pattern: str) -> bool:
         return fnmatch.fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name

@@ -88,10 +88,10 @@ class Store:
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """The trained change, on the CPU; entries are copies and stay as they are when training goes on."""
         values = self.values.detach().to("cpu")
-        entries = {
-            segment.name: SparseEntry(segment.flat().to("cpu", torch.int32), values[segment.span].clone(), segment.shape)
-            for segment in self.support
-        }
+        entries = {}
+        for segment in self.support:
+            indices = segment.flat().to("cpu", torch.int32)
+            entries[segment.name] = SparseEntry(indices, values[segment.span].clone(), segment.shape)
         return SparseDelta(entries, metadata)
 
     def state(self) -> dict:

@@ -73,7 +73,8 @@ class Support:
             columns = torch.Size(shape).numel() // rows
             row_of = torch.div(index, columns, rounding_mode="floor")
             crow = torch.searchsorted(row_of, torch.arange(rows + 1, dtype=row_of.dtype, device=index.device))
-            segments.append(Segment(name, shape, crow.to(torch.int32), (index - row_of * columns).to(torch.int32), offset))
+            column = (index - row_of * columns).to(torch.int32)
+            segments.append(Segment(name, shape, crow.to(torch.int32), column, offset))
             offset += index.numel()
         return cls(segments)
 

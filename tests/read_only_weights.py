@@ -1,6 +1,8 @@
-"""Run by test_train_isolation.py in a process of its own: trains a MODEL whose weights are mapped read-only from a file,
-as the host's dynamic VRAM maps them. With `write` as the second argument it writes one such weight instead, which
-ends the process: the proof that the weights really are read-only."""
+"""Run by test_train_isolation.py in a process of its own: trains a MODEL whose weights are mapped read-only.
+
+They are mapped from a file as the host's dynamic VRAM maps them. With `write` as the second argument it writes one
+such weight instead, which ends the process: the proof that the weights really are read-only.
+"""
 
 import sys
 import warnings

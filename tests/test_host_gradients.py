@@ -38,7 +38,8 @@ def test_gradients_equal_dense_ones(comfy, dense, monkeypatch, in_place, route, 
         model = toy_models.sd15_model()
     with torch.inference_mode(False), torch.enable_grad():
         rule, shape = {"density": 0.02}, (BATCH, 4, 8, 8)
-        with isolation.training_model(model, rule, shape, gradient_checkpointing=checkpointing, route=route) as training:
+        options = {"gradient_checkpointing": checkpointing, "route": route}
+        with isolation.training_model(model, rule, shape, **options) as training:
             assert {base is not None for base in training.store.base} == {in_place}
             loss = host_loss(comfy, training.patcher)
             loss.backward()

@@ -157,7 +157,7 @@ def test_every_node_has_a_help_page_that_names_all_its_inputs_and_outputs(server
         pack = info[node]["python_module"].split(".")[1]
         page = server.client._get(f"/extensions/{pack}/docs/{node}.md").decode()
         assert page.startswith(f"# {info[node]['display_name']}\n")
-        explained = {name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`(\w+)`", row)}
+        explained = {name for item in re.findall(r"^- (`.*?):", page, re.M) for name in re.findall(r"`(\w+)`", item)}
         assert {*inputs(info[node]), *info[node]["output_name"]} <= explained, node
 
 
@@ -173,7 +173,7 @@ def _messages():
 
 @pytest.mark.parametrize("page", sorted(HELP.glob("*.md")), ids=lambda page: page.stem)
 def test_help_pages_quote_real_messages(page):
-    quoted = re.findall(r'^\| "(.+?)"', page.read_text(encoding="utf-8"), re.M)
+    quoted = re.findall(r'^- "(.+?)"', page.read_text(encoding="utf-8"), re.M)
     assert quoted
     messages = list(_messages())
     for quote in quoted:
