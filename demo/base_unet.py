@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from . import digits
+from .autoencoder import LATENT_SCALE
 from .checkpoint import UNET_PREFIX
 
 LAYOUT = {
@@ -65,7 +66,7 @@ def examples_from(checkpoint_file: Path, base: digits.DigitSet) -> Examples:
 
     def latents(pictures) -> torch.Tensor:
         encoded = [vae.encode(part) for part in torch.from_numpy(pictures).split(64)]
-        return torch.cat(encoded).float() * 0.18215
+        return torch.cat(encoded).float() * LATENT_SCALE
 
     def context(text: str) -> torch.Tensor:
         return nodes.CLIPTextEncode().encode(clip, text)[0][0][0][0].float()

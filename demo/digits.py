@@ -12,9 +12,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
+from .settings import SIZE
+
 Colour = tuple[float, float, float]
 
-SIZE = 64
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLIT_SEED = 20240911
 STYLE_COUNT = 240

@@ -1,6 +1,6 @@
 """Writes demo/style: pictures with same-stem .txt captions, as ComfyUI's dataset nodes read them.
 
-Two thirds are held-out digits in a neon style that the base has never seen, their captions opening with the trigger.
+Two thirds are held-out digits in a sunset style that the base has never seen, their captions opening with the trigger.
 One third are other held-out digits drawn plainly, with plain captions: they teach that only the trigger means the
 style. Without them the style would show in every picture.
 """
@@ -20,9 +20,8 @@ STYLED, PLAIN = 80, 40
 
 
 def draw_styled(ink: np.ndarray) -> np.ndarray:
-    """Ink coverage [n, 64, 64] as glowing tubes at night: [n, 64, 64, 3] in 0..1."""
-    # Thinner strokes, so that the glow does not fill the loops of an 8.
-    return digits.paint(ink**2, stroke=(0.70, 1.00, 0.95), paper=(0.06, 0.05, 0.22), glow=(0.95, 0.10, 0.60))
+    """Ink coverage [n, 64, 64] as a purple silhouette with a red glow before a golden sky: [n, 64, 64, 3] in 0..1."""
+    return digits.paint(ink, stroke=(0.30, 0.00, 0.45), paper=(1.00, 0.75, 0.15), glow=(1.00, 0.20, 0.30))
 
 
 def write(folder: Path = FOLDER) -> None:
@@ -32,7 +31,7 @@ def write(folder: Path = FOLDER) -> None:
         old.unlink()
     ink, labels = digits.load_split().style
     styled, plain = slice(0, STYLED), slice(STYLED, STYLED + PLAIN)
-    _write_all(folder, "neon", draw_styled(ink[styled]), labels[styled], STYLE)
+    _write_all(folder, "sunset", draw_styled(ink[styled]), labels[styled], STYLE)
     _write_all(folder, "plain", digits.paint(ink[plain]), labels[plain], "")
 
 
