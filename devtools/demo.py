@@ -40,9 +40,7 @@ class Demo:
 
     def train(self) -> str:
         """Train the style; leaves the delta and the loss curve, and returns the delta's name for SaRALoader."""
-        prompt = workflows.train_style(
-            self._info, self._checkpoint, STYLE_FOLDER.name, settings.TRAINING, f"sara/{PREFIX}"
-        )
+        prompt = workflows.train_style(self._info, self._checkpoint, PREFIX, settings.TRAINING, f"sara/{PREFIX}")
         outputs = self._run("Train a style", prompt)
         saved = self._server.output / workflows.output_of(prompt, outputs, "SaRASave")["text"][0]
         shutil.copyfile(saved, self._output / "delta.safetensors")
@@ -126,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = demo_checkpoint(progress)
         base = output / "comfyui"
         _remove_earlier_results(base)
-        shutil.copytree(STYLE_FOLDER, base / "input" / STYLE_FOLDER.name, dirs_exist_ok=True)
+        shutil.copytree(STYLE_FOLDER, base / "input" / PREFIX)
         progress.say(f"starting ComfyUI on the CPU; its log is {base / 'server.log'}")
         port = OPEN_PORT if options.open else 0
         with Server(host, base, model_paths={"checkpoints": checkpoint.parent}, port=port) as server:
@@ -135,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             width = max(map(len, table))
             print("\n".join(f"{name:<{width}}  {value}" for name, value in table.items()))
             if options.open:
-                print(f"ComfyUI is running on {server.client.address}: Browse templates → comfyui-sara. Ctrl-C stops it.")
+                print(f"ComfyUI runs on {server.client.address} (Browse templates → comfyui-sara); Ctrl-C stops it.")
                 server.wait()
     except (HostError, PromptError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -146,11 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _remove_earlier_results(base: Path) -> None:
-    """A baked checkpoint is large: those of earlier runs would pile up. Files a user made there are kept."""
+    """What an earlier run left would pile up, or train along. Files that a user made there are kept."""
     for folder in ("sara", "checkpoints"):
         for file in (base / "output" / folder).glob(f"{PREFIX}_*.safetensors"):
             file.unlink()
-    shutil.rmtree(base / "output" / PREFIX, ignore_errors=True)
+    for folder in ("input", "output"):
+        shutil.rmtree(base / folder / PREFIX, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -39,28 +39,28 @@ def _note(text: str, at: tuple[int, int], size: tuple[int, int]) -> Node:
 
 def _checkpoint(at: tuple[int, int]) -> Node:
     widgets = {"ckpt_name": CHECKPOINT}
-    return Node("CheckpointLoaderSimple", at, (320, 100), widgets, properties={"models": [CHECKPOINT_SOURCE]})
+    return Node("CheckpointLoaderSimple", at, (320, 110), widgets, properties={"models": [CHECKPOINT_SOURCE]})
 
 
 TRAIN_HELP = f"""## Train a style
 
 1. **Load Checkpoint**: choose the model to train. Its file is not changed.
-2. In ComfyUI's folder `input`, make a folder `{STYLE_FOLDER}`. Put your pictures in it and, beside each, its caption in \
-a text file of the same name: `cat.png` and `cat.txt`.
-3. Begin every caption with the same words, like `my style, a cat on a chair`. They call the style up later.
+2. In ComfyUI's folder *input*, make a folder *{STYLE_FOLDER}*. Put your pictures in it and, beside each, its caption \
+in a text file of the same name: *cat.png* and *cat.txt*.
+3. Begin every caption with the same words, like *my style, a cat on a chair*. They call the style up later.
 4. Press the **R** key, then choose the folder in **Load Image-Text**.
-5. Press **Run**. The delta is saved in `output/sara`; the template *Use a delta* draws with it.
+5. Press **Run**. The delta is saved in *output/sara*; the template *Use a delta* draws with it.
 """
 
-SETTINGS_HELP = """**Style too weak?** More `steps` first, then a higher `density` (up to about 6).
+SETTINGS_HELP = """**Style too weak?** More *steps* first, then a higher *density* (up to about 6).
 
-**Style too strong or pictures broken?** Draw with a lower strength, or train with fewer `steps`.
+**Style too strong or pictures broken?** Draw with a lower strength, or train with fewer *steps*.
 
-**Out of memory?** Keep `batch_size` at 1 and `gradient_checkpointing` on; make the pictures smaller.
+**Out of memory?** Keep *batch_size* at 1 and *gradient_checkpointing* on; make the pictures smaller.
 
 **Not Stable Diffusion 1.5?** Set the picture size that your model is made for, for SDXL 1024.
 
-**Cancel** stops at once; what was trained until then is kept in `output/sara`.
+**Cancel** stops at once; what was trained until then is kept in *output/sara*.
 """
 
 USE_HELP = """## Use a delta
@@ -70,9 +70,9 @@ USE_HELP = """## Use a delta
 3. **Prompt**: begin it with the words that the captions began with.
 4. Press **Run**.
 
-Delta files are in `output/sara` and `models/sara`.
+Delta files are in *output/sara* and *models/sara*.
 
-`strength` 1 is what was trained, 0 is the model alone. Try 0.5 to 1.5.
+*strength* 1 is what was trained, 0 is the model alone. Try 0.5 to 1.5.
 
 The stock **Load LoRA** node loads the same files.
 """
@@ -91,19 +91,19 @@ Writes a **new** checkpoint with the delta in it. Any program that reads checkpo
 
 1. **SaRA Loader**: choose the delta. It needs no model here.
 2. **SaRA Bake**: choose the checkpoint that the delta was trained on. Its file is not changed.
-3. Press **Run**. The new checkpoint is in `output/checkpoints` and, after pressing the **R** key, in the list of \
+3. Press **Run**. The new checkpoint is in *output/checkpoints* and, after pressing the **R** key, in the list of \
 **Load Checkpoint**. It is as large as the old one.
 
-Change `strength` in **SaRA Bake** to bake in more or less of the delta. (The loader's own `strength` only counts for \
+Change *strength* in **SaRA Bake** to bake in more or less of the delta. (The loader's own *strength* only counts for \
 a model connected to it.)
 """
 
 TRAIN = Graph(
     nodes={
-        "help": _note(TRAIN_HELP, (0, 0), (640, 180)),
-        "settings help": _note(SETTINGS_HELP, (680, 0), (640, 180)),
+        "help": _note(TRAIN_HELP, (0, -30), (640, 210)),
+        "settings help": _note(SETTINGS_HELP, (680, -30), (640, 210)),
         "checkpoint": _checkpoint((0, 290)),
-        "pictures": Node("LoadImageTextDataSetFromFolder", (0, 510), (320, 100), {"folder": STYLE_FOLDER}),
+        "pictures": Node("LoadImageTextDataSetFromFolder", (0, 510), (320, 110), {"folder": STYLE_FOLDER}),
         "size": Node(
             "ImageScale", (380, 430), (240, 150),
             {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}, "Picture size",
@@ -111,7 +111,7 @@ TRAIN = Graph(
         "latents": Node("VAEEncode", (680, 290), (240, 60)),
         "captions": Node("CLIPTextEncode", (680, 510), (240, 110), title="Captions"),
         "train": Node("SaRATrain", (980, 290), (320, 460), {"control_after_generate": "fixed"}),
-        "save": Node("SaRASave", (1360, 290), (320, 110), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
+        "save": Node("SaRASave", (1360, 290), (320, 140), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
         "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
     },
     links=[
@@ -141,19 +141,19 @@ _SAMPLING = {
 
 USE = Graph(
     nodes={
-        "help": _note(USE_HELP, (0, 0), (700, 180)),
+        "help": _note(USE_HELP, (0, -30), (700, 210)),
         "checkpoint": _checkpoint((0, 290)),
-        "delta": Node("SaRALoader", (380, 290), (320, 110), {"sara_name": DELTA}),
-        "prompt": Node("CLIPTextEncode", (380, 520), (320, 110), {"text": "my style, a lighthouse by the sea"}, "Prompt"),
+        "delta": Node("SaRALoader", (380, 290), (320, 140), {"sara_name": DELTA}),
+        "prompt": Node("CLIPTextEncode", (380, 520), (320, 110), {"text": "my style, a ship on the sea"}, "Prompt"),
         "negative": Node("CLIPTextEncode", (380, 690), (320, 100), {"text": "text, watermark"}, "Negative prompt"),
         "noise": Node("EmptyLatentImage", (380, 850), (320, 120), {"width": 512, "height": 512}, "Picture size"),
         "sampler": Node("KSampler", (780, 290), (300, 270), _SAMPLING),
-        "decoder": Node("VAEDecode", (1120, 290), (180, 60)),
-        "picture": Node("SaveImage", (1340, 290), (300, 300), {"filename_prefix": STYLE_FOLDER}),
+        "decoder": Node("VAEDecode", (1120, 290), (230, 60)),
+        "picture": Node("SaveImage", (1390, 290), (300, 300), {"filename_prefix": STYLE_FOLDER}),
         "plain sampler": Node("KSampler", (780, 710), (300, 270), _SAMPLING, "KSampler (no delta)"),
-        "plain decoder": Node("VAEDecode", (1120, 710), (180, 60)),
-        "plain picture": Node("PreviewImage", (1340, 710), (300, 300), title="Preview Image (no delta)"),
-        "compare help": _note(COMPARE_HELP, (780, 0), (520, 180)),
+        "plain decoder": Node("VAEDecode", (1120, 710), (230, 60)),
+        "plain picture": Node("PreviewImage", (1390, 710), (300, 300), title="Preview Image (no delta)"),
+        "compare help": _note(COMPARE_HELP, (780, -30), (520, 210)),
     },
     links=[
         ("checkpoint", "MODEL", "delta", "model"),
@@ -184,8 +184,8 @@ USE = Graph(
 
 BAKE = Graph(
     nodes={
-        "help": _note(BAKE_HELP, (0, 0), (760, 180)),
-        "delta": Node("SaRALoader", (0, 290), (320, 110), {"sara_name": DELTA}),
+        "help": _note(BAKE_HELP, (0, -30), (760, 210)),
+        "delta": Node("SaRALoader", (0, 290), (320, 140), {"sara_name": DELTA}),
         "bake": Node(
             "SaRABake", (400, 290), (360, 150),
             {"ckpt_name": CHECKPOINT, "filename_prefix": f"checkpoints/{STYLE_FOLDER}"},

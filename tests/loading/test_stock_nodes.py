@@ -1,5 +1,6 @@
 """SaRA files in the stock loaders, and patched models in the stock nodes that save, merge and train."""
 
+import inspect
 import logging
 
 import pytest
@@ -203,6 +204,8 @@ def trainable(comfy):
 @pytest.mark.parametrize("bypass", [False, True])
 def test_train_lora_still_works(comfy, trainable, bypass):
     """Core walks our adapter too when it looks for an existing LoRA, with four arguments instead of five."""
+    if bypass and "force_deepcopy" not in inspect.signature(trainable["model"].clone).parameters:
+        pytest.skip("this ComfyUI cannot train in bypass mode on a model that a node has loaded, with or without us")
     lora, losses, steps = comfy.execute(
         "TrainLoraNode", **trainable, steps=2, rank=1, training_dtype="fp32", lora_dtype="fp32",
         gradient_checkpointing=False, bypass_mode=bypass,
