@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..sara_core.bake import bake
 from .host import folders
+from .host.progress import show_text
 from .sockets import SaraDelta
 
 
@@ -21,6 +22,7 @@ class SaRABake(io.ComfyNode):
             "change keeps its bytes.",
             search_aliases=["bake sara", "merge delta", "save checkpoint", "sparse delta"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
@@ -62,4 +64,5 @@ class SaRABake(io.ComfyNode):
 
         bake(folders.checkpoint_path(ckpt_name), path, delta, strength, on_progress)
         filename = folders.relative_to_output(path)
+        show_text(cls, f"Saved as output/{filename}")
         return io.NodeOutput(filename, ui=ui.PreviewText(filename))

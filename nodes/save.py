@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from .host import folders
+from .host.progress import show_text
 from .sockets import SaraDelta
 
 VALUE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -19,6 +20,7 @@ class SaRASave(io.ComfyNode):
             description="Saves a SaRA delta under the output folder. It never overwrites: the next number is taken.",
             search_aliases=["save sara", "save delta", "export delta", "sparse delta", "save lora"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 SaraDelta.Input("delta", tooltip="The delta to save, from SaRA Train or SaRA Loader."),
                 io.String.Input(
@@ -41,4 +43,6 @@ class SaRASave(io.ComfyNode):
     def execute(cls, delta, filename_prefix, values) -> io.NodeOutput:
         path = folders.new_output_path(filename_prefix)
         delta.save(path, VALUE_DTYPES[values])
-        return io.NodeOutput(delta, ui=ui.PreviewText(folders.relative_to_output(path)))
+        filename = folders.relative_to_output(path)
+        show_text(cls, f"Saved as output/{filename}")
+        return io.NodeOutput(delta, ui=ui.PreviewText(filename))

@@ -17,6 +17,7 @@ from .host.denoiser import DenoisingLoss
 from .host.family import FAMILY_METADATA, model_family
 from .host.folders import new_output_path, relative_to_output
 from .host.isolation import training_model
+from .host.progress import show_text
 from .sockets import SaraDelta
 
 # Below this the paper's rule leaves a run of ordinary length without effect: θ is too large for it.
@@ -33,6 +34,7 @@ class SaRATrain(io.ComfyNode):
             description="Trains only the smallest weights of a model: a sparse delta instead of an adapter.",
             search_aliases=["sparse fine-tuning", "train lora", "finetune", "sara"],
             is_input_list=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model to train. It is left exactly as it was."),
                 io.Latent.Input("latents", tooltip="The training images, VAE-encoded. Sizes may differ."),
@@ -75,7 +77,7 @@ class SaRATrain(io.ComfyNode):
                     tooltip="Needs much less memory for a somewhat longer step. Switch off if memory is plenty.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True,
+                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Order of the images, noise and noise levels.",
                 ),
                 io.String.Input(
@@ -101,11 +103,11 @@ class SaRATrain(io.ComfyNode):
         patterns = {"include": _words(include[0]), "exclude": _words(exclude[0])}
         # The host runs every prompt in inference mode, where nothing can be differentiated.
         with torch.inference_mode(False), torch.enable_grad():
-            delta, losses = _train(model, latents, positive, settings, patterns)
+            delta, losses = _train(model, latents, positive, settings, patterns, lambda text: show_text(cls, text))
         return io.NodeOutput(delta, {"loss": plottable(losses)})
 
 
-def _train(model, latents, positive, settings, patterns):
+def _train(model, latents, positive, settings, patterns, say):
     images = split_latents(latents)
     captions = split_conditioning(positive, len(images))
     batch_size = min(settings["batch_size"], len(images))
@@ -132,6 +134,7 @@ def _train(model, latents, positive, settings, patterns):
         def on_step(step, value):
             losses.append(value)
             progress.update_absolute(step)
+            say(f"step {step} of {settings['steps']}, loss {value:.4f}")
 
         def delta():
             return store.delta(_metadata(training, settings, patterns, rate, len(losses), len(images)))
@@ -148,6 +151,7 @@ def _train(model, latents, positive, settings, patterns):
             if isinstance(error, TrainingError):
                 raise TrainingError(f"{error} {kept}") from error
             raise
+        say(f"{training.selection.count:,} weights trained in {len(losses)} steps, learning rate {rate:.2g}")
         return delta(), losses
 
 
