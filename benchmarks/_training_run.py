@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import math
+import os
 import platform
 import sys
 import tempfile
@@ -54,9 +55,10 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
     conditioning = [[torch.randn(1, TOKENS, WIDTH, generator=generator), {}]]
     node, inputs = node_inputs(method, gradient_checkpointing, steps, trained)
     recorder = StepRecorder()
-    start = time.perf_counter()
+    start, others = time.perf_counter(), cpu_seconds_of_others()
     result = host.execute(node, model=model, latents=latent, positive=[conditioning], **inputs)
     later_peak = memory("VmHWM")
+    others = (cpu_seconds_of_others() - others) / (time.perf_counter() - start)
 
     ends, losses = recorder.ends, result.outputs[1]["loss"]
     if len(ends) != steps or not all(map(math.isfinite, losses)):
@@ -73,6 +75,7 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
         "later_growth": later_peak - loaded,
         "first_step": ends[0] - start,
         "steps": [end - begin for begin, end in zip(ends, ends[1:])],
+        "cores_used_by_others": others,
         "losses": losses,
         "parameters": sum(weight.numel() for weight in model.model.diffusion_model.parameters()),
         "density_below_2e-4": density(model, 2e-4),
@@ -107,6 +110,14 @@ def memory(field: str) -> float:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"This system does not report {field}: memory can be measured on Linux only.")
+
+
+def cpu_seconds_of_others() -> float:
+    """CPU seconds that everything but this process has used since the machine started, time stolen by its host
+    included."""
+    total, = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, total.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 class StepRecorder:

@@ -25,6 +25,8 @@ from devtools.host import ROOT, HostError, cache_root
 from devtools.locking import locked
 from devtools.progress import Progress
 
+# Other programs' use of the processor above which the times are called unreliable.
+BUSY_CORES = 0.15
 METHODS = ("SaRA", "LoRA bypass", "LoRA default")
 CHECKPOINTING = (True, False)
 TRAINED = {"sd15": 5_000_000, "small": 92_000}
@@ -44,7 +46,6 @@ def main() -> int:
         parser.error("at least 2 steps and 1 round are needed")
     layout = "small" if arguments.small else "sd15"
     progress = Progress()
-    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     try:
         unet = unet_file(layout, progress)
         measurements = run_all(unet, arguments.steps, arguments.rounds, TRAINED[layout], progress)
@@ -53,7 +54,7 @@ def main() -> int:
         return 1
     summary = summarise(measurements)
     report = {
-        "machine": {**machine(), "load_before": load_before},
+        "machine": machine(),
         "versions": measurements[0]["versions"],
         "settings": {"layout": layout, "steps": arguments.steps, "rounds": arguments.rounds},
         "targets": TARGETS,
@@ -177,8 +178,6 @@ def table(report: dict) -> str:
             f"{row['growth']:11.0f}{row['later_growth']:11.0f}{row['peak']:11.0f}"
             f"{row['step']:11.2f}{row['first_step']:11.1f}"
         )
-    load = about["load_before"]
-    busy = f"; busy before the start (load {load:.1f}): times are unreliable" if load and load > 0.5 else ""
     lines += [
         "",
         f"UNet of {first['parameters'] / 1e6:.1f} M parameters, {first['density_below_2e-4']:.2%} of its weights below "
@@ -186,8 +185,11 @@ def table(report: dict) -> str:
         f"Loaded {first['loaded']:.0f} MiB, at most {first['loading_peak']:.0f} MiB while loading. "
         "first s: from the start to the end of the first step.",
         f"{about['processor']}, {about['cores']} cores, {about['system']}; ComfyUI {versions['ComfyUI']}, "
-        f"torch {versions['torch']}, Python {versions['Python']}, {versions['threads']} threads{busy}",
+        f"torch {versions['torch']}, Python {versions['Python']}, {versions['threads']} threads.",
     ]
+    busiest = max(measurement["cores_used_by_others"] for measurement in report["measurements"])
+    if busiest > BUSY_CORES:
+        lines.append(f"Other programs used up to {busiest:.1f} cores meanwhile: the times are unreliable.")
     return "\n".join(lines)
 
 
