@@ -89,8 +89,9 @@ def select(
     if not math.isfinite(value) or value <= 0:
         raise SelectionError(f"{rule} must be a number above 0 (got {value}).")
 
+    magnitudes = _Magnitudes(weights)
     if rule == "threshold":
-        indices = {name: _positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
+        indices = {name: magnitudes.positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
         theta = float(threshold)
     else:
         n = int(value) if rule == "count" else round(value * total)
@@ -100,13 +101,13 @@ def select(
             raise SelectionError(
                 f"{rule} {value} selects all of the {total:,} elements: that is full fine-tuning. Lower it."
             )
-        indices, theta = _smallest(weights, n)
+        indices, theta = _smallest(magnitudes, weights, n)
 
     indices = {name: index for name, index in indices.items() if index.numel()}
     chosen = sum(index.numel() for index in indices.values())
     selection = Selection(indices, chosen, theta, total, {"rule": rule, rule: value})
     if selection.count == 0:
-        smallest = min(_smallest_magnitude(weight) for weight in weights.values())
+        smallest = min(magnitudes.smallest(weight) for weight in weights.values())
         raise SelectionError(
             f"No weight is smaller than the threshold {value}: the smallest is {smallest:.3g}. "
             "Raise the threshold, or choose by density."
@@ -119,42 +120,66 @@ def select(
     return selection
 
 
-def _magnitudes(weight: torch.Tensor):
-    """|w| in fp32, in chunks of whole rows in logical order: yields (first flat position, 1-D tensor)."""
+class _Magnitudes:
+    """|w| of the weights in fp32, a chunk of whole rows in logical order at a time.
+
+    All chunks share one buffer per device: fresh ones of several MB, freed between small results that are kept, leave
+    the process holes that it cannot give back.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]):
+        needed: dict[torch.device, int] = {}
+        for weight in weights.values():
+            columns, step = _chunk_of(weight)
+            needed[weight.device] = max(needed.get(weight.device, 0), columns * step)
+        self.buffers = {device: torch.empty(size, device=device) for device, size in needed.items()}
+
+    def chunks(self, weight: torch.Tensor):
+        """Yields (first flat position, 1-D fp32 tensor); a chunk is valid until the next is asked for."""
+        columns, step = _chunk_of(weight)
+        matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
+        for row in range(0, len(matrix), step):
+            part = matrix[row:row + step]
+            chunk = self.buffers[weight.device][:part.numel()]
+            chunk.view(part.shape).copy_(part)
+            yield row * columns, chunk.abs_()
+
+    def positions(self, weight: torch.Tensor, keep) -> torch.Tensor:
+        """Flat positions, int32, of the elements for whose magnitude `keep` is true."""
+        found = [
+            keep(chunk).nonzero().view(-1).add_(start).to(torch.int32) for start, chunk in self.chunks(weight)
+        ]
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.int32, device=weight.device)
+
+    def smallest(self, weight: torch.Tensor) -> float:
+        return min((float(chunk.min()) for _, chunk in self.chunks(weight) if chunk.numel()), default=math.inf)
+
+
+def _chunk_of(weight) -> tuple[int, int]:
+    """(elements of a row, rows of a chunk)"""
     rows = weight.shape[0] if weight.dim() > 1 else 1
-    matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
     columns = max(1, weight.numel() // max(1, rows))
-    step = max(1, CHUNK // columns)
-    for row in range(0, rows, step):
-        yield row * columns, matrix[row:row + step].abs().float().reshape(-1)
+    return columns, min(max(1, CHUNK // columns), rows)
 
 
-def _positions(weight, keep) -> torch.Tensor:
-    found = [keep(chunk).nonzero().view(-1).add_(start).to(torch.int32) for start, chunk in _magnitudes(weight)]
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int32, device=weight.device)
-
-
-def _smallest_magnitude(weight) -> float:
-    return min((float(chunk.min()) for _, chunk in _magnitudes(weight) if chunk.numel()), default=math.inf)
-
-
-def _sampled_bound(weights, n: int, total: int) -> float:
+def _sampled_bound(magnitudes: _Magnitudes, weights, n: int, total: int) -> float:
     """A guess at a magnitude with somewhat more than n elements at or below it, from an even sample."""
     stride = max(1, total // SAMPLE)
-    # clone: the views of all chunks together would keep a copy of every weight alive.
-    sample = torch.cat([chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in _magnitudes(w)])
+    sample = torch.cat([
+        chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)
+    ])
     rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
     # A weight that is not a number sorts last, as infinity does, and like it must not become the bound's end.
     return float(sample.nan_to_num_(nan=math.inf, posinf=math.inf).kthvalue(rank).values)
 
 
-def _smallest(weights: Mapping[str, torch.Tensor], n: int) -> tuple[dict[str, torch.Tensor], float]:
+def _smallest(magnitudes: _Magnitudes, weights, n: int) -> tuple[dict[str, torch.Tensor], float]:
     """Exactly the n elements of smallest magnitude, without a copy of the weights: guess a bound, collect what lies
     at or below it, and cut there."""
     total = sum(weight.numel() for weight in weights.values())
-    bound = _sampled_bound(weights, n, total)
+    bound = _sampled_bound(magnitudes, weights, n, total)
     while True:
-        found = {name: _positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
+        found = {name: magnitudes.positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
         if sum(index.numel() for index in found.values()) >= n:
             break
         if bound == math.inf:
@@ -163,13 +188,13 @@ def _smallest(weights: Mapping[str, torch.Tensor], n: int) -> tuple[dict[str, to
                 "merged wrongly: load another one."
             )
         bound = math.inf if bound == 0 else bound * 2
-    magnitudes = {name: _gather_magnitudes(weight, found[name]) for name, weight in weights.items()}
-    theta = float(torch.cat([m.cpu() for m in magnitudes.values()]).kthvalue(n).values)
-    room_for_equals = n - sum(int((m < theta).sum()) for m in magnitudes.values())
+    size = {name: _gather_magnitudes(weight, found[name]) for name, weight in weights.items()}
+    theta = float(torch.cat([a.cpu() for a in size.values()]).kthvalue(n).values)
+    room_for_equals = n - sum(int((a < theta).sum()) for a in size.values())
     indices = {}
-    for name, magnitude in magnitudes.items():
-        equal = magnitude == theta
-        keep = (magnitude < theta) | (equal & (equal.cumsum(0) <= room_for_equals))
+    for name, a in size.items():
+        equal = a == theta
+        keep = (a < theta) | (equal & (equal.cumsum(0) <= room_for_equals))
         room_for_equals -= min(room_for_equals, int(equal.sum()))
         indices[name] = found[name][keep]
     return indices, theta

@@ -132,10 +132,14 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 class Memory:
-    """Bytes that torch allocated on the CPU: `largest` in one piece, `peak` at a time, `left` when it was over."""
+    """Bytes that torch allocated on the CPU: `sizes` of all pieces, `peak` at a time, `left` when it was over."""
 
     def __init__(self):
-        self.largest = self.peak = self.left = 0
+        self.sizes, self.peak, self.left = [], 0, 0
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes, default=0)
 
 
 @contextmanager
@@ -153,7 +157,7 @@ def counted_memory():
         size, address = event["args"]["Bytes"], event["args"]["Addr"]
         if size > 0:
             alive[address] = size
-            memory.largest = max(memory.largest, size)
+            memory.sizes.append(size)
         else:
             alive.pop(address, None)  # what was there before is not counted
         memory.peak = max(memory.peak, sum(alive.values()))

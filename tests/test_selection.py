@@ -180,16 +180,28 @@ def test_nothing_of_the_size_of_a_weight_is_allocated(monkeypatch, rule, layout)
     assert memory.peak <= weight_bytes // 8
 
 
+@pytest.mark.parametrize("rule", [{"threshold": 1e-2}, {"count": 2000}])
+def test_the_magnitudes_of_all_chunks_share_one_buffer(monkeypatch, rule):
+    """A buffer per chunk, freed between index vectors that are kept, once grew a process by up to 1.8 GiB."""
+    monkeypatch.setattr(selection, "CHUNK", 1 << 14)
+    monkeypatch.setattr(selection, "SAMPLE", 1 << 11)
+    torch.manual_seed(0)
+    weights = {name: torch.randn(64, 1024) for name in "abcd"}
+    with counted_memory() as memory:
+        select(weights, **rule)
+    assert [size for size in memory.sizes if size >= 4 << 14] == [4 << 14]
+
+
 def stop_after(calls, monkeypatch):
     """Turn a search that never ends into a failure."""
     positions = iter(range(calls))
-    find = selection._positions
+    find = selection._Magnitudes.positions
 
     def limited(*args):
         assert next(positions, None) is not None, "the search does not end"
         return find(*args)
 
-    monkeypatch.setattr(selection, "_positions", limited)
+    monkeypatch.setattr(selection._Magnitudes, "positions", limited)
 
 
 def test_weights_that_are_not_numbers_are_the_last_to_be_chosen(monkeypatch):
