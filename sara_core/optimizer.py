@@ -38,8 +38,8 @@ class SaRA(torch.optim.Optimizer):
     lr: learning rate; by default the paper's rule for the selected θ
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
         model towards its base) and is 0 by default.
-    weight_gradient: "auto" measures per layer which way is faster; "dense" or "csr" fixes it, for runs that must
-        repeat bit for bit
+    weight_gradient: "auto" takes the faster way per layer: by its density on the CPU, by measurement elsewhere, where
+        "dense" or "csr" makes runs repeat bit for bit
 
     Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models).
     """

@@ -4,8 +4,10 @@ dense   the weight gradient in chunks of rows, from each of which the chosen ele
         chunk of it ever exists
 csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
 
-Which is faster depends on the layer's shape, density, number of tokens and machine, so the first use of each
-combination times both and the answer is kept for the process.
+Which is faster depends on the layer's shape, density, number of tokens and machine. On the CPU the sampled product
+wins for nearly every layer up to densities far above the usual ones (`python dev.py bench weight_gradient`), so there
+the density decides and the same run has the same bits every time. On other devices the first use of each combination
+times both, and the answer is kept for the process.
 """
 
 import math
@@ -19,6 +21,8 @@ from .support import Segment
 ROUTES = ("auto", "dense", "csr")
 # Bytes of the dense gradient that exist at a time.
 DENSE_BYTES = 16 << 20
+# Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
+CPU_CSR_DENSITY = 0.12
 
 # Said once per process by torch about every use of CSR tensors; nothing a user could do about it.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -31,14 +35,24 @@ def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "a
 
     op: the layer's operation (layers.py)
     x: the layer's input, after `op.prepare`; grad_output: gradient of its output; same floating dtype, any layout
-    route: "dense" or "csr", or "auto" for the faster one on this machine
+    route: "dense" or "csr", or "auto" for the faster one
     """
     if route == "auto":
-        key = (op, segment.shape, _about(len(segment)), x.shape, x.dtype, x.device, torch.get_num_threads())
-        if key not in _fastest:
-            _fastest[key] = _measure(op, segment, x, grad_output)
-        route = _fastest[key]
+        route = _faster_route(op, segment, x, grad_output)
     return {"dense": _dense, "csr": _csr}[route](op, segment, x, grad_output)
+
+
+def _faster_route(op, segment, x, grad_output) -> str:
+    if x.device.type == "cpu":
+        return "csr" if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else "dense"
+    return _measured_route(op, segment, x, grad_output)
+
+
+def _measured_route(op, segment, x, grad_output) -> str:
+    key = (op, segment.shape, _about(len(segment)), x.shape, x.dtype, x.device)
+    if key not in _fastest:
+        _fastest[key] = _measure(op, segment, x, grad_output)
+    return _fastest[key]
 
 
 def _dense(op, segment, x, grad_output):

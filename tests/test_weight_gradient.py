@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sara_core import layers, weight_gradient
-from sara_core.support import Support
+from sara_core.layers import ConvOp, LinearOp
+from sara_core.support import Segment, Support
+from sara_core.weight_gradient import ROUTES, sparse_weight_gradient
 from tests.small_models import attached, masked_gradient, relative_error, repeatable
 
 TOLERANCE = 1e-5
@@ -239,28 +241,38 @@ def test_an_empty_batch_has_a_zero_gradient(route):
         assert not store.values.grad.any()
 
 
-def test_the_route_is_measured_once_per_layer_shape(monkeypatch):
+def segment_of(shape, count) -> Segment:
+    numel = torch.Size(shape).numel()
+    index = torch.randperm(numel, generator=torch.Generator().manual_seed(0))[:count].sort().values.to(torch.int32)
+    segment, = Support.from_indices({"w": index}, {"w": shape})
+    return segment
+
+
+@pytest.mark.parametrize("count, route", [(12, "csr"), (13, "dense")])
+def test_on_the_cpu_the_density_decides_so_that_runs_repeat_bit_for_bit(monkeypatch, count, route):
+    monkeypatch.setattr(weight_gradient, "_measure", None)  # no clock
+    used = []
+    for name in ("_dense", "_csr"):
+        monkeypatch.setattr(weight_gradient, name, lambda *args, name=name: used.append(name))
+    sparse_weight_gradient(LinearOp(), segment_of((10, 10), count), torch.randn(5, 10), torch.randn(5, 10))
+    assert used == [f"_{route}"]
+
+
+def test_elsewhere_a_route_is_measured_once_per_layer_shape(monkeypatch):
     monkeypatch.setattr(weight_gradient, "_fastest", {})
     measured = []
     monkeypatch.setattr(weight_gradient, "_measure", lambda op, *_: measured.append(op) or "csr")
-    used = []
-    for name in ("_dense", "_csr"):
-        function = getattr(weight_gradient, name)
-        monkeypatch.setattr(
-            weight_gradient, name, lambda *args, name=name, function=function: used.append(name) or function(*args)
-        )
-    module = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 10))
-    store = attached(module, route="auto")
-    assert len({len(segment) for segment in store.support}) == 3  # about equal counts of equal shapes share an answer
-    for _ in range(3):
-        module(torch.randn(5, 12)).sum().backward()
+    for shape, count in [((12, 12), 14), ((12, 12), 15), ((10, 12), 14)] * 2:  # about equal counts share an answer
+        x, grad_output = torch.randn(5, shape[1]), torch.randn(5, shape[0])
+        assert weight_gradient._measured_route(LinearOp(), segment_of(shape, count), x, grad_output) == "csr"
     assert len(measured) == 2
-    assert used == ["_csr"] * 9
 
 
-def test_measuring_chooses_one_of_the_routes_and_changes_nothing():
-    for module, x in [(nn.Linear(12, 10), torch.randn(5, 12)), (nn.Conv2d(4, 8, 3), torch.randn(2, 4, 6, 6))]:
-        check(module, x, route="auto", copies=False)
+def test_measuring_chooses_one_of_the_routes():
+    linear = LinearOp(), (10, 12), (5, 12), (5, 10)
+    convolution = ConvOp.of(nn.Conv2d(4, 8, 3)), (8, 4, 3, 3), (2, 4, 6, 6), (2, 8, 4, 4)
+    for op, shape, x, output in (linear, convolution):
+        assert weight_gradient._measure(op, segment_of(shape, 5), torch.randn(x), torch.randn(output)) in ROUTES[1:]
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (4, 3, 2, 2), (9,), (1, 6), (6, 1)])
