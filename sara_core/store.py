@@ -2,29 +2,44 @@
 
 Δ starts at 0 and is what is trained, saved and scaled; nothing is ever recovered by subtraction. On the support a
 live weight is round(base + Δ), one rounding to the weight's dtype, from base values that are kept untouched.
+
+A re-selection (the paper's progressive parameter adjustment) *settles* some elements: they keep their values in the
+delta and in the model, and leave the vector.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 
 from .delta import SparseDelta, SparseEntry
 from .elements import added, gather, scatter_
 from .errors import DeltaError, TrainingError
-from .support import Support
+from .support import Segment, Support
+
+
+@dataclass
+class Settled:
+    """The elements of one weight whose training is over: positions, Δ in fp32, and base values as in the store."""
+
+    segment: Segment
+    values: torch.Tensor
+    base: torch.Tensor | None
 
 
 class Store:
     """Δ of all segments as one fp32 Parameter.
 
-    values: fp32 [nnz], the Parameter an optimizer sees; its .grad is written by the layers' backward
+    values: fp32 [nnz of the support], the Parameter an optimizer sees; its .grad is written by the layers' backward
     base: per segment the base values in the weight's own dtype, or None where Δ is added to a copy of the weight
+    settled: per segment the elements that left the vector, or None
     """
 
     def __init__(self, support: Support, device=None):
         self.support = support
         self.values = torch.nn.Parameter(torch.zeros(support.nnz, dtype=torch.float32, device=device))
         self.base: list[torch.Tensor | None] = [None] * len(support)
+        self.settled: list[Settled | None] = [None] * len(support)
         self.locations: list = [None] * len(support)
         self.reached = [False] * len(support)
         self._digests = [""] * len(support)
@@ -37,8 +52,9 @@ class Store:
         segment = self.support.segments[number] = self.support.segments[number].to(location.weight.device)
         base = gather(location.weight, segment.flat())
         self._digests[number] = _digest(segment, base)
+        self.locations[number] = location
         if in_place:
-            self.locations[number], self.base[number] = location, base
+            self.base[number] = base
 
     @property
     def base_fingerprint(self) -> str:
@@ -56,14 +72,30 @@ class Store:
         """Names of the segments that no backward has reached yet."""
         return [s.name for s, reached in zip(self.support, self.reached) if not reached]
 
-    def changed(self, number: int, base_values: torch.Tensor) -> torch.Tensor:
-        """round(base + Δ) of one segment, in the dtype of `base_values` [len(segment)]."""
-        return added(base_values, self.values.detach()[self.support.segments[number].span], 1.0)
+    def base_values(self, number: int) -> torch.Tensor:
+        """Base values of one segment, [len(segment)] in the weight's own dtype."""
+        if self.base[number] is not None:
+            return self.base[number]
+        return gather(self.locations[number].weight, self.support.segments[number].flat())
+
+    def trained_values(self, number: int) -> torch.Tensor:
+        """P_M of one segment: base + Δ before it is rounded to the weight's dtype, fp32 [len(segment)], no graph."""
+        values = self.values.detach()[self.support.segments[number].span]
+        return self.base_values(number).to(values.device, torch.float32) + values
+
+    def whole(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat positions (int64, sorted) and Δ (fp32) of all elements of one segment, settled ones included."""
+        segment, settled = self.support.segments[number], self.settled[number]
+        position, values = segment.flat(), self.values.detach()[segment.span]
+        if settled is None:
+            return position, values
+        order = _merging_order(position, settled.segment.flat())
+        return torch.cat([position, settled.segment.flat()])[order], torch.cat([values, settled.values])[order]
 
     def check_unconverted(self) -> None:
         """Raise TrainingError if the model was converted or moved since its weights were bound."""
         for segment, location, base in zip(self.support, self.locations, self.base):
-            if location is not None and (location.weight.dtype, location.weight.device) != (base.dtype, base.device):
+            if base is not None and (location.weight.dtype, location.weight.device) != (base.dtype, base.device):
                 raise TrainingError(
                     f"'{segment.name}' was {base.dtype} on {base.device} when training began and is now "
                     f"{location.weight.dtype} on {location.weight.device}: convert and move a model before SaRA is "
@@ -71,37 +103,104 @@ class Store:
                 )
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Bring the live weights that are written in place up to date with Δ."""
-        self._scatter(lambda number: self.changed(number, self.base[number]))
+    def write(self, settled: bool = False) -> None:
+        """Bring the live weights that are written in place up to date with Δ.
+
+        settled: also the elements that train no more, for weights that have been loaded anew
+        """
+        for number, (segment, location, base) in enumerate(zip(self.support, self.locations, self.base)):
+            if base is not None:
+                _write(location.weight, segment, added(base, self.values.detach()[segment.span], 1.0))
+                if settled and (over := self.settled[number]) is not None:
+                    _write(location.weight, over.segment, added(over.base, over.values, 1.0))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the live weights back every bit they had."""
-        self._scatter(lambda number: self.base[number])
+        for segment, settled, location, base in zip(self.support, self.settled, self.locations, self.base):
+            if base is not None:
+                _write(location.weight, segment, base)
+                if settled is not None:
+                    _write(location.weight, settled.segment, settled.base)
 
-    def _scatter(self, values_of):
-        for number, (segment, location) in enumerate(zip(self.support, self.locations)):
-            if location is not None:
-                scatter_(location.weight, segment.flat(), values_of(number).to(location.weight.dtype))
+    @torch.no_grad()
+    def settle(self, over: torch.Tensor) -> None:
+        """End the training of some elements; they keep their values. The vector's gradient, if any, shrinks with it.
+
+        over: bool [nnz of the support], true where training is over
+        """
+        keep = ~over
+        for number, segment in enumerate(list(self.support)):
+            ends, stays, base = over[segment.span], keep[segment.span], self.base[number]
+            self.support.segments[number] = segment.part(stays)
+            ended = Settled(segment.part(ends), self.values[segment.span][ends], None if base is None else base[ends])
+            self.settled[number] = _joined(self.settled[number], ended)
+            if base is not None:
+                self.base[number] = base[stays]
+        gradient = self.values.grad
+        self.values.grad = None
+        self.values.data = self.values.data[keep]
+        self.values.grad = None if gradient is None else gradient[keep]
+        self.support.line_up()
+
+    @torch.no_grad()
+    def unsettle(self) -> None:
+        """Take every settled element back into the vector; the gradient is dropped."""
+        values = []
+        for number, (segment, settled) in enumerate(zip(list(self.support), self.settled)):
+            active = Settled(segment, self.values[segment.span], self.base[number])
+            every = active if settled is None else _joined(active, settled)
+            self.support.segments[number], self.base[number] = every.segment, every.base
+            values.append(every.values)
+        self.settled = [None] * len(self.support)
+        self.values.grad = None
+        self.values.data = torch.cat(values)
+        self.support.line_up()
+
+    def ineffective(self, theta: float) -> int:
+        """How many of all elements that were ever trained are still below θ: |base + Δ| < θ."""
+        count = 0
+        for number, settled in enumerate(self.settled):
+            count += int((self.trained_values(number).abs() < theta).sum())
+            if settled is not None:
+                base = settled.base
+                if base is None:
+                    base = gather(self.locations[number].weight, settled.segment.flat())
+                count += int(((base.to(settled.values) + settled.values).abs() < theta).sum())
+        return count
 
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """The trained change, on the CPU; entries are copies and stay as they are when training goes on."""
-        values = self.values.detach().to("cpu")
         entries = {}
-        for segment in self.support:
-            indices = segment.flat().to("cpu", torch.int32)
-            entries[segment.name] = SparseEntry(indices, values[segment.span].clone(), segment.shape)
+        for number, segment in enumerate(self.support):
+            position, values = self.whole(number)
+            entries[segment.name] = SparseEntry(
+                position.to("cpu", torch.int32), values.to("cpu", copy=True), segment.shape
+            )
         return SparseDelta(entries, metadata)
 
     def state(self) -> dict:
-        """What an exact continuation needs beside the optimizer's state: Δ, and what identifies support and base."""
+        """What an exact continuation needs beside the optimizer's state, with all elements, settled ones included:
+
+        names, shapes, digests: of the weights; the digests identify the base under the support
+        indices: int32 [n] of each weight; values: Δ, fp32 over all of them; active: bool, which still train
+        """
+        position, values, active = [], [], []
+        for number, settled in enumerate(self.settled):
+            index, delta = self.whole(number)
+            position.append(index.to(torch.int32))
+            values.append(delta.clone())
+            trains = torch.ones(len(index), dtype=torch.bool, device=index.device)
+            if settled is not None:
+                trains &= ~torch.isin(index, settled.segment.flat(), assume_unique=True)
+            active.append(trains)
         return {
-            "values": self.values.detach().clone(),
             "names": [segment.name for segment in self.support],
-            "crow": [segment.crow for segment in self.support],
-            "col": [segment.col for segment in self.support],
-            "base_fingerprint": self.base_fingerprint,
+            "shapes": [list(segment.shape) for segment in self.support],
+            "digests": list(self._digests),
+            "indices": position,
+            "values": torch.cat(values),
+            "active": torch.cat(active),
         }
 
     @torch.no_grad()
@@ -109,12 +208,38 @@ class Store:
         """Take Δ from `state()` of a store over the same support and base; raises DeltaError otherwise."""
         if state["names"] != [segment.name for segment in self.support]:
             raise DeltaError("This state trains other weights of the model: use the same selection and patterns.")
-        if state["base_fingerprint"] != self.base_fingerprint:
+        differing = [n for n, mine, theirs in zip(state["names"], self._digests, state["digests"]) if mine != theirs]
+        if differing:
             raise DeltaError(
                 "This state was saved over another base model or with other trained elements: "
-                "load the base it was trained on, and use the same selection."
+                f"{len(differing)} of {len(self.support)} weights differ, {differing[0]} the first of them. "
+                "Load the base it was trained on, and use the same selection."
             )
+        self.unsettle()
         self.values.copy_(state["values"])
+        active = state["active"].to(self.values.device)
+        if not active.all():
+            self.settle(~active)
+
+
+def _write(weight, segment, values):
+    scatter_(weight, segment.flat(), values.to(weight.dtype))
+
+
+def _merging_order(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The order that sorts the concatenation of two position vectors."""
+    return torch.cat([first, second]).argsort()
+
+
+def _joined(first: Settled | None, second: Settled) -> Settled:
+    """Both groups of elements of one weight as one."""
+    if first is None:
+        return second
+    a, b = first.segment, second.segment
+    order = _merging_order(a.flat(), b.flat())
+    segment = Segment(a.name, a.shape, a.crow + b.crow, torch.cat([a.col, b.col])[order], 0)
+    base = None if first.base is None else torch.cat([first.base, second.base])[order]
+    return Settled(segment, torch.cat([first.values, second.values])[order], base)
 
 
 def _digest(segment, base: torch.Tensor) -> str:

@@ -53,6 +53,12 @@ class Segment:
         starts = torch.repeat_interleave(row_starts, crow.diff(), output_size=end - begin)
         return starts.add_(self.col[begin:end])
 
+    def part(self, mask: torch.Tensor) -> "Segment":
+        """The elements for which `mask`, bool [n], is true, as a segment at offset 0."""
+        before = torch.zeros(len(self) + 1, dtype=torch.int32, device=mask.device)
+        torch.cumsum(mask, 0, dtype=torch.int32, out=before[1:])
+        return Segment(self.name, self.shape, before[self.crow.long()], self.col[mask], 0)
+
     def to(self, device) -> "Segment":
         return Segment(self.name, self.shape, self.crow.to(device), self.col.to(device), self.offset)
 
@@ -66,7 +72,7 @@ class Support:
     @classmethod
     def from_indices(cls, indices: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> "Support":
         """indices: name → sorted unique flat positions, int32 [n]; shapes: name → shape of that weight."""
-        segments, offset = [], 0
+        segments = []
         for name, index in indices.items():
             shape = tuple(shapes[name])
             rows = shape[0] if len(shape) > 1 else 1
@@ -74,9 +80,17 @@ class Support:
             row_of = torch.div(index, columns, rounding_mode="floor")
             crow = torch.searchsorted(row_of, torch.arange(rows + 1, dtype=row_of.dtype, device=index.device))
             column = (index - row_of * columns).to(torch.int32)
-            segments.append(Segment(name, shape, crow.to(torch.int32), column, offset))
-            offset += index.numel()
-        return cls(segments)
+            segments.append(Segment(name, shape, crow.to(torch.int32), column, 0))
+        support = cls(segments)
+        support.line_up()
+        return support
+
+    def line_up(self) -> None:
+        """Let every segment begin in the vector where the one before it ends."""
+        offset = 0
+        for segment in self.segments:
+            segment.offset = offset
+            offset += len(segment)
 
     @property
     def nnz(self) -> int:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from sara_core import TrainingError
+from sara_core import training as training_module
 from sara_core.optimizer import make_inner
-from sara_core.training import TrainingSettings, train
+from sara_core.training import Training, TrainingSettings
 from tests.small_models import (
     MaskedTraining, attached, every_bit, loss_of, relative_error, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip
@@ -39,9 +40,10 @@ class Run:
     def loss(self):
         return loss_of(self.model, next(self.batches))
 
-    def train(self, steps, loss=None, accumulation=1, max_grad_norm=0.0, **options):
-        settings = TrainingSettings(steps, accumulation, max_grad_norm)
-        return train(self.store, self.optimizer, loss or self.loss, settings, **options)
+    def train(self, steps, loss=None, accumulation=1, max_grad_norm=0.0, patience=1, scaler=None, **callbacks):
+        settings = TrainingSettings(steps, accumulation, max_grad_norm, patience=patience)
+        training = Training(self.store, self.optimizer, loss or self.loss, settings, scaler=scaler)
+        return training.run(**callbacks)
 
     def snapshot(self):
         return self.store.values.detach().clone(), every_bit(self.model)
@@ -169,13 +171,14 @@ class _RaisingBackward(torch.autograd.Function):
 def test_a_loss_that_is_not_finite_keeps_the_last_values_known_to_give_a_finite_one(bad_step, micro_batch, value):
     run, count = Run(), 0
     complete = [run.snapshot()]
+    remedy = "Try another VAE" if bad_step == 1 else "Lower the learning rate"
 
     def loss():
         nonlocal count
         count += 1
         return run.loss() + (value if count == 2 * (bad_step - 1) + micro_batch + 1 else 0.0)
 
-    with pytest.raises(TrainingError, match=rf"step {bad_step}: the loss became {value}.*Lower the learning rate"):
+    with pytest.raises(TrainingError, match=rf"step {bad_step}: the loss became {value}.*{remedy}"):
         run.train(6, loss, accumulation=2, on_step=lambda *_: complete.append(run.snapshot()))
     assert len(complete) == bad_step
     assert same_snapshot(run.snapshot(), complete[max(0, bad_step - 2)])
@@ -267,5 +270,59 @@ def test_a_bypassed_layer_is_named_before_anything_changes():
     before = every_bit(model)
     optimizer = make_inner(torch.optim.AdamW, store.values, 0.002, 1e-2, {})
     with pytest.raises(TrainingError, match=r"1 of 2 .*unused\.weight"):
-        train(store, optimizer, lambda: model["used"](torch.randn(2, 6)).sum(), TrainingSettings(3))
+        Training(store, optimizer, lambda: model["used"](torch.randn(2, 6)).sum(), TrainingSettings(3)).run()
     assert same_bits(every_bit(model), before)
+
+
+def test_a_single_bad_step_is_skipped_and_makes_the_run_careful(monkeypatch):
+    monkeypatch.setattr(training_module, "RECOVERY_STEPS", 4)
+    run, count, rates = Run(), 0, []
+    snapshots = [run.snapshot()]
+
+    def loss():
+        nonlocal count
+        count += 1
+        return run.loss() * (math.nan if count == 3 else 1.0)
+
+    def on_step(step, loss):
+        snapshots.append(run.snapshot())
+        rates.append(run.optimizer.param_groups[0]["lr"])
+
+    losses = run.train(9, loss, patience=2, on_step=on_step)
+    assert [math.isnan(loss) for loss in losses] == [False, False, True, *[False] * 6]
+    assert same_snapshot(snapshots[3], snapshots[1])  # back to the values known to be good, and the batch is spent
+    assert rates == [1e-2, 1e-2, 1e-2, *[5e-3] * 4, *[1e-2] * 2]
+
+
+def test_so_many_bad_steps_in_a_row_end_the_run():
+    run, count = Run(), 0
+
+    def loss():
+        nonlocal count
+        count += 1
+        return run.loss() * (math.nan if count in (3, 5, 6, 7) else 1.0)
+
+    with pytest.raises(TrainingError, match="step 7: the loss became nan for the 3. time in a row"):
+        run.train(9, loss, patience=3)
+
+
+def test_a_loss_that_never_was_finite_is_not_blamed_on_the_learning_rate():
+    run = Run()
+    with pytest.raises(TrainingError, match="step 3: .* the learning rate is not to blame.*VAE"):
+        run.train(9, lambda: run.loss() * math.nan, patience=3)
+
+
+@pytest.mark.parametrize("schedule, warmup, expected", [
+    ("constant", 0, [1, 1, 1, 1]),
+    ("constant", 2, [0.5, 1, 1, 1]),
+    ("linear", 0, [1, 0.75, 0.5, 0.25]),
+    ("linear", 2, [0.5, 1, 1, 0.5]),
+    ("cosine", 0, [1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5]),
+    ("cosine", 4, [0.25, 0.5, 0.75, 1]),
+])  # fmt: skip
+def test_the_learning_rate_follows_its_schedule(schedule, warmup, expected):
+    run, rates = Run(), []
+    settings = TrainingSettings(4, schedule=schedule, warmup=warmup)
+    training = Training(run.store, run.optimizer, run.loss, settings)
+    training.run(on_step=lambda *_: rates.append(run.optimizer.param_groups[0]["lr"] / 1e-2))
+    assert rates == pytest.approx(expected)

@@ -1,0 +1,121 @@
+"""Snapshots of a run: its whole state in one safetensors file, written atomically.
+
+A state is a tree of dictionaries and lists with numbers, strings and tensors in it. The tensors become the file's
+tensors; the tree around them, with each tensor's name in its place, is JSON in the file's metadata. No pickle.
+"""
+
+import contextlib
+import glob
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import atomic
+from .errors import DeltaError
+from .formats import container
+
+_TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"
+VERSION = "1"
+_TENSOR = "__tensor__"
+
+
+def save(path: str | os.PathLike, state: Mapping, settings: Mapping) -> None:
+    """Write a state and the settings that the run was started with (numbers, strings and lists of them).
+
+    Raises DeltaError if it cannot be written; what was at `path` before is then unchanged.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    metadata = {
+        _TREE: json.dumps(_without_tensors(state, "", tensors)),
+        _SETTINGS: json.dumps(settings),
+        _VERSION: VERSION,
+    }
+    with atomic.replacing(path) as file:
+        container.write(file, tensors, metadata)
+
+
+def load(path: str | os.PathLike) -> tuple[dict, dict]:
+    """State and settings of a snapshot, its tensors on the CPU. Raises DeltaError for anything but a sound one."""
+    with container.opened(path) as file:
+        metadata = file.metadata() or {}
+        if metadata.get(_VERSION) != VERSION:
+            raise DeltaError(
+                f"'{Path(path).name}' is no snapshot of a training that this version can resume: choose a file from "
+                "output/sara_snapshots, or update the pack."
+            )
+        try:
+            state = _with_tensors(json.loads(metadata[_TREE]), file.get_tensor)
+            return state, json.loads(metadata[_SETTINGS])
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise DeltaError(
+                f"The snapshot '{Path(path).name}' is damaged ({error}): choose an earlier one."
+            ) from error
+
+
+class RunSnapshots:
+    """The snapshots of one run in a folder: <run>_step<number>.safetensors, of which the last few are kept."""
+
+    def __init__(self, folder: str | os.PathLike, run: str, keep: int):
+        self.folder, self.run, self.keep = Path(folder), run, keep
+
+    def save(self, step: int, state: Mapping, settings: Mapping) -> Path:
+        """Write one more; the oldest beyond `keep` go only after it is complete. Raises DeltaError as `save`."""
+        path = self.folder / f"{self.run}_step{step:07}.safetensors"
+        save(path, state, settings)
+        self._remove(self._existing()[:-self.keep])
+        return path
+
+    def discard(self) -> None:
+        """Remove all of them: the run has come to its end."""
+        self._remove(self._existing())
+
+    def _existing(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{glob.escape(self.run)}_step*.safetensors"))
+
+    def _remove(self, paths: list[Path]) -> None:
+        for path in paths:
+            # One that is open elsewhere, which Windows does not let go, is not worth failing for.
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """A line for every setting that differs: 'seed: 1 in the snapshot, 2 now'."""
+    # Through JSON, as the saved ones went: tuples have become lists.
+    current = json.loads(json.dumps(current))
+    names = [*saved, *(name for name in current if name not in saved)]
+    return [
+        f"{name}: {saved.get(name, 'absent')} in the snapshot, {current.get(name, 'absent')} now"
+        for name in names
+        if saved.get(name) != current.get(name)
+    ]
+
+
+def _without_tensors(value, name: str, tensors: dict[str, torch.Tensor]):
+    if isinstance(value, torch.Tensor):
+        # bool has no place in every reader of the format; one byte an element has.
+        tensors[name] = value.detach().to(torch.uint8) if value.dtype == torch.bool else value.detach()
+        return {_TENSOR: name, "bool": value.dtype == torch.bool}
+    if isinstance(value, Mapping):
+        return {
+            "keys": list(value),
+            "values": [_without_tensors(item, f"{name}/{key}".lstrip("/"), tensors) for key, item in value.items()],
+        }
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(item, f"{name}/{position}", tensors) for position, item in enumerate(value)]
+    return value
+
+
+def _with_tensors(value, tensor_of):
+    if isinstance(value, dict) and _TENSOR in value:
+        tensor = tensor_of(value[_TENSOR])
+        return tensor.bool() if value["bool"] else tensor
+    if isinstance(value, dict):
+        return dict(zip(value["keys"], [_with_tensors(item, tensor_of) for item in value["values"]], strict=True))
+    if isinstance(value, list):
+        return [_with_tensors(item, tensor_of) for item in value]
+    return value
