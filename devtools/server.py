@@ -102,6 +102,12 @@ class Server:
             self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """End the server at once, as a crash or a power cut would."""
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def wait(self) -> None:
         """Return when the server ends by itself, or on Ctrl-C."""
         with contextlib.suppress(KeyboardInterrupt):

@@ -3,9 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bake import SaRABake
+from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
+from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
+from .merge import SaRAMerge
 from .save import SaRASave
 from .train import SaRATrain
 
@@ -16,7 +19,9 @@ class SaRAExtension(ComfyExtension):
         register_adapter()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SaRATrain, SaRASave, SaRALoader, SaRAApply, SaRABake]
+        return [
+            SaRATrain, SaRASave, SaRALoader, SaRAApply, SaRABake, SaRAMerge, SaRAExtract, SaRAInspect,
+        ]  # fmt: skip
 
 
 async def comfy_entrypoint() -> SaRAExtension:

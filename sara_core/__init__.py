@@ -8,10 +8,12 @@
 
 from .delta import SparseDelta, SparseEntry
 from .errors import DeltaError, SaRAError, SelectionError, TrainingError, UnsupportedModelError
+from .extraction import extract
+from .merging import merge
 from .optimizer import SaRA, learning_rate_for
 from .selection import Selection, select
 
 __all__ = [
     "DeltaError", "SaRA", "SaRAError", "Selection", "SelectionError", "SparseDelta", "SparseEntry",
-    "TrainingError", "UnsupportedModelError", "learning_rate_for", "select",
+    "TrainingError", "UnsupportedModelError", "extract", "learning_rate_for", "merge", "select",
 ]

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 import torch
 
-from .elements import gather, scatter_
+from .class_swap import original_class, swap, swap_back
 from .errors import UnsupportedModelError
 from .layers import layer_op
+from .parameters import StandIns, in_backward, is_wanted, refuse_reentrant, with_delta
 from .store import Store
-from .weight_gradient import sparse_weight_gradient
 
 
 class InPlace:
@@ -41,14 +41,8 @@ class AddedCopy:
         yield self.add(module.weight, module.weight.dtype), module.bias
 
     def add(self, weight: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor: `weight` with its chosen elements at round(weight + Δ).
-
-        stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `weight` is a cast of it,
-            so that this way of reaching a weight and writing it in place compute with the same bits
-        """
-        position = self.store.support.segments[self.number].flat()
-        changed = self.store.changed(self.number, gather(weight, position).to(stored_dtype))
-        return scatter_(weight.detach().clone(), position, changed.to(weight.dtype))
+        """A new tensor: `weight`, stored in `stored_dtype`, with Δ added."""
+        return with_delta(weight, self.store, self.number, stored_dtype)
 
 
 class Attachment:
@@ -60,9 +54,18 @@ class Attachment:
     def __init__(self, op, access, store: Store, number: int | None, route: str):
         self.op, self.access, self.store, self.number, self.route = op, access, store, number, route
 
+    @property
+    def trains(self) -> bool:
+        """Whether the weight has elements to train."""
+        return self.number is not None and self.store.trains(self.number)
+
+    def add_gradient(self, x, grad_output) -> None:
+        """Add the gradient of the layer's elements to the vector's."""
+        self.store.take(self.number, self.op, x, grad_output, self.route)
+
 
 class _SparseLayerFunction(torch.autograd.Function):
-    """forward: op(x, weight); backward: the gradient of x is returned, that of the support goes to the store.
+    """forward: op(x, weight, bias); backward: the gradient of x is returned, that of the support goes to the store.
 
     Δ is an input so that the layer takes part in the graph even if its own input needs no gradient, and so that
     whatever waits for the vector's gradient (DistributedDataParallel) is told after the last layer's backward. The
@@ -74,9 +77,9 @@ class _SparseLayerFunction(torch.autograd.Function):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         ctx.module, ctx.attachment = module, attachment
-        ctx.made_in_backward = torch._C._current_graph_task_id() != -1
+        ctx.made_in_backward = in_backward()
         ctx.input_shape = x.shape
-        if attachment.number is not None:
+        if attachment.trains:
             ctx.save_for_backward(x)
         with attachment.access.tensors(module, x) as (weight, bias):
             # .data: as a view (some Linear outputs are one) the output could not be changed in place by the model.
@@ -86,79 +89,66 @@ class _SparseLayerFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
         module, attachment = ctx.module, ctx.attachment
-        if ctx.made_in_backward:
-            raise UnsupportedModelError(
-                "Reentrant gradient checkpointing cannot be combined with sparse training: "
-                "pass use_reentrant=False to torch.utils.checkpoint.checkpoint."
-            )
+        refuse_reentrant(ctx.made_in_backward)
         grad_input = None
         if ctx.needs_input_grad[0]:
             with attachment.access.tensors(module, grad_output) as (weight, _):
                 weight = weight.to(grad_output.dtype)
                 grad_input = attachment.op.input_gradient(grad_output, weight, ctx.input_shape)
-        # torch.autograd.grad(loss, inputs) asks for other gradients only: then Δ's must not change.
-        wants_delta = attachment.number is not None and torch._C._will_engine_execute_node(ctx.next_functions[1][0])
-        if wants_delta:
-            x, = ctx.saved_tensors
-            segment = attachment.store.support.segments[attachment.number]
-            gradient = sparse_weight_gradient(
-                attachment.op, segment, x.to(grad_output.dtype), grad_output, attachment.route
-            )
-            attachment.store.accumulate(attachment.number, gradient)
+        if is_wanted(ctx, 1):
+            if attachment.trains:
+                x, = ctx.saved_tensors
+                attachment.add_gradient(x.to(grad_output.dtype), grad_output)
+            bias = module.trained_bias
+            if bias is not None:
+                attachment.store.take_dense(bias, attachment.op.bias_gradient(grad_output))
         return grad_input, None, None, None
 
 
-class _SparseLayer:
-    """Mixed in before the class of an attached module by a swap of `__class__`."""
+class _SparseLayer(StandIns):
+    """Mixed in before the class of an attached module."""
 
     def forward(self, x, **options):
         if options:
             raise UnsupportedModelError(
-                f"A {type(self)._sara_original.__name__} layer of this model is called with {', '.join(options)}, "
+                f"A {original_class(self).__name__} layer of this model is called with {', '.join(options)}, "
                 "which sparse training does not know."
             )
         if torch.compiler.is_compiling():
             raise UnsupportedModelError("torch.compile does not go with sparse training: use the model uncompiled.")
         attachment = self._sara
-        values = attachment.store.values if attachment.number is not None else None
+        values = attachment.store.values if attachment.trains or self.trained_bias is not None else None
         spatial_dims = attachment.op.spatial_dims
         if spatial_dims is not None and x.dim() == spatial_dims + 1:  # a single sample without its batch dimension
             return self.forward(x.unsqueeze(0)).squeeze(0)
         return _SparseLayerFunction.apply(attachment.op.prepare(x), values, self, attachment)
 
-    def __reduce_ex__(self, protocol):
-        # Swapped classes are made at run time and cannot be found by name: pickle the class they were made from.
-        _, _, *state = super().__reduce_ex__(protocol)
-        return _new_sparse_layer, (type(self)._sara_original,), *state
-
-
-_sparse_classes: dict[type, type] = {}
-
-
-def _sparse_class(original: type) -> type:
-    if original not in _sparse_classes:
-        _sparse_classes[original] = type(
-            f"Sparse{original.__name__}", (_SparseLayer, original), {"_sara_original": original}
-        )
-    return _sparse_classes[original]
-
-
-def _new_sparse_layer(original: type):
-    sparse = _sparse_class(original)
-    return sparse.__new__(sparse)
+    @property
+    def trained_bias(self) -> int | None:
+        """The bias's segment in the store, if it has elements to train."""
+        trained = self.__dict__.get("_sara_parameters")
+        number = None if trained is None else trained.numbers.get("bias")
+        return number if number is not None and trained.store.trains(number) else None
 
 
 def attach(module, store: Store, number: int | None, access, route: str = "auto") -> None:
     """Make a Linear or Conv module train segment `number` of the store, or, with None, freeze it without saving."""
     module._sara = Attachment(layer_op(module), access, store, number, route)
-    module.__class__ = _sparse_class(type(module))
+    swap(module, _SparseLayer)
 
 
 def detach(module) -> None:
-    """Undo `attach`: the module's class and attributes are what they were."""
-    module.__class__ = type(module)._sara_original
-    del module._sara
+    """Undo `attach` and `train_parameter`: the module's class and attributes are what they were."""
+    swap_back(module)
+    module.__dict__.pop("_sara", None)
+    module.__dict__.pop("_sara_parameters", None)
 
 
 def is_attached(module) -> bool:
+    """Whether a Linear or Conv module computes with a sparse backward."""
     return isinstance(module, _SparseLayer)
+
+
+def is_changed(module) -> bool:
+    """Whether `detach` has something to undo."""
+    return isinstance(module, StandIns)

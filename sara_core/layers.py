@@ -32,6 +32,10 @@ class LinearOp:
     def input_gradient(self, grad_output, weight, input_shape):
         return grad_output @ weight
 
+    def bias_gradient(self, grad_output):
+        """fp32 [out]"""
+        return grad_output.reshape(-1, grad_output.shape[-1]).sum(0, dtype=torch.float32)
+
     def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
         """Rows [first, last) of the dense weight gradient: [last - first, in]."""
         g = grad_output.reshape(-1, grad_output.shape[-1])[:, first:last]
@@ -87,6 +91,10 @@ class ConvOp:
         # Only the input's shape matters here: a zero-stride stand-in saves keeping the input.
         stand_in = grad_output.new_empty(1).expand(input_shape)
         return self._backward(grad_output, stand_in, weight, self.groups, [True, False, False])[0]
+
+    def bias_gradient(self, grad_output):
+        """fp32 [out]"""
+        return grad_output.flatten(2).sum((0, 2), dtype=torch.float32)
 
     def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
         """Output channels [first, last), all of one group, of the dense gradient: [last - first, in/groups·k]."""

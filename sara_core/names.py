@@ -41,6 +41,12 @@ def resolve(wanted: Collection[str], available: Collection[str], target: str) ->
     )
 
 
+def prefix_of(names: Iterable[str]) -> str:
+    """Which of the known prefixes all names have; empty where they have none, or not the same."""
+    names = list(names)
+    return next(prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names))
+
+
 def _renamings(wanted: Collection[str]) -> Iterable[dict[str, str]]:
     yield {name: name for name in wanted}
     for prefix in _PREFIXES:

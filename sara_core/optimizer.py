@@ -1,26 +1,35 @@
 """The one line: `optimizer = SaRA(model, threshold=2e-3)` in place of `torch.optim.AdamW(model.parameters())`."""
 
+import functools
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
-from .attachment import attach_model, detach_model, trainable_weights
+from .adjustment import Adjustment, adjust
+from .attachment import (
+    attach_model, attached_for_gradients, detach_model, left_out, trainable_weights, unfreeze,
+)  # fmt: skip
 from .delta import SparseDelta
 from .errors import DeltaError, TrainingError
+from .gradient_scores import GradientScores
+from .patterns import ALL_LAYERS
 from .selection import select
 from .store import Store
 from .support import Support
 
 # The paper's equation 12 was fitted for thresholds of 2e-4 to 5e-3 on weights of Stable Diffusion.
 PAPER_RATE, PAPER_DECAY = 1e-3, 350.0
+# The largest threshold that the paper uses for a whole model.
+PAPER_THETA = 2e-3
 PARAMETER_NAME = "sara_values"
 
 
-def learning_rate_for(theta: float) -> float:
-    """The paper's rule (equation 12): lr = 1e-3 · exp(-350 θ), θ the largest magnitude trained."""
-    return PAPER_RATE * math.exp(-PAPER_DECAY * theta)
+def learning_rate_for(theta: float | None) -> float:
+    """The paper's rule (equation 12): lr = 1e-3 · exp(-350 θ), θ the largest magnitude trained; for a selection without
+    a θ, which the paper has no rule for, as for θ = 2e-3: 5e-4."""
+    return PAPER_RATE * math.exp(-PAPER_DECAY * (PAPER_THETA if theta is None else theta))
 
 
 class SaRA(torch.optim.Optimizer):
@@ -33,8 +42,11 @@ class SaRA(torch.optim.Optimizer):
     first) work on that one parameter. After each step the live weights are round(base + Δ).
 
     model: any torch.nn.Module on its final device, in fp32, bf16 or fp16
-    threshold | count | density: which elements (selection.py); exactly one
-    include, exclude: patterns over weight names; a plain word matches anywhere, with * or ? it is a glob
+    threshold | count | density: how many elements (selection.py); exactly one
+    rule, per_layer, seed: which elements: by default the smallest of the whole model (selection.select)
+    loss: for rule "gradient": computes the loss, a scalar with graph, whose gradient chooses; the same one each time
+        (gradient_scores.py). In distributed training it must be the same in every process.
+    include, exclude, preset: patterns over parameter names (patterns.py); by default all Linear and Conv weights
     lr: learning rate; by default the paper's rule for the selected θ
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
         model towards its base) and is 0 by default.
@@ -51,21 +63,31 @@ class SaRA(torch.optim.Optimizer):
         threshold: float | None = None,
         count: int | None = None,
         density: float | None = None,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = (),
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        preset: str = ALL_LAYERS,
+        rule: str = "smallest",
+        per_layer: bool = False,
+        seed: int = 0,
+        loss: Callable[[], torch.Tensor] | None = None,
         lr: float | None = None,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_gradient: str = "auto",
         **options,
     ):
-        weights = trainable_weights(model, include, exclude)
+        weights = trainable_weights(model, include, exclude, preset)
+        tensors = {name: location.weight for name, location in weights.items()}
+        device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        by_gradient = None
+        if loss is not None:
+            attached = functools.partial(attached_for_gradients, model, weights=weights, route=weight_gradient)
+            by_gradient = GradientScores(attached, loss, device).largest
         selection = select(
-            {name: layer.weight for name, layer in weights.items()}, threshold=threshold, count=count, density=density
-        )
-        shapes = {name: layer.weight.shape for name, layer in weights.items()}
-        support = Support.from_indices(selection.indices, shapes)
-        self.selection = selection.without_indices()
-        device = next(iter(weights.values())).weight.device
+            tensors, threshold=threshold, count=count, density=density, rule=rule, per_layer=per_layer, seed=seed,
+            by_gradient=by_gradient,
+        )  # fmt: skip
+        support = Support.from_indices(selection.indices, {name: tensor.shape for name, tensor in tensors.items()})
+        self.selection, self.left_out = selection.without_indices(), left_out(model, weights)
         self.store = Store(support, device)
         self.model = model
         self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
@@ -117,6 +139,19 @@ class SaRA(torch.optim.Optimizer):
     def __setstate__(self, state):
         self.__dict__.update(state)
 
+    def adjust(self, theta: float | None = None) -> Adjustment:
+        """Progressive parameter adjustment: end the training of the elements that have reached θ; only those still
+        below it go on, with their moments. Call it between steps; the paper does once, after half of them.
+
+        theta: by default that of the selection
+
+        Raises TrainingError where the selection has no θ.
+        """
+        theta = self.selection.theta if theta is None else theta
+        if theta is None:
+            raise TrainingError("This selection has no threshold to adjust by: give adjust() one.")
+        return adjust(self.store, self.inner, theta)
+
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """What was trained so far, named as in `model.named_parameters()`."""
         return self.store.delta(metadata)
@@ -137,7 +172,7 @@ class SaRA(torch.optim.Optimizer):
         self.store.load_state(saved)
         self.inner.load_state_dict(state_dict)
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
-        self.store.write()
+        self.store.write(settled=True)
 
     def detach(self, restore: bool = False) -> None:
         """Take the sparse training off the model again; the optimizer is of no use afterwards.
@@ -150,12 +185,10 @@ class SaRA(torch.optim.Optimizer):
         for hook in self._hooks:
             hook.remove()
         del self.model._parameters[PARAMETER_NAME]
-        for parameter in self._frozen:
-            with torch.inference_mode(parameter.is_inference()):
-                parameter.requires_grad_(True)
+        unfreeze(self._frozen)
 
 
-def make_inner(optimizer, values, theta: float, lr: float | None, options: dict) -> torch.optim.Optimizer:
+def make_inner(optimizer, values, theta: float | None, lr: float | None, options: dict) -> torch.optim.Optimizer:
     """An optimizer of class `optimizer` over Δ alone, with this project's defaults: the paper's learning rate, no
     weight decay, and the fused implementation (which needs no temporary vectors) where the class has one."""
     accepted = inspect.signature(optimizer).parameters

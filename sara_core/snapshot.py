@@ -65,6 +65,8 @@ class RunSnapshots:
     def save(self, step: int, state: Mapping, settings: Mapping) -> Path:
         """Write one more; the oldest beyond `keep` go only after it is complete. Raises DeltaError as `save`."""
         path = self.folder / f"{self.run}_step{step:07}.safetensors"
+        with contextlib.suppress(OSError):  # the file's own error is the better one
+            self.folder.mkdir(parents=True, exist_ok=True)
         save(path, state, settings)
         self._remove(self._existing()[:-self.keep])
         return path

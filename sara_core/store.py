@@ -16,6 +16,7 @@ from .delta import SparseDelta, SparseEntry
 from .elements import added, gather, scatter_
 from .errors import DeltaError, TrainingError
 from .support import Segment, Support
+from .weight_gradient import sparse_weight_gradient
 
 
 @dataclass
@@ -60,6 +61,19 @@ class Store:
     def base_fingerprint(self) -> str:
         """Identity of the base under this support: hex digest over names, shapes, positions and base values."""
         return hashlib.blake2b("".join(self._digests).encode(), digest_size=16).hexdigest()
+
+    def trains(self, number: int) -> bool:
+        """Whether a segment has elements to train; all of them may have been settled."""
+        return len(self.support.segments[number]) > 0
+
+    def take(self, number: int, op, x: torch.Tensor, grad_output: torch.Tensor, route: str) -> None:
+        """Add what one use of a layer contributes to the gradient of its segment (see sparse_weight_gradient)."""
+        segment = self.support.segments[number]
+        self.accumulate(number, sparse_weight_gradient(op, segment, x, grad_output, route))
+
+    def take_dense(self, number: int, gradient: torch.Tensor) -> None:
+        """Add the chosen elements of a gradient of the whole parameter, of its shape."""
+        self.accumulate(number, gather(gradient, self.support.segments[number].flat()))
 
     def accumulate(self, number: int, gradient: torch.Tensor) -> None:
         """Add one layer's gradient, fp32 [len(segment)], to the gradient of the vector."""

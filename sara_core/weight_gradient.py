@@ -13,6 +13,7 @@ times both, and the answer is kept for the process.
 import math
 import time
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -55,18 +56,23 @@ def _measured_route(op, segment, x, grad_output) -> str:
     return _fastest[key]
 
 
-def _dense(op, segment, x, grad_output):
+def row_chunks(op, segment: Segment, x) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, each within one group, whose part of the dense gradient fits into DENSE_BYTES."""
     rows_per_group = segment.rows // op.groups
     rows_per_chunk = max(1, min(rows_per_group, DENSE_BYTES // (segment.columns * x.element_size())))
-    parts = []
     for group_start in range(0, segment.rows, rows_per_group):
         group_end = group_start + rows_per_group
         for first in range(group_start, group_end, rows_per_chunk):
-            last = min(first + rows_per_chunk, group_end)
-            position = segment.flat(first, last)
-            if position.numel():
-                rows = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
-                parts.append(rows.reshape(-1).index_select(0, position).float())
+            yield first, min(first + rows_per_chunk, group_end)
+
+
+def _dense(op, segment, x, grad_output):
+    parts = []
+    for first, last in row_chunks(op, segment, x):
+        position = segment.flat(first, last)
+        if position.numel():
+            rows = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
+            parts.append(rows.reshape(-1).index_select(0, position).float())
     return torch.cat(parts)
 
 

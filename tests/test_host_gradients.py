@@ -13,8 +13,10 @@ def host_loss(comfy, model):
     generator = torch.Generator().manual_seed(3)
     latents = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(BATCH)]
     captions = [[torch.randn(1, 77, 768, generator=generator), {}] for _ in range(BATCH)]
-    samples = comfy.pack_module("nodes.host.dataset").prepare_samples(model, latents, captions, seed=0)
-    return comfy.pack_module("nodes.host.denoiser").DenoisingLoss(model, samples, BATCH, seed=0)()
+    pairs = comfy.pack_module("nodes.host.pairing").Pairs(latents, captions)
+    samples = comfy.pack_module("nodes.host.dataset").prepare_samples(model, pairs, seed=0)
+    denoiser = comfy.pack_module("nodes.host.denoiser").Denoiser(model)
+    return comfy.pack_module("nodes.host.batches").DenoisingLoss(denoiser, samples, BATCH, seed=0)()
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,12 @@ NODES = {
     "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA"]),
     "SaRAApply": (["model", "delta", "strength"], ["MODEL"]),
     "SaRABake": (["ckpt_name", "delta", "strength", "filename_prefix"], ["STRING"]),
+    "SaRAMerge": (
+        ["deltas", "weights", "method", "keep", "sign", "seed", "preset", "blocks"],
+        ["SARA_DELTA", "STRING", "IMAGE"],
+    ),
+    "SaRAExtract": (["base_name", "tuned_name", "select_by", "density", "count"], ["SARA_DELTA", "STRING", "IMAGE"]),
+    "SaRAInspect": (["threshold"], ["STRING", "IMAGE", "MODEL"]),
 }  # fmt: skip
 
 

@@ -7,52 +7,7 @@ import pytest
 import torch
 
 from tests import toy_models
-
-IMAGES = 3
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    import comfy.model_management
-
-    with torch.inference_mode():  # as the host makes and loads models inside a prompt
-        model = toy_models.sd15_model()
-        comfy.model_management.load_models_gpu([model])
-    return model
-
-
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(1)
-    latents = [{"samples": torch.randn(1, 4, 8, 8, generator=generator)} for _ in range(IMAGES)]
-    captions = [[[torch.randn(1, 77, 768, generator=generator), {}]] for _ in range(IMAGES)]
-    return latents, captions
-
-
-@pytest.fixture
-def untouched(model):
-    """Fails if a test leaves any tensor, class or forward of the shared MODEL changed."""
-    module = model.model
-    tensors = {name: (tensor, tensor.clone()) for name, tensor in module.state_dict(keep_vars=True).items()}
-    modules = [(part, type(part), set(part.__dict__), set(part._parameters)) for part in module.modules()]
-    yield
-    now = module.state_dict(keep_vars=True)
-    assert now.keys() == tensors.keys()
-    for name, (original, copy) in tensors.items():
-        assert now[name] is original, name
-        assert torch.equal(original.view(torch.uint8), copy.view(torch.uint8)), name
-    assert [(part, type(part), set(part.__dict__), set(part._parameters)) for part in module.modules()] == modules
-
-
-def train(comfy, model, data, **settings):
-    latents, captions = data
-    settings = {"steps": 2, "density": 1.0, "learning_rate": 1e-3, **settings}
-    return comfy.execute("SaRATrain", model=model, latents=latents, positive=captions, **settings).outputs
-
-
-def saved_deltas(comfy):
-    return set((comfy.base / "output" / "sara").glob("*.safetensors"))
-
+from tests.toy_training import IMAGES, saved_deltas, train
 
 def loaded_weights(model):
     """The weights that a MODEL computes with once the host has loaded it."""
@@ -79,15 +34,14 @@ def test_trains_the_small_weights_and_nothing_else(comfy, model, data, untouched
 def test_first_loss_is_the_loss_of_the_untrained_model(comfy, model, data, untouched, checkpointing):
     """eps model: target is the noise, prediction is what the network says, on the very same draws."""
     _, loss = train(comfy, model, data, steps=1, gradient_checkpointing=checkpointing, seed=5)
-    denoiser = comfy.pack_module("nodes.host.denoiser")
+    denoiser, batches = comfy.pack_module("nodes.host.denoiser"), comfy.pack_module("nodes.host.batches")
     dataset = comfy.pack_module("nodes.host.dataset")
     latents, captions = data
     with torch.inference_mode(False), torch.no_grad():
-        images = dataset.split_latents(latents)
-        samples = dataset.prepare_samples(model, images, dataset.split_conditioning(captions, IMAGES), 5)
-        drawing = denoiser.DenoisingLoss(model, samples, 1, 5)
-        sample = samples[drawing._next_batch()[0]]
-        sigma, noise = drawing._draw(sample)
+        pairs = comfy.pack_module("nodes.host.pairing").pair(latents, captions)
+        samples = dataset.prepare_samples(model, pairs, 5)
+        (sample, level, noise), = batches.DenoisingLoss(denoiser.Denoiser(model), samples, 1, 5).draws.next_batch()
+        sigma = model.model.model_sampling.sigmas[level]
         noisy = sample.latent + sigma * noise
         timestep = model.model.model_sampling.timestep(sigma[None]).float()
         prediction = model.model.diffusion_model(
@@ -182,13 +136,13 @@ def test_an_error_inside_the_model_leaves_it_untouched(comfy, model, data, untou
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_values(comfy, model, data, untouched, monkeypatch):
-    denoiser = comfy.pack_module("nodes.host.denoiser")
+    batches = comfy.pack_module("nodes.host.batches")
     calls = iter(range(100))
-    original = denoiser.DenoisingLoss.__call__
-    monkeypatch.setattr(denoiser.DenoisingLoss, "__call__",
-                        lambda self: original(self) * (math.nan if next(calls) == 2 else 1.0))
+    original = batches.DenoisingLoss.__call__
+    monkeypatch.setattr(batches.DenoisingLoss, "__call__",
+                        lambda self: original(self) * (math.nan if next(calls) >= 2 else 1.0))
     before = saved_deltas(comfy)
-    with pytest.raises(Exception, match="step 3.*learning rate.*output/sara/stopped"):
+    with pytest.raises(Exception, match="step 5.*3. time in a row.*learning rate.*output/sara/stopped"):
         train(comfy, model, data, steps=10)
     assert len(saved_deltas(comfy) - before) == 1
 
@@ -197,7 +151,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_values(comfy, model, data
     ({"select_by": "threshold", "threshold": 1e-12}, "smaller than the threshold"),
     ({"select_by": "threshold", "threshold": 9.0}, "full fine-tuning"),
     ({"select_by": "count", "count": 2**31 - 1}, "full fine-tuning"),
-    ({"include": "no_such_layer"}, "patterns"),
+    ({"include": "no_such_layer"}, "matches no weight of this model"),
 ])
 def test_selections_of_nothing_or_everything(comfy, model, data, untouched, settings, message):
     with pytest.raises(Exception, match=message) as raised:

@@ -1,9 +1,20 @@
-"""Gradient checkpointing of a model's blocks: their activations are recomputed in the backward instead of kept."""
+"""Gradient checkpointing of a model's blocks: their activations are recomputed in the backward instead of kept.
+
+torch.utils.checkpoint does not do here. Blocks of several families (Flux, Chroma, HunyuanVideo, LTX) write over their
+hidden states (`x += …`) after autograd has saved them: without checkpointing autograd notices and refuses, but what
+torch's checkpoint recomputes is kept by reference and unchecked, so the gradients are silently wrong. This one copies
+what such a block saves, and changes nothing for the others.
+"""
+
+import logging
+import weakref
+from itertools import chain
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.graph import saved_tensors_hooks
 
 from ...sara_core.backprop import is_attached
+from ...sara_core.errors import UnsupportedModelError
 
 CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
@@ -25,22 +36,17 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
-def install(module: torch.nn.Module):
-    """Checkpoint one block; returns a function that undoes it. Attach sparse layers before, detach them after."""
+def install(module: torch.nn.Module, always: bool = True):
+    """Checkpoint one block; returns a function that undoes it. Attach sparse layers before, detach them after.
+
+    always: otherwise the block is checkpointed the first time, and later only if it writes over its inputs, which has
+        no gradient without that
+    """
     overridden = module.__dict__.get("forward")
-    original = module.forward
+    block = _Block(module, always)
 
     def forward(*args, **kwargs):
-        if not torch.is_grad_enabled():
-            return original(*args, **kwargs)
-        # Blocks read and write shared option dictionaries as they go; the recomputation must see them as they were.
-        args = [_copied(value) for value in args]
-        kwargs = {name: _copied(value) for name, value in kwargs.items()}
-
-        def run(*args, **kwargs):
-            return original(*map(_copied, args), **{name: _copied(value) for name, value in kwargs.items()})
-
-        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+        return block(*args, **kwargs)
 
     module.forward = forward
 
@@ -53,5 +59,124 @@ def install(module: torch.nn.Module):
     return undo
 
 
-def _copied(value):
-    return dict(value) if isinstance(value, dict) else value
+class _Block:
+    """One module's forward under checkpointing, and what is known of it.
+
+    overwrites: whether it writes over tensors that it was given or that autograd has saved; None before its first run
+    """
+
+    def __init__(self, module: torch.nn.Module, always: bool):
+        self.name, self.forward, self.always = type(module).__name__, module.forward, always
+        self.overwrites: bool | None = None
+
+    def __call__(self, *args, **kwargs):
+        if not torch.is_grad_enabled():
+            return self.forward(*args, **kwargs)
+        if self.always or self.overwrites is not False:
+            return _Run(self, args, kwargs).output()
+        args, kwargs = _inputs(args, kwargs, copies=False)
+        return self.forward(*args, **kwargs)
+
+    def found_overwriting(self):
+        if not self.overwrites and not self.always:
+            logging.info(f"SaRA: {self.name} writes over its inputs and needs gradient checkpointing: left on for it.")
+        self.overwrites = True
+
+
+class _Holder:
+    """Stands in the graph for a tensor that autograd wanted to save; `value` is there after the recomputation."""
+
+    value: torch.Tensor | None = None
+
+
+class _Run:
+    """One forward of a block: keeps the inputs, and recomputes from them what autograd saves."""
+
+    def __init__(self, block: _Block, args: tuple, kwargs: dict):
+        self.block, self.args, self.kwargs = block, args, kwargs
+        self.versions = _versions(args, kwargs)
+        self.holders: list[weakref.ref[_Holder]] = []
+
+    def output(self):
+        block = self.block
+        # The kept inputs must stay as they are; whether the block would change them shows on copies.
+        args, kwargs = _inputs(self.args, self.kwargs, copies=block.overwrites is not False)
+        before = _versions(args, kwargs)
+        with saved_tensors_hooks(self._hold, self._value):
+            output = block.forward(*args, **kwargs)
+        if _versions(args, kwargs) != before:
+            block.found_overwriting()
+        elif block.overwrites is None:
+            block.overwrites = False
+        return output
+
+    def _hold(self, tensor):
+        holder = _Holder()
+        self.holders.append(weakref.ref(holder))
+        return holder
+
+    def _value(self, holder: _Holder) -> torch.Tensor:
+        if holder.value is None:
+            self._recompute()
+        return holder.value
+
+    def _recompute(self):
+        if _versions(self.args, self.kwargs) != self.versions:
+            raise UnsupportedModelError(
+                f"This model writes over what it gives to its {self.block.name}, which training cannot follow: leave "
+                "out the node that changes the model, or train another model."
+            )
+        saved = self._saved_again()
+        if any(_version(tensor) != version for tensor, version in saved):
+            self.block.found_overwriting()
+            saved = self._saved_again()
+        if len(saved) != len(self.holders):
+            raise UnsupportedModelError(
+                f"A {self.block.name} of this model does not compute the same twice, which gradient checkpointing "
+                "needs: switch gradient_checkpointing off."
+            )
+        for reference, (tensor, _) in zip(self.holders, saved):
+            holder = reference()
+            if holder is not None:
+                holder.value = tensor
+
+    def _saved_again(self) -> list[tuple[torch.Tensor, int]]:
+        """What autograd saves in the same order as the first time, each with its version when it was saved."""
+        copies, saved = self.block.overwrites, []
+
+        def keep(tensor):
+            tensor = tensor.detach().clone() if copies else tensor.detach()
+            saved.append((tensor, _version(tensor)))
+
+        def not_used(_):
+            raise AssertionError("the recomputed graph has no backward")
+
+        with torch.enable_grad():
+            args, kwargs = _inputs(self.args, self.kwargs, copies)
+            with saved_tensors_hooks(keep, not_used):
+                self.block.forward(*args, **kwargs)
+        return saved
+
+
+def _inputs(args: tuple, kwargs: dict, copies: bool) -> tuple[list, dict]:
+    """What to call a block with. Dictionaries are always copied, since blocks write into shared options.
+
+    A tensor is copied, or else passed as a view of itself: either way the gradients of its uses in the block are summed
+    before those of its other uses, so that a run has the same bits whether, and since when, a block is checkpointed.
+    """
+
+    def own(value):
+        if isinstance(value, torch.Tensor):
+            return value.clone() if copies else value.view_as(value)
+        return dict(value) if isinstance(value, dict) else value
+
+    return [own(value) for value in args], {name: own(value) for name, value in kwargs.items()}
+
+
+def _versions(args, kwargs) -> list[int]:
+    """How often each tensor among the arguments has been written to."""
+    return [_version(value) for value in chain(args, kwargs.values()) if isinstance(value, torch.Tensor)]
+
+
+def _version(tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # those are not counted, and may not be written to here

@@ -1,29 +1,24 @@
-"""Latents and conditioning as they come off the wires → one sample per image, ready for the model."""
+"""Images and captions → samples: what the model is given, prepared once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from ...sara_core.errors import TrainingError, UnsupportedModelError
-
-# What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
-UNSUPPORTED_CONDITIONING = {
-    "control": "ControlNet",
-    "gligen": "GLIGEN",
-    "hooks": "hooks (scheduled LoRAs)",
-    "area": "an area",
-    "mask": "a mask",
-}
+from ...sara_core.errors import TrainingError
+from .pairing import Pairs
 
 
 @dataclass
 class Sample:
-    """latent: [1, channels, *size], scaled as the model sees it; conditions: name → comfy.conds.COND… of batch 1"""
+    """latent: fp32 [1, channels, *size], scaled as the model sees it; conditions: name → comfy.conds.COND… of batch 1,
+    made of its caption; unconditional: the same made of the empty caption, where captions are dropped"""
 
     latent: torch.Tensor
     conditions: dict
+    unconditional: dict | None = None
 
     def can_join(self, other: "Sample") -> bool:
         """Whether both fit into one batch."""
@@ -33,68 +28,93 @@ class Sample:
             and all(cond.can_concat(other.conditions[name]) for name, cond in self.conditions.items())
         )
 
+    def without_caption(self) -> "Sample":
+        """The sample under the empty caption."""
+        return Sample(self.latent, self.unconditional)
 
-def split_latents(latents: list[dict]) -> list[torch.Tensor]:
-    """LATENT inputs, batched or listed, any mixture of sizes → one tensor [1, channels, *size] per image."""
-    images = []
-    for latent in latents:
-        samples = latent["samples"]
-        if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
-            raise UnsupportedModelError("Latents of several kinds at once (video with sound) cannot be trained on yet.")
-        images.extend(samples.detach().split(1))
-    if not images:
-        raise TrainingError("There is no image to train on: connect the latents of at least one image.")
-    return images
+    def on(self, device) -> "Sample":
+        """The sample with its latent and conditions on `device`, to be put into a batch."""
+        return Sample(self.latent.to(device), _moved(self.conditions, device))
 
 
-def split_conditioning(positive: list, images: int) -> list[list]:
-    """CONDITIONING inputs → one [tensor, options] entry per image.
-
-    One caption serves all images; any other count than the images' raises TrainingError.
-    """
-    captions = [entry for conditioning in positive for entry in conditioning]
-    for _, options in captions:
-        for key, what in UNSUPPORTED_CONDITIONING.items():
-            if options.get(key) is not None:
-                raise UnsupportedModelError(
-                    f"The conditioning carries {what}, which training cannot follow: connect the captions directly."
-                )
-    if len(captions) == 1:
-        return captions * images
-    if len(captions) != images:
-        raise TrainingError(
-            f"There are {images} images but {len(captions)} captions. Give every image its own caption "
-            "(a .txt file of the same name), or one caption for all."
-        )
-    return captions
-
-
-def prepare_samples(patcher, latents: list[torch.Tensor], captions: list, seed: int) -> list[Sample]:
+@torch.no_grad()  # some models pass the text through layers of theirs that are being trained: once, not per step
+def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None = None) -> list[Sample]:
     """Scale the latents and let the model turn each caption's conditioning into its inputs, as sampling does.
 
-    To be called outside inference mode, with the model loaded.
+    unconditional: CONDITIONING entry of the empty caption, if captions are dropped
+
+    The samples stay on the patcher's offload device, where there is room for many. Every image is prepared by itself,
+    even under a shared caption: inputs depend on its size and, in inpainting models, on the image. The tensors of a
+    shared caption are not copied. To be called outside inference mode. TrainingError if an image does not fit.
     """
-    model, device = patcher.model, patcher.load_device
     samples = []
-    for latent, caption in zip(latents, captions):
-        latent = model.process_latent_in(latent.clone().to(device=device, dtype=torch.float32))
-        conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
-        noise = torch.zeros_like(latent)
-        processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
-        model_conds = processed["positive"][0]["model_conds"]
-        conditions = {
-            name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in model_conds.items()
-        }
-        samples.append(Sample(latent, conditions))
+    for number, (image, caption) in enumerate(zip(pairs.images, pairs.captions), start=1):
+        latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
+        conditions = _conditions(patcher, latent, caption, seed)
+        empty = None
+        if unconditional is not None:
+            # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
+            text, options = unconditional
+            empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed)
+        samples.append(Sample(latent.to(patcher.offload_device), conditions, empty))
     return samples
+
+
+def _as_the_model_sees_it(patcher, image: torch.Tensor, name: str) -> torch.Tensor:
+    """fp32 on the load device, scaled, with the dimensions that the host gives latents before it samples."""
+    model, layout = patcher.model, patcher.model.latent_format
+    latent = image.clone().to(device=patcher.load_device, dtype=torch.float32)
+    if layout.latent_dimensions == 3 and latent.ndim == 4:
+        latent = latent.unsqueeze(2)
+    channels = vae_channels(layout)
+    if latent.shape[1] != channels:
+        raise TrainingError(
+            f"The latents of {name} have {latent.shape[1]} channels, this MODEL works with {channels}: encode the "
+            "images with the VAE that belongs to the MODEL."
+        )
+    latent = model.process_latent_in(latent)
+    if not torch.isfinite(latent).all():
+        raise TrainingError(
+            f"The latents of {name} hold values that are not numbers, as some VAEs make in fp16: start ComfyUI with "
+            "--fp32-vae, take another VAE, or leave that image out."
+        )
+    return latent
+
+
+def vae_channels(latent_format) -> int:
+    """Channels of latents as the VAE makes them; formats that fold frames into channels give the model more."""
+    latent = torch.zeros(1, latent_format.latent_channels, *[2] * latent_format.latent_dimensions)
+    return latent_format.process_out(latent).shape[1]
+
+
+def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int) -> dict:
+    model, device = patcher.model, patcher.load_device
+    conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
+    noise = torch.zeros_like(latent)
+    processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
+    model_conds = processed["positive"][0]["model_conds"]
+    conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in model_conds.items()}
+    return _moved(conditions, patcher.offload_device)
+
+
+def _moved(conditions: dict, device) -> dict:
+    return {
+        name: cond._copy_with(_with_tensors(lambda tensor: tensor.to(device), cond.cond))
+        for name, cond in conditions.items()
+    }
 
 
 def without_inference_tensors(value):
     """`value`, with tensors made in inference mode (which autograd cannot save) replaced by copies."""
+    return _with_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, value)
+
+
+def _with_tensors(change: Callable[[torch.Tensor], torch.Tensor], value):
+    """`value` with every tensor in its lists and dictionaries changed."""
     if isinstance(value, torch.Tensor):
-        return value.clone() if value.is_inference() else value
+        return change(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(without_inference_tensors(item) for item in value)
+        return type(value)(_with_tensors(change, item) for item in value)
     if isinstance(value, dict):
-        return {key: without_inference_tensors(item) for key, item in value.items()}
+        return {key: _with_tensors(change, item) for key, item in value.items()}
     return value

@@ -3,10 +3,10 @@
 The host's model returns the denoised picture x0. Its output is affine in what the network returns, with
 coefficients that depend on the noise level σ and the noisy input x only:
 
-    denoised = a(σ, x) + b(σ) · output,   a = calculate_denoised(σ, 0, x),   b = calculate_denoised(σ, 1, 0)
+    denoised = a(σ, x) + b(σ) · output,   b = calculate_denoised(σ, 1, 0)
 
-so the network's own target for a clean latent x0 is (x0 − a) / b: the noise for an eps model, the velocity for v and
-flow models. A mean squared error on x0 itself would weight an eps model by σ².
+so the network's own target for a clean latent x0 is (x0 − a) / b (the noise for an eps model, the velocity for v and
+flow models), and its error is (denoised − x0) / b. A mean squared error on x0 itself would weight an eps model by σ².
 """
 
 import comfy.ldm.modules.attention
@@ -15,51 +15,39 @@ import torch
 from .dataset import Sample, without_inference_tensors
 
 
-class DenoisingLoss:
-    """Draws batches, noise and noise levels from one seed, and computes losses.
+class Denoiser:
+    """Runs a loaded MODEL (its patcher) on noisy samples and compares what the network returns with its target."""
 
-    All random numbers are drawn on the CPU, so that a seed means the same on every device.
-    """
+    def __init__(self, patcher):
+        self.patcher = patcher
 
-    def __init__(self, patcher, samples: list[Sample], batch_size: int, seed: int):
-        self.patcher, self.samples, self.batch_size = patcher, samples, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-        self.queue: list[int] = []
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """The noise levels of the model, rising, fp32 [n]: they include its shift; levels of one's own making leave
+        its range."""
+        return self.patcher.model.model_sampling.sigmas
 
-    def __call__(self) -> torch.Tensor:
-        """Loss of the next batch: the mean over its samples, fp32 scalar with graph."""
-        batch = [self.samples[number] for number in self._next_batch()]
-        draws = [self._draw(sample) for sample in batch]
-        losses = [
-            self._loss([batch[i] for i in group], [draws[i] for i in group]) * (len(group) / len(batch))
-            for group in _joinable(batch)
-        ]
-        return torch.stack(losses).sum()
+    def losses(self, samples: list[Sample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]) -> torch.Tensor:
+        """Mean squared error of each sample at its noise level: fp32 [len(samples)], with graph.
 
-    def _next_batch(self) -> list[int]:
-        """Every sample once per epoch, in a new order each time."""
-        while len(self.queue) < self.batch_size:
-            self.queue += torch.randperm(len(self.samples), generator=self.generator).tolist()
-        batch, self.queue = self.queue[:self.batch_size], self.queue[self.batch_size:]
-        return batch
+        samples: of any sizes and captions; those that fit together go through the model together
+        sigmas: scalars out of `self.sigmas`; noises: of the shape of each sample's latent, on any device
+        """
+        losses: list[torch.Tensor | None] = [None] * len(samples)
+        for group in _joinable(samples):
+            together = self._losses(*([values[i] for i in group] for values in (samples, sigmas, noises)))
+            for position, loss in zip(group, together):
+                losses[position] = loss
+        return torch.stack(losses)
 
-    def _draw(self, sample: Sample):
-        # The schedule's own table includes the model's shift; levels of one's own making leave its range.
-        sigmas = self.patcher.model.model_sampling.sigmas
-        index = int(torch.randint(len(sigmas), (1,), generator=self.generator))
-        noise = torch.randn(sample.latent.shape, generator=self.generator)
-        return sigmas[index].clone(), noise.to(sample.latent)
-
-    def _loss(self, samples: list[Sample], draws: list) -> torch.Tensor:
+    def _losses(self, samples, sigmas, noises) -> torch.Tensor:
         model = self.patcher.model
         clean = torch.cat([sample.latent for sample in samples])
-        sigma = torch.stack([sigma for sigma, _ in draws]).to(clean)
-        noise = torch.cat([noise for _, noise in draws])
-        noisy = model.model_sampling.noise_scaling(sigma, noise, clean, False)
+        sigma = torch.stack(sigmas).to(clean)
+        noisy = model.model_sampling.noise_scaling(sigma, torch.cat(noises).to(clean), clean, False)
         denoised = model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
 
-        a, b = affine_coefficients(model.model_sampling, sigma, noisy)
-        return torch.nn.functional.mse_loss((denoised - a) / b, (clean - a) / b)
+        return ((denoised - clean) / output_scale(model.model_sampling, sigma, noisy)).square().flatten(1).mean(1)
 
     def _model_arguments(self, samples: list[Sample], sigma) -> dict:
         first, rest = samples[0].conditions, [sample.conditions for sample in samples[1:]]
@@ -71,12 +59,9 @@ class DenoisingLoss:
         return {**without_inference_tensors(arguments), "transformer_options": options}
 
 
-def affine_coefficients(model_sampling, sigma, noisy):
-    """(a, b) of the module's equation, each broadcastable to `noisy`."""
-    zero = torch.zeros_like(noisy)
-    a = model_sampling.calculate_denoised(sigma, zero, noisy)
-    b = model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), zero)
-    return a, b
+def output_scale(model_sampling, sigma, noisy):
+    """b(σ) of the module's equation, broadcastable to `noisy`."""
+    return model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
 
 
 def _joinable(batch: list[Sample]) -> list[list[int]]:

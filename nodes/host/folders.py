@@ -1,5 +1,7 @@
-"""Where delta files are found and saved: models/sara and output/sara, both offered by the stock LoRA loaders too."""
+"""Where delta files are found and saved: models/sara and output/sara, both offered by the stock LoRA loaders too; and
+where a training keeps its snapshots and pictures."""
 
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -9,7 +11,10 @@ import folder_paths
 from ...sara_core.errors import DeltaError
 
 FOLDER = "sara"
+SNAPSHOTS = "sara_snapshots"
+SAMPLES = "sara_samples"
 ENDING = ".safetensors"
+MODEL_FOLDERS = ("checkpoints", "diffusion_models")
 
 
 def register_folders() -> None:
@@ -43,6 +48,18 @@ def checkpoint_path(name: str) -> Path:
     return _existing("checkpoints", name, "models/checkpoints")
 
 
+def model_names() -> list[str]:
+    """Names of all checkpoints and diffusion-model files, for a node's menu."""
+    names = (folder_paths.get_filename_list(folder) for folder in MODEL_FOLDERS)
+    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
+
+
+def model_path(name: str) -> Path:
+    """Path of a file by its name in that menu. Raises DeltaError if there is none."""
+    folder = next((f for f in MODEL_FOLDERS if name in folder_paths.get_filename_list(f)), MODEL_FOLDERS[0])
+    return _existing(folder, name, "models/checkpoints or models/diffusion_models")
+
+
 def new_output_path(prefix: str) -> Path:
     """A path under the output folder that no file has yet: <prefix>_<next number>_.safetensors.
 
@@ -65,6 +82,43 @@ def new_output_path(prefix: str) -> Path:
         counter += 1
         path = Path(folder, f"{name}_{counter:05}_{ENDING}")
     return path
+
+
+def snapshot_folder() -> Path:
+    """Where snapshots of runs are kept: beside output/sara, because they are no deltas that a loader should offer."""
+    return Path(folder_paths.get_output_directory(), SNAPSHOTS)
+
+
+def snapshot_names() -> list[str]:
+    """Names of all snapshots, newest first, for a node's menu."""
+    files = snapshot_folder().glob(f"*{ENDING}")
+    return [path.name for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))]
+
+
+def snapshot_path(name: str) -> Path:
+    """Path of a snapshot by its name in the menu. Raises DeltaError if there is none."""
+    if name not in snapshot_names():
+        raise DeltaError(
+            f"There is no snapshot '{name}' in output/{SNAPSHOTS}. Press R and choose another one, or 'none'."
+        )
+    return snapshot_folder() / name
+
+
+def new_run_name() -> str:
+    """A name that no run has had which left snapshots or pictures: run_<number>."""
+    taken = [path.name for folder in (snapshot_folder(), sample_folder("")) for path in folder.glob("run_*")]
+    numbers = [int(name.split("_")[1]) for name in taken if name.split("_")[1].isdecimal()]
+    return f"run_{max(numbers, default=0) + 1:05}"
+
+
+def run_of_snapshot(path: Path) -> str:
+    """The name of the run that a snapshot is of."""
+    return path.stem.partition("_step")[0]
+
+
+def sample_folder(run: str) -> Path:
+    """Where a run's pictures are kept."""
+    return Path(folder_paths.get_output_directory(), SAMPLES, run)
 
 
 def relative_to_output(path: Path) -> str:

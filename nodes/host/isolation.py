@@ -5,16 +5,19 @@ undone on success, on error and on Cancel: every tensor has the bytes it had, no
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
 import torch
 
-from ...sara_core.attachment import detach_model, layers
-from ...sara_core.backprop import AddedCopy, attach, is_attached
-from ...sara_core.delta import check_precision
+from ...sara_core.attachment import attach_layers, detach_model, layers, left_out, trainable_weights
+from ...sara_core.backprop import is_attached
 from ...sara_core.errors import UnsupportedModelError
-from ...sara_core.selection import Selection, name_is_included, select
+from ...sara_core.gradient_scores import GradientScores
+from ...sara_core.parameters import ParameterOf
+from ...sara_core.patterns import ALL_LAYERS
+from ...sara_core.selection import Selection, select
 from ...sara_core.store import Store
 from ...sara_core.support import Support
 from . import checkpointing
@@ -28,21 +31,31 @@ class TrainingModel:
 
     patcher: the loaded model patcher; its .model runs with sparse layers
     store, selection: Δ, and the elements it belongs to, named by ComfyUI's weight keys
+    left_out: elements of biases, norms and others that are not trained: what to call them → how many
     """
 
-    def __init__(self, patcher, store: Store, selection: Selection):
-        self.patcher, self.store, self.selection = patcher, store, selection
+    def __init__(self, patcher, store: Store, selection: Selection, left_out: dict[str, int]):
+        self.patcher, self.store, self.selection, self.left_out = patcher, store, selection, left_out
         self.device = patcher.load_device
+
+    def reload(self) -> None:
+        """Bring the model back to its device with Δ in it, after something else has used the host's memory."""
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([self.patcher])
+        self.store.write(settled=True)
 
 
 @contextmanager
 def training_model(
-    model, rule: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto"
-):
+    model, rule: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
+    preset=ALL_LAYERS, scoring_loss: Callable | None = None,
+):  # fmt: skip
     """Load `model`, choose elements by `rule` (keyword of `select` → value), and attach sparse backward to it.
 
     batch_shape: shape of a batch of latents; the host leaves room for it when it loads the model
+    include, exclude, preset: sara_core.patterns.Choice
     route: way of computing weight gradients (sara_core.weight_gradient.ROUTES)
+    scoring_loss: for the rule "gradient": patcher → function that computes the same loss each time it is called
 
     To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with the MODEL untouched.
     """
@@ -50,24 +63,41 @@ def training_model(
         patcher = _resident_patcher(model)
         comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
     module = getattr(patcher.model, TRAINED_PART)
-    weights = _trainable_weights(patcher, module, include, exclude)
-    selection = select({name: _base_weight(patcher, name, layer) for name, layer in weights.items()}, **rule)
-    support = Support.from_indices(selection.indices, {name: layer.weight.shape for name, layer in weights.items()})
-    selection = selection.without_indices()
-    store = Store(support, patcher.load_device)
+    weights = trainable_weights(module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART)
+    untrained = left_out(module, weights, layers)
 
-    with ExitStack() as undo:
-        _mark_training(undo)
-        written = _attach(undo, module, store, weights, patcher.load_device, route)
-        _replace_inference_tensors(undo, module)
-        if gradient_checkpointing:
+    @contextmanager
+    def attached(store: Store, is_written=lambda location: False):
+        with ExitStack() as undo:
+            _mark_training(undo)
+            undo.callback(detach_model, module)
+            undo.callback(store.restore)
+            attach_layers(module, layers(module), store, weights, route, is_written, HostWeight)
+            _replace_inference_tensors(undo, module)
             for block in checkpointing.blocks(module):
-                undo.callback(checkpointing.install(block))
-        logging.info(
-            f"SaRA: training {selection.count:,} of {selection.candidates:,} elements ({selection.density:.3%}), "
-            f"|w| up to {selection.theta:.3g}, in {len(support)} weights, {written} of them written in place"
-        )
-        yield TrainingModel(patcher, store, selection)
+                undo.callback(checkpointing.install(block, always=gradient_checkpointing))
+            yield
+
+    if rule.get("rule") == "gradient":
+        rule = {**rule, "by_gradient": GradientScores(attached, scoring_loss(patcher), patcher.load_device).largest}
+    selection = select({name: _base_weight(patcher, name, location) for name, location in weights.items()}, **rule)
+    shapes = {name: location.weight.shape for name, location in weights.items()}
+    store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
+    selection = selection.without_indices()
+
+    with attached(store, lambda location: _can_be_written(location, patcher.load_device)):
+        _report(store, selection, untrained)
+        yield TrainingModel(patcher, store, selection, untrained)
+
+
+def _report(store: Store, selection: Selection, untrained: dict[str, int]) -> None:
+    written = sum(base is not None for base in store.base)
+    below = "" if selection.theta is None else f", |w| up to {selection.theta:.3g}"
+    others = ", ".join(f"{count:,} of {kind}" for kind, count in untrained.items()) or "none"
+    logging.info(
+        f"SaRA: training {selection.count:,} of {selection.candidates:,} elements ({selection.density:.3%}){below}, "
+        f"in {len(store.support)} weights, {written} of them written in place. Left out: {others}"
+    )
 
 
 def _resident_patcher(model):
@@ -83,24 +113,14 @@ def _resident_patcher(model):
     return model.clone(disable_dynamic=True)
 
 
-def _trainable_weights(patcher, module, include, exclude):
-    """ComfyUI weight key → layer, for every Linear and Conv weight that passes the patterns; a tied one once."""
-    weights, seen = {}, set()
-    for name, layer in layers(module).items():
-        key = f"{TRAINED_PART}.{name}.weight"
-        if is_attached(layer):
-            raise UnsupportedModelError("This MODEL is already being trained: wait for the other training to end.")
-        if id(layer.weight) in seen or not name_is_included(key, include, exclude):
-            continue
-        check_precision(key, layer.weight)
-        seen.add(id(layer.weight))
-        weights[key] = layer
-    return weights
-
-
-def _base_weight(patcher, key, layer):
+def _base_weight(patcher, key, location):
     """The weight without the patches (LoRAs) that are on the MODEL: they must not decide what is small."""
-    return patcher.backup[key].weight if key in patcher.backup else layer.weight
+    return patcher.backup[key].weight if key in patcher.backup else location.weight
+
+
+def _can_be_written(location, device) -> bool:
+    # Biases, norms and the like are small, and are replaced by copies for the time of training anyway.
+    return not isinstance(location, ParameterOf) and can_be_written(location, device)
 
 
 def _mark_training(undo: ExitStack):
@@ -109,22 +129,6 @@ def _mark_training(undo: ExitStack):
     if hasattr(management, "in_training"):
         undo.callback(setattr, management, "in_training", management.in_training)
         management.in_training = True
-
-
-def _attach(undo: ExitStack, module, store: Store, weights, device, route) -> int:
-    """Attach every Linear and Conv layer; returns how many weights are written in place."""
-    number_of = {}
-    for number, segment in enumerate(store.support):
-        layer = weights[segment.name]
-        number_of[id(layer.weight)] = number
-        store.bind(number, layer, in_place=can_be_written(layer, device))
-    undo.callback(detach_model, module)
-    undo.callback(store.restore)
-    for layer in layers(module).values():
-        number = number_of.get(id(layer.weight))
-        in_place = number is None or store.base[number] is not None
-        attach(layer, store, number, HostWeight(None if in_place else AddedCopy(store, number)), route)
-    return sum(base is not None for base in store.base)
 
 
 def _replace_inference_tensors(undo: ExitStack, module):

@@ -1,25 +1,49 @@
-"""What a file that is not a delta of ours looks like, judged by its tensor names."""
+"""What a file holds, judged by its tensor names."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
-_SIGNS = (
-    ("a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight", ".lora.up.weight")),
-    ("a LoHa or LoKr adapter (LyCORIS)", (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
-    ("an OFT or BOFT adapter", (".oft_blocks", ".oft_diag")),
-    ("a dense weight difference", (".diff", ".diff_b", ".set_weight")),
-)
+from .adapter_math import PARTS
+
+SARA, SHIRA, SUPER_TUNING, ADAPTER, MODEL = "sara", "shira", "super-tuning", "adapter", "model"
+
 _ADAPTER = "Load it with the Load LoRA node instead"
 _CHECKPOINT = "Load it with the Load Checkpoint or Load Diffusion Model node instead"
+_CONVERT = "Convert it with the SaRA Convert node first"
+
+_SARA_PART = re.compile(r".+\.sara\d+_\w+", re.DOTALL)
+_PEFT_SPARSE = {SHIRA: ".shira_weight", SUPER_TUNING: ".supertuning_values"}
+_SIGNS = (
+    (_ADAPTER, "a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
+                          ".lora.up.weight")),
+    (_ADAPTER, "a LoHa or LoKr adapter (LyCORIS)", (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
+    (_ADAPTER, "an OFT or BOFT adapter", (".oft_blocks", ".oft_diag")),
+    (_ADAPTER, "a dense weight difference", (".diff", ".diff_b", ".set_weight")),
+    (_CONVERT, "a sparse adapter of PEFT", tuple(_PEFT_SPARSE.values())),
+)  # fmt: skip
 
 
 def describe(names: Iterable[str]) -> str:
     """One sentence for an error message: what the file seems to be, and which node loads it."""
     names = list(names)
-    for what, endings in _SIGNS:
+    for remedy, what, endings in _SIGNS:
         if any(name.endswith(endings) for name in names):
-            return f"It looks like {what}. {_ADAPTER}."
+            return f"It looks like {what}. {remedy}."
     if any(name.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")) for name in names):
         return f"It looks like a whole checkpoint. {_CHECKPOINT}."
     if any(name.endswith(".weight") for name in names):
         return f"It looks like the weights of a model. {_CHECKPOINT}."
     return "Choose a file that was saved by SaRA Save."
+
+
+def kind(names: Collection[str]) -> str | None:
+    """Which of the kinds above the file is, None for a file that is none of them."""
+    if any(_SARA_PART.fullmatch(name) for name in names):
+        return SARA
+    for sparse, ending in _PEFT_SPARSE.items():
+        if any(name.endswith(ending) for name in names):
+            return sparse
+    adapter = (*PARTS, ".set_weight", ".dora_scale", ".oft_blocks", ".oft_diag", ".b1.weight")
+    if any(name.endswith(adapter) for name in names):
+        return ADAPTER
+    return MODEL if any(name.endswith(".weight") for name in names) else None

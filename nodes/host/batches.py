@@ -1,0 +1,138 @@
+"""Which samples, captions, noise levels and noise the next batch has: every random choice of a training, from one
+seed."""
+
+from typing import NamedTuple
+
+import torch
+
+from ...sara_core.epochs import ShuffledEpochs
+from ...sara_core.errors import TrainingError
+from ...sara_core.noise_levels import NoiseLevels
+from .dataset import Sample
+from .denoiser import Denoiser
+from .prediction import min_snr_weights, snr_prediction
+
+
+class Draw(NamedTuple):
+    """sample: with the caption it is trained with this time; level: position of its noise level in the model's table;
+    noise: fp32 on the CPU, of the shape of the sample's latent"""
+
+    sample: Sample
+    level: int
+    noise: torch.Tensor
+
+
+class Draws:
+    """The random choices over one set of samples. All numbers are drawn on the CPU, so that a seed means the same on
+    every device."""
+
+    def __init__(
+        self, samples: list[Sample], batch_size: int, seed: int, levels: int, noise_levels: NoiseLevels,
+        caption_dropout: float,
+    ):
+        self.samples, self.levels, self.noise_levels = samples, levels, noise_levels
+        self.caption_dropout = caption_dropout
+        self.generator = torch.Generator().manual_seed(seed)
+        self.epochs = ShuffledEpochs([sample.latent.shape for sample in samples], batch_size, self.generator)
+
+    def next_batch(self) -> list[Draw]:
+        """One by one, so that a batch draws what as many batches of one sample would."""
+        return [self._draw(self.samples[number]) for number in self.epochs.next_batch()]
+
+    def _draw(self, sample: Sample) -> Draw:
+        if self.caption_dropout and torch.rand(1, generator=self.generator).item() < self.caption_dropout:
+            sample = sample.without_caption()
+        level = self.noise_levels.draw(self.levels, self.generator)
+        return Draw(sample, level, torch.randn(sample.latent.shape, generator=self.generator))
+
+    def state(self) -> dict:
+        """What the coming draws depend on: numbers, a list of numbers, and the generator's state, uint8 [n]."""
+        return {
+            "samples": len(self.samples), "queue": list(self.epochs.queue), "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on where `state` was taken. TrainingError if it is damaged or of another number of samples."""
+        if state["samples"] != len(self.samples):
+            raise TrainingError(
+                f"The training to be resumed had {state['samples']} images, now there are {len(self.samples)}: connect "
+                "the same images, or start a new training."
+            )
+        if not set(state["queue"]) <= set(range(len(self.samples))):
+            raise TrainingError("The order of images in the snapshot is damaged: choose an earlier snapshot.")
+        self.epochs.queue = list(state["queue"])
+        self.generator.set_state(state["generator"])
+
+
+class DenoisingLoss:
+    """Losses of one batch after the other, each of `batch_size` samples and as many class samples, if there are any.
+
+    class_samples: images of what the subject is one of, which keep the model from forgetting the others:
+        loss = mean over the samples + prior_weight · mean over the class samples (Ruiz et al., "DreamBooth", 2023)
+    caption_dropout: part of the samples, 0 … 1, that are trained without their caption; they need `unconditional`
+    noise_levels: how often each noise level is drawn
+    min_snr_gamma: γ of min-SNR loss weighting, 0 = every noise level weighs the same
+
+    Raises UnsupportedModelError if min-SNR weighting is asked for and the model is neither an eps nor a v model.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        samples: list[Sample],
+        batch_size: int,
+        seed: int,
+        *,
+        class_samples: list[Sample] = (),
+        prior_weight: float = 1.0,
+        caption_dropout: float = 0.0,
+        noise_levels: NoiseLevels = NoiseLevels(),
+        min_snr_gamma: float = 0.0,
+    ):
+        self.denoiser, self.prior_weight, self.min_snr_gamma = denoiser, prior_weight, min_snr_gamma
+        if min_snr_gamma:
+            snr_prediction(denoiser.patcher.model.model_sampling)
+        options = (len(denoiser.sigmas), noise_levels, caption_dropout)
+        self.draws = Draws(samples, batch_size, seed, *options)
+        self.class_draws = Draws(class_samples, batch_size, _another(seed), *options) if class_samples else None
+
+    def __call__(self) -> torch.Tensor:
+        """Loss of the next batch, fp32 scalar with graph."""
+        batch = self.draws.next_batch()
+        class_batch = self.class_draws.next_batch() if self.class_draws else []
+        losses = self._losses(batch + class_batch)
+        loss = losses[:len(batch)].mean()
+        return loss + self.prior_weight * losses[len(batch):].mean() if class_batch else loss
+
+    def _losses(self, draws: list[Draw]) -> torch.Tensor:
+        device, sigmas = self.denoiser.patcher.load_device, self.denoiser.sigmas
+        chosen = [sigmas[draw.level].clone() for draw in draws]
+        losses = self.denoiser.losses([draw.sample.on(device) for draw in draws], chosen, [d.noise for d in draws])
+        if self.min_snr_gamma:
+            model_sampling = self.denoiser.patcher.model.model_sampling
+            losses = losses * min_snr_weights(model_sampling, torch.stack(chosen), self.min_snr_gamma).to(losses)
+        return losses
+
+    def state(self) -> dict:
+        """What the coming batches depend on (Draws.state), to be taken between two batches."""
+        return {
+            "images": self.draws.state(),
+            "class_images": self.class_draws.state() if self.class_draws else None,
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on where `state` was taken, with the same samples and options; TrainingError if there are other images."""
+        if (state["class_images"] is None) != (self.class_draws is None):
+            had, now = ("none", "some") if self.class_draws else ("class images", "none")
+            raise TrainingError(
+                f"The training to be resumed had {had} in class_latents, now there are {now}: connect what was "
+                "connected then, or start a new training."
+            )
+        self.draws.load_state(state["images"])
+        if self.class_draws:
+            self.class_draws.load_state(state["class_images"])
+
+
+def _another(seed: int) -> int:
+    """A second seed, so that the class images do not change what is drawn for the others."""
+    return int(torch.randint(2**63 - 1, (1,), generator=torch.Generator().manual_seed(seed)))

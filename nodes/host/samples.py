@@ -1,0 +1,102 @@
+"""Pictures while a model trains: fixed captions, seeds and noise, sampled by the host with the weights as they are.
+
+Nothing of it may show in the training: the random numbers of the process are put back, and the weights are written
+again, because a VAE that is loaded in between may have driven the model out of memory.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.sample
+import torch
+from PIL import Image
+
+from ...sara_core.errors import TrainingError
+from .pairing import TrainingData
+
+SAMPLER, SCHEDULER = "euler", "normal"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """every: a picture of each caption after so many training steps, 0 = none
+    positive, negative: CONDITIONING entries, one picture for each of `positive`; without negative, guidance is off
+    vae: decodes the pictures; size: of a latent as the VAE makes it, [channels, …]
+    steps, cfg, seed: of the sampling
+    """
+
+    every: int
+    positive: list
+    negative: list | None
+    vae: object
+    size: tuple[int, ...]
+    steps: int
+    cfg: float
+    seed: int
+
+
+def read_sample_settings(scalars: dict, lists: dict, data: TrainingData) -> SampleSettings | None:
+    """The node's inputs for pictures, of the size of the subject's largest image; None if none are wanted.
+
+    Raises TrainingError if something that they need is not connected.
+    """
+    if not scalars["sample_every"]:
+        return None
+    positive, negative = (sum(lists[name], []) for name in ("sample_positive", "sample_negative"))
+    vae = scalars.get("sample_vae")
+    missing = [name for name, value in (("sample_positive", positive), ("sample_vae", vae)) if not value]
+    if missing:
+        raise TrainingError(
+            f"sample_every is {scalars['sample_every']}, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not connected: connect captions and a VAE for the pictures, or "
+            "set sample_every to 0."
+        )
+    return SampleSettings(
+        scalars["sample_every"], positive, negative or None, vae, tuple(data.images.largest.shape[1:]),
+        scalars["sample_steps"], scalars["sample_cfg"], scalars["seed"],
+    )
+
+
+class Samples:
+    """Draws the pictures of a run and keeps them as <folder>/step_<number>_<caption>.png."""
+
+    def __init__(self, training, settings: SampleSettings, folder: Path):
+        self.training, self.settings, self.folder = training, settings, folder
+
+    def is_due(self, step: int) -> bool:
+        return self.settings.every > 0 and step % self.settings.every == 0
+
+    def draw(self, step: int) -> Image.Image:
+        """Save one picture of each caption; returns them side by side."""
+        with torch.random.fork_rng(), torch.no_grad():
+            pictures = [self._picture(number) for number in range(len(self.settings.positive))]
+        self.training.reload()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures, 1):
+            picture.save(self.folder / f"step_{step:07}_{number:02}.png")
+        return side_by_side(pictures)
+
+    def _picture(self, number: int) -> Image.Image:
+        settings, patcher = self.settings, self.training.patcher
+        positive = [settings.positive[number]]
+        negative, cfg = (settings.negative, settings.cfg) if settings.negative else (positive, 1.0)
+        latent = torch.zeros(1, *settings.size)
+        noise = comfy.sample.prepare_noise(latent, settings.seed + number)
+        latent = comfy.sample.sample(
+            patcher, noise, settings.steps, cfg, SAMPLER, SCHEDULER, positive, negative, latent,
+            disable_pbar=True, seed=settings.seed + number,
+        )
+        with torch.inference_mode():  # in which the host's VAEs expect to run
+            pixels = settings.vae.decode(latent)
+        first = pixels.reshape(-1, *pixels.shape[-3:])[0]  # of a video, its first frame
+        return Image.fromarray((first.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
+
+
+def side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    """One row of pictures of equal size."""
+    row = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row

@@ -1,0 +1,70 @@
+"""An opened file of named tensors, foreign or ours: nothing of it is in memory until it is asked for."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from ..errors import DeltaError
+from . import container
+
+
+class Source:
+    """Names, shapes and tensors of one or several safetensors files, or of a state dict.
+
+    label: what the user calls it; metadata: text → text, of the first file
+    """
+
+    def __init__(self, label: str, files: Sequence[safe_open] = (), tensors: Mapping[str, torch.Tensor] | None = None):
+        self.label = label
+        self._files = {name: file for file in files for name in file.keys()}
+        self._tensors = tensors or {}
+        self.metadata: dict[str, str] = next((file.metadata() or {} for file in files), {})
+
+    @property
+    def names(self) -> list[str]:
+        """All tensor names."""
+        return [*self._files, *self._tensors]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        if name in self._tensors:
+            return tuple(self._tensors[name].shape)
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor, which may be a view of the mapped file: use it while the file is open, and do not keep it."""
+        return self._tensors[name] if name in self._tensors else self._files[name].get_tensor(name)
+
+
+@contextlib.contextmanager
+def opened(paths: Iterable[str | os.PathLike], label: str) -> Iterator[Source]:
+    """The tensors of one or several .safetensors files. Raises DeltaError if one is missing or damaged."""
+    with contextlib.ExitStack() as stack:
+        yield Source(label, [stack.enter_context(container.opened(path)) for path in paths])
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The .safetensors files of a diffusers model; empty if the folder has none.
+
+    folder: a model's own, or a pipeline's, whose diffusion model is in `unet` or `transformer`. Files without a
+    variant go before fp16 and bf16 ones.
+    Raises DeltaError if some of a model's files are missing.
+    """
+    for place in (folder / "unet", folder / "transformer", folder):
+        for variant in ("", ".fp16", ".bf16"):
+            name = f"diffusion_pytorch_model{variant}"
+            if (whole := place / f"{name}.safetensors").is_file():
+                return [whole]
+            if parts := sorted(place.glob(f"{name}-*-of-*.safetensors")):
+                needed = parts[0].stem.rpartition("-")[2]
+                if f"{len(parts):05}" != needed:
+                    raise DeltaError(
+                        f"'{place}' is incomplete: the model is in {needed.lstrip('0')} files, of which {len(parts)} "
+                        "are there. Download the others too."
+                    )
+                return parts
+    return []

@@ -1,0 +1,123 @@
+"""Training parameters that are no weight of a Linear or Conv layer: biases, norms, embeddings, a module's own tensors.
+
+Models read them in their own ways, so they are replaced where they are read: whoever asks the module for such a
+parameter gets a *stand-in*, a copy with Δ in it, whose gradient goes to the store. A copy is affordable (these tensors
+are small), can always be saved for the backward, and may be made of a tensor that must not be written. Only the bias
+of an attached Linear or Conv layer takes a shorter way: that layer's own backward (backprop.py).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .class_swap import Swapped, swap
+from .elements import added, gather, scatter_
+from .errors import UnsupportedModelError
+from .store import Store
+
+
+@dataclass(frozen=True)
+class ParameterOf:
+    """Where a parameter is, for the store: `.weight` is the tensor of that name in the module, stand-ins aside."""
+
+    module: torch.nn.Module
+    name: str
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.module._parameters[self.name]
+
+
+def identity(parameter: torch.Tensor) -> tuple:
+    """Equal for parameters that are the same elements in memory: tied ones, be they one object or several."""
+    plain = type(parameter) in (torch.nn.Parameter, torch.Tensor) and not parameter.is_meta
+    if not plain or parameter.numel() == 0:
+        return (id(parameter),)
+    return parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape, parameter.stride()
+
+
+def with_delta(weight: torch.Tensor, store: Store, number: int, stored_dtype: torch.dtype) -> torch.Tensor:
+    """A new tensor: `weight` with the elements of segment `number` at round(weight + Δ).
+
+    stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `weight` is a cast of it, so
+        that this way of reaching a weight and writing it in place compute with the same bits
+    """
+    position, values = store.whole(number)
+    changed = added(gather(weight, position).to(stored_dtype), values, 1.0)
+    return scatter_(weight.detach().clone(), position, changed.to(weight.dtype))
+
+
+class StandIns(Swapped):
+    """Mixed in before the class of a module whose parameters are trained by themselves."""
+
+    def __getattr__(self, name):
+        trained = self.__dict__.get("_sara_parameters")
+        if trained is not None and name in trained.numbers:
+            return trained.stand_in(name)
+        return super().__getattr__(name)
+
+
+class TrainedParameters:
+    """Which parameters of one module are trained: numbers: name → segment in the store. Kept on the module."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.numbers: dict[str, int] = {}
+
+    def stand_in(self, name: str) -> torch.Tensor:
+        number = self.numbers[name]
+        values = self.store.values if self.store.trains(number) else None
+        return _StandIn.apply(values, self.store, number)
+
+
+def train_parameter(module, name: str, store: Store, number: int) -> None:
+    """Let `module` train its parameter `name` as segment `number` of the store."""
+    if not isinstance(module, StandIns):
+        swap(module, StandIns)
+    if "_sara_parameters" not in module.__dict__:
+        module._sara_parameters = TrainedParameters(store)
+    module._sara_parameters.numbers[name] = number
+
+
+class _StandIn(torch.autograd.Function):
+    """forward: a copy of the parameter with Δ in it; backward: the gradient of its chosen elements goes to the store.
+
+    Δ is an input, and the gradient returned for it None, as in a layer (backprop.py).
+    """
+
+    @staticmethod
+    def forward(ctx, values, store, number):
+        ctx.store, ctx.number, ctx.made_in_backward = store, number, in_backward()
+        weight = store.locations[number].weight
+        if store.base[number] is not None:
+            return weight.detach().clone()
+        return with_delta(weight, store, number, weight.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        refuse_reentrant(ctx.made_in_backward)
+        if is_wanted(ctx, 0):
+            ctx.store.take_dense(ctx.number, gradient)
+        return None, None, None
+
+
+def in_backward() -> bool:
+    """Whether a backward is running: then a forward is the recomputation of gradient checkpointing."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def refuse_reentrant(made_in_backward: bool) -> None:
+    """Raise UnsupportedModelError for a node whose forward ran inside of a backward."""
+    if made_in_backward:
+        raise UnsupportedModelError(
+            "Reentrant gradient checkpointing cannot be combined with sparse training: "
+            "pass use_reentrant=False to torch.utils.checkpoint.checkpoint."
+        )
+
+
+def is_wanted(ctx, number: int) -> bool:
+    """Whether the running backward computes the gradient of tensor input `number` of a function, if that has so many:
+    torch.autograd.grad(loss, inputs) asks for other gradients only, and then Δ's must not change."""
+    nodes = [node for node, _ in ctx.next_functions]
+    return number < len(nodes) and nodes[number] is not None and torch._C._will_engine_execute_node(nodes[number])
