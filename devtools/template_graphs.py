@@ -1,4 +1,4 @@
-"""The three example workflows: nodes, widgets, links and notes. What is not said is left at the node's default."""
+"""The example workflows: nodes, widgets, links and notes. What is not said is left at the node's default."""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ CHECKPOINT_SOURCE = {
     "directory": "checkpoints",
 }
 STYLE_FOLDER = "my_style"
+SUBJECT_FOLDER, CLASS_FOLDER = "my_dog", "dogs"
 DELTA = f"{STYLE_FOLDER}_00001_.safetensors"
 
 
@@ -60,7 +61,31 @@ SETTINGS_HELP = """**Style too weak?** More *steps* first, then a higher *densit
 
 **Not Stable Diffusion 1.5?** Set the picture size that your model is made for, for SDXL 1024.
 
-**Cancel** stops at once; what was trained until then is kept in *output/sara*.
+**Cancel** stops at once and keeps what was trained in *output/sara*. To go on, press **R**, choose the snapshot under \
+*resume* and press **Run**.
+"""
+
+SUBJECT_HELP = f"""## Learn a subject
+
+1. **Load Checkpoint**: choose the model to train. Its file is not changed.
+2. In ComfyUI's folder *input*, make a folder *{SUBJECT_FOLDER}* with 4 to 20 pictures of your subject and, beside \
+each, its caption in a text file of the same name: *1.png* and *1.txt*. Name the subject by a rare word and its kind: \
+*a photo of sks dog on a beach*.
+3. Make a folder *{CLASS_FOLDER}* with pictures of **other** things of that kind, captioned without the rare word: *a \
+photo of a dog*. You can draw some 50 to 200 with the model itself. They keep it from making every dog yours.
+4. Press the **R** key, then choose the folders in **Load Image-Text**.
+5. Press **Run**. The delta is saved in *output/sara*; the template *Use a delta* draws with it.
+"""
+
+SUBJECT_SETTINGS_HELP = """**The subject is not learned?** More *steps*, then a higher *density*.
+
+**Every dog looks like yours?** More class pictures, or a higher *prior_weight*.
+
+**No class pictures at hand?** Delete the lower row: then it trains on the subject alone.
+
+**Out of memory?** Keep *batch_size* at 1 and *gradient_checkpointing* on; make the pictures smaller.
+
+**Stopped?** Press **R**, choose the snapshot under *resume*, press **Run** again: it goes on exactly.
 """
 
 USE_HELP = """## Use a delta
@@ -98,19 +123,18 @@ Change *strength* in **SaRA Bake** to bake in more or less of the delta. (The lo
 a model connected to it.)
 """
 
+_SCALE = {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}
+
 TRAIN = Graph(
     nodes={
         "help": _note(TRAIN_HELP, (0, -30), (640, 210)),
         "settings help": _note(SETTINGS_HELP, (680, -30), (640, 210)),
         "checkpoint": _checkpoint((0, 290)),
         "pictures": Node("LoadImageTextDataSetFromFolder", (0, 510), (320, 110), {"folder": STYLE_FOLDER}),
-        "size": Node(
-            "ImageScale", (380, 430), (240, 150),
-            {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}, "Picture size",
-        ),
+        "size": Node("ImageScale", (380, 430), (240, 150), _SCALE, "Picture size"),
         "latents": Node("VAEEncode", (680, 290), (240, 60)),
         "captions": Node("CLIPTextEncode", (680, 510), (240, 110), title="Captions"),
-        "train": Node("SaRATrain", (980, 290), (320, 460), {"control_after_generate": "fixed"}),
+        "train": Node("SaRATrain", (980, 290), (320, 650)),
         "save": Node("SaRASave", (1360, 290), (320, 140), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
         "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
     },
@@ -129,6 +153,55 @@ TRAIN = Graph(
     groups={
         "1. Choose a model and pictures": ["checkpoint", "pictures"],
         "2. Prepare them": ["size", "latents", "captions"],
+        "3. Train": ["train"],
+        "4. Keep the delta": ["save", "plot"],
+    },
+)  # fmt: skip
+
+SUBJECT = Graph(
+    nodes={
+        "help": _note(SUBJECT_HELP, (0, -90), (640, 270)),
+        "settings help": _note(SUBJECT_SETTINGS_HELP, (680, -90), (640, 270)),
+        "checkpoint": _checkpoint((0, 290)),
+        "pictures": Node(
+            "LoadImageTextDataSetFromFolder", (0, 510), (320, 110), {"folder": SUBJECT_FOLDER}, "Subject",
+        ),
+        "size": Node("ImageScale", (380, 290), (240, 150), _SCALE, "Picture size"),
+        "latents": Node("VAEEncode", (680, 290), (240, 60)),
+        "captions": Node("CLIPTextEncode", (680, 430), (240, 110), title="Captions"),
+        "class pictures": Node(
+            "LoadImageTextDataSetFromFolder", (0, 740), (320, 110), {"folder": CLASS_FOLDER}, "Others of its kind",
+        ),
+        "class size": Node("ImageScale", (380, 740), (240, 150), _SCALE, "Picture size (others)"),
+        "class latents": Node("VAEEncode", (680, 740), (240, 60)),
+        "class captions": Node("CLIPTextEncode", (680, 880), (240, 110), title="Captions (others)"),
+        "train": Node("SaRATrain", (980, 290), (320, 690), {"steps": 800}),
+        "save": Node("SaRASave", (1360, 290), (320, 140), {"filename_prefix": f"sara/{SUBJECT_FOLDER}"}),
+        "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
+    },
+    links=[
+        ("pictures", "images", "size", "image"),
+        ("size", "IMAGE", "latents", "pixels"),
+        ("checkpoint", "VAE", "latents", "vae"),
+        ("checkpoint", "CLIP", "captions", "clip"),
+        ("pictures", "texts", "captions", "text"),
+        ("class pictures", "images", "class size", "image"),
+        ("class size", "IMAGE", "class latents", "pixels"),
+        ("checkpoint", "VAE", "class latents", "vae"),
+        ("checkpoint", "CLIP", "class captions", "clip"),
+        ("class pictures", "texts", "class captions", "text"),
+        ("checkpoint", "MODEL", "train", "model"),
+        ("latents", "LATENT", "train", "latents"),
+        ("captions", "CONDITIONING", "train", "positive"),
+        ("class latents", "LATENT", "train", "class_latents"),
+        ("class captions", "CONDITIONING", "train", "class_positive"),
+        ("train", "delta", "save", "delta"),
+        ("train", "loss", "plot", "loss"),
+    ],
+    groups={
+        "1. Choose a model and pictures": ["checkpoint", "pictures"],
+        "2. Prepare them": ["size", "latents", "captions"],
+        "Others of its kind": ["class pictures", "class size", "class latents", "class captions"],
         "3. Train": ["train"],
         "4. Keep the delta": ["save", "plot"],
     },
@@ -196,4 +269,4 @@ BAKE = Graph(
     groups={"1. Choose the delta": ["delta"], "2. Bake it into a checkpoint": ["bake"]},
 )  # fmt: skip
 
-GRAPHS = {"Train a style": TRAIN, "Use a delta": USE, "Bake a delta": BAKE}
+GRAPHS = {"Train a style": TRAIN, "Learn a subject": SUBJECT, "Use a delta": USE, "Bake a delta": BAKE}

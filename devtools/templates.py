@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .host import ROOT, prepare
 from .server import Server
-from .template_graphs import CHECKPOINT, DELTA, GRAPHS, STYLE_FOLDER, Graph
+from .template_graphs import CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, STYLE_FOLDER, SUBJECT_FOLDER, Graph
 from .ui_workflow import Workflow, to_prompt
 
 FOLDER = ROOT / "example_workflows"
@@ -135,7 +135,8 @@ def prepare_files(base: Path) -> Path:
     """Empty files of the names in the graphs, so that no node is marked for a missing file; returns the checkpoints'
     folder."""
     checkpoints = base / "checkpoints"
-    for file in (checkpoints / CHECKPOINT, base / "output" / "sara" / DELTA, base / "input" / STYLE_FOLDER / "cat.txt"):
+    captions = [base / "input" / folder / "cat.txt" for folder in (STYLE_FOLDER, SUBJECT_FOLDER, CLASS_FOLDER)]
+    for file in (checkpoints / CHECKPOINT, base / "output" / "sara" / DELTA, *captions):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     return checkpoints

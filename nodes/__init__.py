@@ -11,6 +11,7 @@ from .load import SaRAApply, SaRALoader
 from .merge import SaRAMerge
 from .save import SaRASave
 from .train import SaRATrain
+from .train_options import SaRATrainOptions, SaRATrainSamples
 
 
 class SaRAExtension(ComfyExtension):
@@ -20,7 +21,8 @@ class SaRAExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            SaRATrain, SaRASave, SaRALoader, SaRAApply, SaRABake, SaRAMerge, SaRAExtract, SaRAInspect,
+            SaRATrain, SaRATrainOptions, SaRATrainSamples, SaRASave, SaRALoader, SaRAApply, SaRABake, SaRAMerge,
+            SaRAExtract, SaRAInspect,
         ]  # fmt: skip
 
 

@@ -13,15 +13,14 @@ from .host.isolation import training_model
 from .host.pairing import read_training_data
 from .host.progress import show_text
 from .host.run_settings import RunSettings, digest, parts_of_a_run, selection_asked_for
-from .host.samples import Samples, read_sample_settings
+from .host.samples import Samples, SampleSettings
 from .host.session import TrainingSession, first_loss
 from .sockets import SaraDelta
-from .train_inputs import NEW_RUN, defaults, training_inputs
+from .train_inputs import NEW_RUN, default_inputs, training_inputs
+from .train_options import default_options
 
 # Inputs that come as lists of their own; of every other one the first value counts.
-LISTS = (
-    "latents", "positive", "unconditional", "class_latents", "class_positive", "sample_positive", "sample_negative",
-)
+LISTS = ("latents", "positive", "class_latents", "class_positive")
 
 
 class SaRATrain(io.ComfyNode):
@@ -45,7 +44,8 @@ class SaRATrain(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs):
         lists = {name: [value for value in inputs.pop(name, []) if value is not None] for name in LISTS}
-        scalars = {**defaults(), **{name: values[0] for name, values in inputs.items()}}
+        scalars = {**default_inputs(), **{name: values[0] for name, values in inputs.items()}}
+        scalars.update({**default_options(), **scalars.pop("options", {})})
         # The host runs every prompt in inference mode, where nothing can be differentiated.
         with torch.inference_mode(False), torch.enable_grad():
             delta, losses = _train(lists, scalars, lambda text: show_text(cls, text))
@@ -53,12 +53,12 @@ class SaRATrain(io.ComfyNode):
 
 
 def _train(lists, scalars, say):
+    unconditional = [scalars["unconditional"]] if "unconditional" in scalars else []
     data = read_training_data(
-        *(lists[name] for name in ("latents", "positive", "unconditional", "class_latents", "class_positive")),
+        lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"],
         scalars["caption_dropout"],
     )
     settings = _run_settings(scalars, data)
-    sample_settings = read_sample_settings(scalars, lists, data)
     state, run_name = _resumed(scalars["resume"], settings)
     snapshots = snapshot.RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
     with training_model(
@@ -66,7 +66,10 @@ def _train(lists, scalars, say):
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
         scoring_loss=lambda patcher: first_loss(patcher, data, settings),
     ) as training:
-        samples = sample_settings and Samples(training, sample_settings, folders.sample_folder(run_name))
+        samples = None
+        if "samples" in scalars:
+            pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
+            samples = Samples(training, pictures, folders.sample_folder(run_name))
         session = TrainingSession(training, data, settings, snapshots, scalars["snapshot_every"], samples, say)
         if state is not None:
             session.resume(state)

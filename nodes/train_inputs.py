@@ -2,24 +2,21 @@
 
 from comfy_api.latest import io
 
-from ..sara_core.noise_levels import DISTRIBUTIONS
-from ..sara_core.optimizer_choice import OPTIMIZERS
 from ..sara_core.patterns import ALL_LAYERS, PRESETS
-from ..sara_core.schedule import SCHEDULES
-from ..sara_core.selection import RULES
 from .host import folders
+from .sockets import SaraOptions, SaraSamples
 
 NEW_RUN = "none"
 
 
 def training_inputs() -> list[io.Input]:
     """All inputs; made anew each time, because one of them lists the snapshots that are there now."""
-    return [*_data(), *_selection(), *_course(), *_method(), *_classes(), *_keeping()]
+    return [*_data(), *_selection(), *_course(), *_method(), *_further()]
 
 
-def defaults() -> dict:
-    """Input id → default of every input that has one: what a workflow means that leaves it out."""
-    return {item.id: item.default for item in training_inputs() if getattr(item, "default", None) is not None}
+def default_inputs() -> dict:
+    """Input id → default, for those that a workflow may leave out."""
+    return {item.id: item.default for item in _method() + _further() if getattr(item, "default", None) is not None}
 
 
 def _data():
@@ -100,15 +97,6 @@ def _method():
             "exclude", default="", optional=True, advanced=True,
             tooltip="Leave out weights whose name contains one of these words (separated by commas).",
         ),
-        io.Combo.Input(
-            "selection_rule", options=list(RULES), default="smallest", optional=True, advanced=True,
-            tooltip="smallest is SaRA. The others are for comparison: largest or random weights, or those that the "
-            "training images' gradient finds most important (SNIP).",
-        ),
-        io.Boolean.Input(
-            "per_layer", default=False, optional=True, advanced=True,
-            tooltip="Take the density from every layer alike, instead of from the whole model.",
-        ),
         io.String.Input(
             "adjust_at", default="0.5", optional=True, advanced=True,
             tooltip="After these parts of the run (0.5 = the middle; several with commas) the weights that have grown "
@@ -119,49 +107,10 @@ def _method():
             tooltip="Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; the paper "
             "says 0.005, its scripts 0.0005.",
         ),
-        io.Combo.Input(
-            "optimizer", options=list(OPTIMIZERS), default="AdamW", optional=True, advanced=True,
-            tooltip="AdamW is the paper's. The 8-bit one saves memory and needs bitsandbytes or torchao.",
-        ),
-        io.Combo.Input(
-            "schedule", options=list(SCHEDULES), default="constant", optional=True, advanced=True,
-            tooltip="How the learning rate goes: it stays, falls along a cosine (the paper's), or falls evenly.",
-        ),
-        io.Int.Input(
-            "warmup_steps", default=0, min=0, max=1_000_000, optional=True, advanced=True,
-            tooltip="The learning rate rises from 0 over this many steps.",
-        ),
-        io.Float.Input(
-            "weight_decay", default=0.0, min=0.0, max=10.0, step=0.001, round=False, optional=True, advanced=True,
-            tooltip="Pulls the changes towards zero, that is the model towards what it was. 0 is off.",
-        ),
-        io.Combo.Input(
-            "noise_levels", options=list(DISTRIBUTIONS), default="uniform", optional=True, advanced=True,
-            tooltip="How often each noise level is trained: all alike, or the middle ones more (as SD3 and Flux were).",
-        ),
-        io.Float.Input(
-            "noise_level_mean", default=0.0, min=-5.0, max=5.0, step=0.1, optional=True, advanced=True,
-            tooltip="Logit-normal only: above 0 trains much noise (composition) more, below 0 little (details).",
-        ),
-        io.Float.Input(
-            "noise_level_std", default=1.0, min=0.1, max=5.0, step=0.1, optional=True, advanced=True,
-            tooltip="Logit-normal only: smaller keeps closer to the preferred level.",
-        ),
-        io.Float.Input(
-            "min_snr_gamma", default=0.0, min=0.0, max=100.0, step=0.5, optional=True, advanced=True,
-            tooltip="Min-SNR weighting gives low noise less weight; 5 is usual, 0 is off. For SD1.5, SD2, SDXL.",
-        ),
-        io.Float.Input(
-            "caption_dropout", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-            tooltip="Part of the images that are trained without their caption. Needs unconditional.",
-        ),
-        io.Conditioning.Input(
-            "unconditional", optional=True, tooltip="CLIP Text Encode with empty text, for caption_dropout."
-        ),
     ]
 
 
-def _classes():
+def _further():
     return [
         io.Latent.Input(
             "class_latents", optional=True,
@@ -173,41 +122,10 @@ def _classes():
             "prior_weight", default=1.0, min=0.0, max=100.0, step=0.05, optional=True, advanced=True,
             tooltip="How much the class pictures count beside the subject's.",
         ),
-    ]
-
-
-def _keeping():
-    return [
-        io.Int.Input(
-            "snapshot_every", default=500, min=0, max=1_000_000, optional=True, advanced=True,
-            tooltip="A snapshot after so many steps, from which a run can be resumed exactly. When a run is stopped "
-            "it always leaves one. 0: only then.",
-        ),
-        io.Int.Input(
-            "snapshots_kept", default=1, min=1, max=1000, optional=True, advanced=True,
-            tooltip="How many of a run's snapshots are kept. They go when the run has come to its end.",
-        ),
         io.Combo.Input(
             "resume", options=[NEW_RUN, *folders.snapshot_names()], default=NEW_RUN, optional=True, advanced=True,
             tooltip="Go on with a stopped run: choose its snapshot and leave everything else as it was.",
         ),
-        io.Int.Input(
-            "sample_every", default=0, min=0, max=1_000_000, optional=True, advanced=True,
-            tooltip="Draw pictures after so many steps, shown here and kept in output/sara_samples. 0 is off.",
-        ),
-        io.Conditioning.Input(
-            "sample_positive", optional=True, tooltip="Captions of the pictures drawn while training, one each."
-        ),
-        io.Conditioning.Input(
-            "sample_negative", optional=True, tooltip="Negative prompt of those pictures; without it, guidance is off."
-        ),
-        io.Vae.Input("sample_vae", optional=True, tooltip="Decodes the pictures drawn while training."),
-        io.Int.Input(
-            "sample_steps", default=20, min=1, max=1000, optional=True, advanced=True,
-            tooltip="Sampling steps of those pictures.",
-        ),
-        io.Float.Input(
-            "sample_cfg", default=5.0, min=0.0, max=100.0, step=0.5, optional=True, advanced=True,
-            tooltip="Guidance of those pictures.",
-        ),
+        SaraOptions.Input("options", optional=True, tooltip="From SaRA Train Options, for what is seldom changed."),
+        SaraSamples.Input("samples", optional=True, tooltip="From SaRA Train Samples: pictures while training."),
     ]

@@ -101,7 +101,7 @@ class _SparseLayerFunction(torch.autograd.Function):
                 attachment.add_gradient(x.to(grad_output.dtype), grad_output)
             bias = module.trained_bias
             if bias is not None:
-                attachment.store.take_dense(bias, attachment.op.bias_gradient(grad_output))
+                module._sara_parameters.add_gradient(bias, attachment.op.bias_gradient(grad_output))
         return grad_input, None, None, None
 
 

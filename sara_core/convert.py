@@ -16,7 +16,7 @@ from .formats import detect, lt_sft, original, shira, super_tuning, torch_file
 from .formats.lora import opened_adapter
 from .formats.source import Source, model_files, opened
 from .names_diffusers import diffusers_parts, to_comfy
-from .thinning import thin
+from .thinning import Thinned, thin
 
 RECORD, FAMILY = "sara.converted", "sara.family"
 
@@ -129,7 +129,7 @@ class _Reading:
     def _of_adapter(self, source: Source) -> Conversion:
         with self._opened_base("A LoRA or weight difference") as base:
             adapter = opened_adapter(source, base)
-            thinned = thin(self._counted(adapter.changes, len(adapter.modules)), self.density, base.elements)
+            thinned = self._thinned(adapter.changes, len(adapter.modules), base)
             made = self._made(thinned.entries, base, "A LoRA or weight difference", thinned.lost)
             made.left_out = adapter.left_out
             return made
@@ -149,13 +149,14 @@ class _Reading:
             return self._made(named, None, what)
         with self._opened_base("LT-SFT with whole weights in it") as base:
             if content.get("abs"):
-                thinned = thin(lambda: lt_sft.whole_weights(content, base), self.density, base.elements)
+                thinned = self._thinned(lambda: lt_sft.whole_weights(content, base), len(content["abs"]), base)
                 entries, lost = entries | thinned.entries, thinned.lost
             else:
                 self._refuse_density()
             return self._made(base.from_own(entries), base, what, lost)
 
     def _made(self, entries: Mapping[str, SparseEntry], base: Base | None, what: str, lost: float = 0.0) -> Conversion:
+        entries = {name: entry for name, entry in entries.items() if len(entry.indices)}
         if not entries:
             raise DeltaError(f"'{self.path.name}' changes nothing: there is no delta to make of it.")
         return Conversion(SparseDelta(entries, self._metadata(base, what, lost)), what, lost)
@@ -179,19 +180,22 @@ class _Reading:
         if self.density is not None:
             raise DeltaError(f"'{self.path.name}' is sparse already and loses nothing: leave the density out.")
 
-    def _counted(self, changes: Callable[[], Iterator], number: int) -> Callable[[], Iterator]:
-        """The same changes, telling how far they have been read in the three times that thin() asks for them."""
-        done = 0
+    def _thinned(self, changes: Callable[[], Iterator], number: int, base: Base) -> Thinned:
+        """thin(), telling how far the `number` changes have been read in the three times that it asks for them."""
+        done, steps = 0, 3 * number
 
         def counted():
             nonlocal done
             for change in changes():
                 yield change
                 done += 1
-                if self.on_progress is not None:
-                    self.on_progress(done, 3 * number)
+                tell(done, steps)
 
-        return counted
+        tell = self.on_progress or (lambda done, total: None)
+        thinned = thin(counted, self.density, base.elements)
+        if done < steps:  # a reading that was not needed counts as done
+            tell(steps, steps)
+        return thinned
 
     def _unknown(self) -> DeltaError:
         return DeltaError(

@@ -37,6 +37,8 @@ def write(
     if to == "sara":
         delta.save(path)
         return f"Saved {delta.nnz:,} changes as '{Path(path).name}'."
+    if to in ("diff", "lora") and Path(path).suffix.lower() != ".safetensors":
+        raise DeltaError(f"'{Path(path).name}': the file's name must end in .safetensors.")
     if to == "diff":
         diff.write(path, delta.entries, delta.metadata)
         return f"Saved '{Path(path).name}': {Path(path).stat().st_size / 1e6:,.0f} MB of dense differences."

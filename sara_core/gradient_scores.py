@@ -12,6 +12,7 @@ A weight that is used once (nearly all are) gives few elements more than are wan
 k times, because its module is shared or the loss adds up k batches, gives up to k times as many, and more.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
@@ -88,7 +89,8 @@ class GradientScores:
 
     def _scores(self, store: Store, positions, weights) -> dict[str, torch.Tensor]:
         """|w · ∂L/∂w| at positions of each weight, which `store` trains: fp32, on the weight's device."""
-        self._run(store)
+        if store.support.nnz:
+            self._run(store)
         gradient = store.values.grad
         if gradient is None:
             gradient = torch.zeros_like(store.values)
@@ -112,8 +114,10 @@ class GradientScores:
         random_numbers = torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
         with random_numbers, torch.enable_grad(), self.attached(store):
             loss = self.loss()
+            if not loss.requires_grad:
+                raise SelectionError("The loss that is to choose the weights has no gradient: it does not use them.")
             value = loss.item()
-            if not abs(value) < float("inf"):
+            if not math.isfinite(value):
                 raise SelectionError(f"The loss that is to choose the weights is {value}: check images and captions.")
             if self._first_loss is None:
                 self._first_loss = value

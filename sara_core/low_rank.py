@@ -26,12 +26,12 @@ VANISHING = 1e-6
 # Products of pairs of elements that exist at a time: 1 MiB in fp64.
 PAIRS_AT_A_TIME = 1 << 17
 # Cost of one such product, in units of (shorter side)³ of an eigendecomposition; see `python dev.py bench low_rank`.
-PAIR_COST = 40
+PAIR_COST = 50
 # What a step may spend per element of the model's trained weights and per sample, in the same units. On the CPU this is
 # 4 % of the fastest step, SD1.5 at 32×32 latents without checkpointing. Elsewhere steps are so much faster, and
 # eigendecompositions so little, that a tenth is assumed.
-BUDGET = {"cpu": 0.75}
-BUDGET_ELSEWHERE = 0.075
+BUDGET = {"cpu": 0.7}
+BUDGET_ELSEWHERE = 0.07
 # Devices that have fp64 and eigendecompositions; what lies on others is computed on the CPU.
 LINEAR_ALGEBRA_DEVICES = ("cpu", "cuda")
 
@@ -40,18 +40,19 @@ class LowRankLoss:
     """Adds the gradient of λ · Σ ‖P_M‖_* over the matrices of a store to the gradient of its vector.
 
     store: its segments with at least two rows and columns count, as they are at each call
-    weight: λ; 0 = off. The gradient's 2-norm over all matrices is about λ · √(sum of their ranks), whatever the
-        values: 450 λ for SD1.5.
+    weight: λ; 0 = off. Whatever the values, the gradient's 2-norm over all matrices is at most, and nearly,
+        λ · √(sum of their ranks): 470 λ for SD1.5. A λ above the largest singular value of the data's gradient for a
+        matrix takes that matrix to 0, where no rank is left to lower.
     seed: of the draws. The same seed and values give the same gradient, bit for bit.
     samples_per_step: latents per optimizer step, batch × accumulation; the budget grows with them
 
     Each call draws every matrix i independently with a probability p_i and counts its gradient 1/p_i-fold, so the
     expectation is the gradient of the full sum. A matrix's gradient has a squared norm near its rank r_i; the variance
-    Σ r_i (1/p_i - 1) is smallest for a given expected cost Σ p_i c_i at p_i ∝ √(r_i / c_i) (Neyman allocation), which
-    also keeps the expensive matrices from getting the smallest p_i and the largest jumps. Models small enough for
-    the budget have p_i = 1, no variance. For SD1.5 1/p_i is 100 to 450 on the CPU. Adam's second moment then sees
-    (λ ∇)²/p_i where the full sum would give (λ ∇)²: λ is too large where the low-rank gradient of an element
-    exceeds √p_i times that of the data, and the first effect of it is slower learning.
+    Σ r_i (1/p_i - 1) is smallest for a given expected cost Σ p_i c_i at p_i ∝ √(r_i / c_i) (Neyman allocation). Models
+    small enough for the budget have p_i = 1, no variance; for SD1.5 on the CPU 1/p_i is 120 to 470 at 5 M elements. An
+    optimizer that divides by the root mean square of the gradient, like Adam, then sees (λ ∇)²/p_i where the full sum
+    would give (λ ∇)². While that is small beside the square of the data's gradient, the effect is the full sum's;
+    beyond, everything learns more slowly and a larger λ adds less and less.
 
     Raises TrainingError for a weight that is negative or not finite.
     """
@@ -158,7 +159,7 @@ def nuclear_norm_gradient(segment: Segment, values: torch.Tensor) -> tuple[float
     kept = _above_noise(eigenvalues)
     singular, vectors = eigenvalues[kept].sqrt(), vectors[:, kept]
     gradient = lines.product((vectors / singular) @ vectors.t())
-    return float(singular.sum()), gradient.to(values)
+    return float(singular.sum()), gradient.float().to(values.device)
 
 
 @torch.no_grad()
@@ -212,7 +213,7 @@ class _Lines:
         order = (counts[line] * len(counts) + line).argsort(stable=True)
         lengths, lines = counts.sort().values.unique_consecutive(return_counts=True)
         groups = list(zip(lengths.tolist(), lines.tolist()))
-        return cls(shorter, order, position[order], values.to(device, torch.float64)[order], groups)
+        return cls(shorter, order, position[order], values.to(device).double()[order], groups)
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Some lines of equal length at a time: their elements, those that meet (int64 [lines, length, length], flat

@@ -38,8 +38,9 @@ class MergeReport:
     opposed: int64 [deltas, deltas], of these, where the signs differ
     """
 
-    def __init__(self, names: Sequence[str], weights: Sequence[float], method: str):
-        self.names, self.weights, self.method = list(names), list(weights), method
+    def __init__(self, names: Sequence[str], weights: Sequence[float], method: str, factors: Sequence[str] = ()):
+        """method: for people, with its settings; factors: the lines that gave parts of the model factors"""
+        self.names, self.weights, self.method, self.factors = list(names), list(weights), method, list(factors)
         deltas = len(self.names)
         self.blocks: dict[str, BlockShares] = {}
         self.total = BlockShares(torch.zeros(deltas, dtype=torch.float64))
@@ -87,6 +88,7 @@ class MergeReport:
         lines = [
             f"{self.method} of {len(self.names)} deltas: {self.elements:,} elements, {self.density:.3%} of the weights "
             "they are in",
+            *(f"  {line}" for line in self.factors),
             "",
             "Share of the result (sum of |change|):",
         ]

@@ -63,6 +63,12 @@ class MergeSettings:
         if not 0 < self.keep <= 1:
             raise DeltaError(f"The share to keep must be above 0 and at most 1, not {self.keep}.")
 
+    @property
+    def title(self) -> str:
+        """The method with what else decides it, for a report."""
+        detail = {"ties": f"sign by {self.sign}", "dare": f"seed {self.seed}"}.get(self.method)
+        return self.method if detail is None else f"{self.method} ({self.keep:.3g} kept, {detail})"
+
 
 def merge(
     deltas: Sequence[SparseDelta],
@@ -77,7 +83,8 @@ def merge(
     weights: one for each delta, or one for all; names: what to call the deltas in errors and metadata
     settings: further fields of MergeSettings
 
-    Raises DeltaError, naming both, for deltas of different families or weights of different shapes.
+    Raises DeltaError, naming both, for deltas of different families or weights of different shapes; and if nothing is
+    left.
     """
     return merge_with_report(deltas, weights, MergeSettings(method, **settings), names)[0]
 
@@ -95,7 +102,7 @@ def merge_with_report(
     every_weight = sorted({name for delta in deltas for name in delta.entries})
     check_blocks(settings.blocks, every_weight, len(deltas))
 
-    report = MergeReport(names, weights, settings.method)
+    report = MergeReport(names, weights, settings.title, [str(block) for block in settings.blocks])
     weighted = _Weighted(deltas, weights, settings.blocks)
     take = _reducer(weighted, every_weight, settings)
     entries = {}
@@ -113,6 +120,10 @@ def merge_with_report(
         if len(indices):
             shape = next(delta.entries[name].shape for delta in deltas if name in delta.entries)
             entries[name] = SparseEntry(indices, merged, shape)
+    if not entries:
+        raise DeltaError(
+            "The merge leaves nothing: every weight or block factor is 0, or all changes cancel. Change the weights."
+        )
     merged = SparseDelta(entries, _metadata(deltas, weights, names, settings))
     report.result(merged)
     return merged, report
@@ -246,7 +257,6 @@ def _combined(values: torch.Tensor, settings: MergeSettings) -> tuple[torch.Tens
     divisor = len(values) if settings.method == "mean" else 1
     if settings.method == "ties":
         agreeing = values.sign() == _elected_sign(values, settings.sign)
-        agreeing &= values != 0
         values, divisor = values * agreeing, agreeing.sum(0).clamp_(min=1)
     total = values[0].clone()
     for row in values[1:]:

@@ -58,16 +58,28 @@ class StandIns(Swapped):
 
 
 class TrainedParameters:
-    """Which parameters of one module are trained: numbers: name → segment in the store. Kept on the module."""
+    """Which parameters of one module are trained. Kept on the module.
 
-    def __init__(self, store: Store):
-        self.store = store
-        self.numbers: dict[str, int] = {}
+    numbers: name → segment in the store
+    """
+
+    def __init__(self, store: Store, numbers: dict[str, int]):
+        self.store, self.numbers = store, numbers
 
     def stand_in(self, name: str) -> torch.Tensor:
         number = self.numbers[name]
-        values = self.store.values if self.store.trains(number) else None
-        return _StandIn.apply(values, self.store, number)
+        return _StandIn.apply(self.store.values if self.store.trains(number) else None, self, number)
+
+    def copy(self, number: int) -> torch.Tensor:
+        """The parameter with Δ in it."""
+        weight = self.store.locations[number].weight
+        if self.store.base[number] is not None:
+            return weight.detach().clone()
+        return with_delta(weight, self.store, number, weight.dtype)
+
+    def add_gradient(self, number: int, gradient: torch.Tensor) -> None:
+        """Add the parameter's gradient, of its shape, at the chosen elements to the vector's."""
+        self.store.take_dense(number, gradient)
 
 
 def train_parameter(module, name: str, store: Store, number: int) -> None:
@@ -75,7 +87,7 @@ def train_parameter(module, name: str, store: Store, number: int) -> None:
     if not isinstance(module, StandIns):
         swap(module, StandIns)
     if "_sara_parameters" not in module.__dict__:
-        module._sara_parameters = TrainedParameters(store)
+        module._sara_parameters = TrainedParameters(store, {})
     module._sara_parameters.numbers[name] = number
 
 
@@ -86,19 +98,16 @@ class _StandIn(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, values, store, number):
-        ctx.store, ctx.number, ctx.made_in_backward = store, number, in_backward()
-        weight = store.locations[number].weight
-        if store.base[number] is not None:
-            return weight.detach().clone()
-        return with_delta(weight, store, number, weight.dtype)
+    def forward(ctx, values, trained, number):
+        ctx.trained, ctx.number, ctx.made_in_backward = trained, number, in_backward()
+        return trained.copy(number)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         refuse_reentrant(ctx.made_in_backward)
         if is_wanted(ctx, 0):
-            ctx.store.take_dense(ctx.number, gradient)
+            ctx.trained.add_gradient(ctx.number, gradient)
         return None, None, None
 
 

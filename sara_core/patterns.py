@@ -66,7 +66,9 @@ _ATTENTION = Patterns(("attn", "*.attention.*", "attention_blocks", "*blocks.*.[
 _CROSS_ATTENTION = (
     "*transformer_blocks.*attn2*", "*time_stack.*attn2*", "*.blocks.*.attn2.*", "*.cross_attn.*",
 )  # fmt: skip
-_TEMPORAL = ("temporal", "motion_modules", "time_stack", "time_mix_blocks", "temp_attentions", "temp_convs")
+_TEMPORAL = (
+    "temporal", "motion_modules", "time_stack", "time_mix_blocks", "time_pos_embed", "temp_attentions", "temp_convs",
+)  # fmt: skip
 _BLOCKS = (
     "transformer_blocks", "joint_blocks", "double_blocks", "single_blocks", "double_layers", "single_layers",
     "double_stream_blocks", "single_stream_blocks", "blocks.*", "layers.*", "diffusion_model.blocks.*",

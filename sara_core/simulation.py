@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backprop import Attachment, is_attached
+from .parameters import TrainedParameters
 from .weight_gradient import CPU_CSR_DENSITY, DENSE_BYTES
 
 # Vectors as long as a segment that a sampled product holds: result, and values and columns of a copy of its pattern.
@@ -84,6 +85,8 @@ def simulated(model: torch.nn.Module) -> Iterator[LiveBytes]:
         for module in model.modules():
             if is_attached(module):
                 module._sara = _SimulatedAttachment(module._sara)
+            if "_sara_parameters" in vars(module):
+                module._sara_parameters = _SimulatedParameters(module._sara_parameters)
         undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         undo.enter_context(memory)
         yield memory
@@ -111,6 +114,19 @@ class _SimulatedAttachment(Attachment):
         segment = self.store.support.segments[self.number]
         for route in _possible_routes(self.route, segment, x.device):
             (_sampled_product if route == "csr" else _dense_chunk)(self.op, segment, x, grad_output)
+
+
+class _SimulatedParameters(TrainedParameters):
+    """Stand-ins of the size of other ones, whose gradients are forgotten: their elements are few."""
+
+    def __init__(self, real: TrainedParameters):
+        super().__init__(real.store, real.numbers)
+
+    def copy(self, number):
+        return torch.empty_like(self.store.locations[number].weight)
+
+    def add_gradient(self, number, gradient):
+        pass
 
 
 def _possible_routes(route: str, segment, device) -> tuple[str, ...]:

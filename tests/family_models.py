@@ -63,7 +63,7 @@ WAN_LAYOUT = {"model_type": "t2v", "dim": 128, "ffn_dim": 256, "num_heads": 1, "
 
 @dataclass(frozen=True)
 class Family:
-    """make: layout and options → the host's own module; latent: shape of one sample; encode: generator → caption"""
+    """make: returns the host's own module; latent: shape of one sample; encode: generator → CONDITIONING entry"""
 
     name: str
     make: Callable
@@ -72,13 +72,7 @@ class Family:
 
     def state_dict(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
         """Random weights under the names of the family's own files, without a prefix."""
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in self.make().state_dict().items()}
-        generator = torch.Generator().manual_seed(seed)
-        weights = {name: _random(name, shape, generator) for name, shape in shapes.items()}
-        if V_PREDICTION_MARK in weights:
-            weights[V_PREDICTION_MARK] *= 10
-        return {name: weight.to(dtype) for name, weight in weights.items()}
+        return {name: weight.to(dtype) for name, weight in random_state_dict(self.make, seed).items()}
 
     def model(self, seed: int = 0, dtype: torch.dtype = torch.float32):
         """A MODEL (ModelPatcher) made by the host from these weights."""
@@ -97,6 +91,17 @@ class Family:
         return [self.encode(generator) for _ in range(count)]
 
 
+def random_state_dict(make: Callable, seed: int = 0) -> dict[str, torch.Tensor]:
+    """fp32 weights for the module that `make()` returns, under its own names."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: _random(name, shape, generator) for name, shape in shapes.items()}
+    if V_PREDICTION_MARK in weights:
+        weights[V_PREDICTION_MARK] *= 10
+    return weights
+
+
 def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     if len(shape) <= 1:  # norms and biases: near the identity, so that activations stay in range
         return float(name.endswith("weight")) + 0.02 * torch.randn(shape, generator=generator)
@@ -105,31 +110,35 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
     return torch.randn(shape, generator=generator) * math.prod(shape[1:]) ** -0.5
 
 
-def _unet(layout):
+def unet(layout):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     return UNetModel(**layout)
 
 
-def _sd3():
+def transformer(kind: type, layout: dict):
+    """A transformer of one of the host's classes, with the host's own layers."""
     import comfy.ops
+
+    return kind(**layout, operations=comfy.ops.disable_weight_init)
+
+
+def _sd3():
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 
-    return MMDiT(**SD3_LAYOUT, operations=comfy.ops.disable_weight_init)
+    return transformer(MMDiT, SD3_LAYOUT)
 
 
 def _flux():
-    import comfy.ops
     from comfy.ldm.flux.model import Flux
 
-    return Flux(**FLUX_LAYOUT, operations=comfy.ops.disable_weight_init)
+    return transformer(Flux, FLUX_LAYOUT)
 
 
 def _wan():
-    import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
-    return WanModel(**WAN_LAYOUT, operations=comfy.ops.disable_weight_init)
+    return transformer(WanModel, WAN_LAYOUT)
 
 
 def _encoder(tokens, token_width, pooled_width=None, **options):
@@ -156,9 +165,9 @@ _SDXL_SIZES = {"width": 1024, "height": 768, "crop_w": 8, "crop_h": 0, "target_w
 FAMILIES = {
     family.name: family
     for family in [
-        Family("SD1.5", lambda: _unet(SD15_LAYOUT), (4, 8, 8), _encoder(77, 768)),
-        Family("SD2.1", lambda: _unet(SD21_LAYOUT), (4, 8, 8), _encoder(77, 1024, 1024)),
-        Family("SDXL", lambda: _unet(SDXL_LAYOUT), (4, 8, 8), _encoder(77, 2048, 1280, **_SDXL_SIZES)),
+        Family("SD1.5", lambda: unet(SD15_LAYOUT), (4, 8, 8), _encoder(77, 768)),
+        Family("SD2.1", lambda: unet(SD21_LAYOUT), (4, 8, 8), _encoder(77, 1024, 1024)),
+        Family("SDXL", lambda: unet(SDXL_LAYOUT), (4, 8, 8), _encoder(77, 2048, 1280, **_SDXL_SIZES)),
         Family("SD3", _sd3, (16, 8, 8), _encoder(154, 4096, 2048)),
         Family("Flux", _flux, (16, 8, 8), _encoder(256, 4096, 768, guidance=3.5)),
         Family("Wan 2.1", _wan, (16, 2, 8, 8), _umt5),

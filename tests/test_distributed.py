@@ -13,7 +13,7 @@ from tests.small_models import every_bit, loss_of, relative_error, repeatable, s
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, MICRO_BATCHES = 4, 3
-OPTIONS = dict(density=0.3, lr=1e-2, weight_gradient="dense")
+OPTIONS = dict(density=0.3, lr=1e-2, weight_gradient="dense", preset="all layers, biases and norms")
 # name → accumulation over micro-batches, extra arguments of DistributedDataParallel
 CASES = {
     "plain": (False, {}),

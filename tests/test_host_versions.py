@@ -7,7 +7,9 @@ import pytest
 from devtools.host import OLDEST_VERSION, prepare
 from devtools.server import Server
 
-NODE_IDS = ["SaRATrain", "SaRASave", "SaRALoader", "SaRAApply", "SaRABake"]
+NODE_IDS = [
+    "SaRATrain", "SaRASave", "SaRALoader", "SaRAApply", "SaRABake", "SaRAMerge", "SaRAExtract", "SaRAInspect",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,13 @@ NODES = {
          "grad_accumulation", "learning_rate", "max_grad_norm", "gradient_checkpointing", "seed"],
         ["SARA_DELTA", "LOSS_MAP"],
     ),
+    "SaRATrainOptions": (
+        ["optimizer", "schedule", "warmup_steps", "weight_decay", "noise_levels", "noise_level_mean",
+         "noise_level_std", "min_snr_gamma", "caption_dropout", "selection_rule", "per_layer", "snapshot_every",
+         "snapshots_kept"],
+        ["SARA_OPTIONS"],
+    ),
+    "SaRATrainSamples": (["positive", "vae", "every", "steps", "cfg"], ["SARA_SAMPLES"]),
     "SaRASave": (["delta", "filename_prefix", "values"], ["SARA_DELTA"]),
     "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA"]),
     "SaRAApply": (["model", "delta", "strength"], ["MODEL"]),
@@ -153,7 +160,10 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
     assert "model" in own["SaRALoader"].INPUT_TYPES()["optional"]
-    assert {"include", "exclude"} <= set(own["SaRATrain"].INPUT_TYPES()["optional"])
+    assert list(own["SaRATrain"].INPUT_TYPES()["optional"]) == [
+        "layers", "include", "exclude", "adjust_at", "low_rank_weight", "class_latents", "class_positive",
+        "prior_weight", "resume", "options", "samples",
+    ]  # fmt: skip
 
 
 def test_every_input_and_output_is_explained(comfy):

@@ -8,7 +8,7 @@ import torch
 from sara_core import SparseDelta, SparseEntry
 from sara_core.inspection import density_by_block, describe, file_size
 from sara_core.weight_survey import THETAS, WeightSurvey
-from tests.test_merge_nodes import assert_is_picture
+from tests.pictures import assert_is_picture
 from tests.toy_models import assert_same_bits, sd15_model, unload
 
 

@@ -11,7 +11,7 @@ from devtools.demo import STYLE_FOLDER
 from devtools.server import Server
 from sara_core import SparseDelta
 
-TRAINING = {"steps": 12, "batch_size": 2, "density": 2.0, "learning_rate": 1e-3, "snapshot_every": 1}
+TRAINING = {"steps": 12, "batch_size": 2, "density": 2.0, "learning_rate": 1e-3}
 TIMEOUT = 300.0
 
 
@@ -26,8 +26,15 @@ def base(tmp_path):
 
 
 def prompt_of(server, checkpoint, prefix, **training):
+    """The example workflow with a snapshot after every step."""
     info = server.client.object_info()
-    return workflows.train_style(info, checkpoint.name, "few", {**TRAINING, **training}, prefix)
+    prompt = workflows.train_style(info, checkpoint.name, "few", {**TRAINING, **training}, prefix)
+    required = info["SaRATrainOptions"]["input"]["required"]
+    options = {name: specification[1]["default"] for name, specification in required.items()}
+    prompt["options"] = {"class_type": "SaRATrainOptions", "inputs": {**options, "snapshot_every": 1}}
+    train, = (node for node in prompt.values() if node["class_type"] == "SaRATrain")
+    train["inputs"]["options"] = ["options", 0]
+    return prompt
 
 
 def trained(server, prompt):

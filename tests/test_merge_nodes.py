@@ -2,11 +2,11 @@
 
 import json
 
-import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.pictures import assert_is_picture
 from tests.toy_models import (
     assert_same_bits, changed, delta_entries, expected_weights, loaded_weights, sd15_checkpoint, sd15_model, unload,
 )  # fmt: skip
@@ -44,11 +44,6 @@ def assert_same_delta(first, second):
     assert first.entries.keys() == second.entries.keys()
     for name, (indices, values, _) in first.entries.items():
         assert torch.equal(indices, second.entries[name].indices) and torch.equal(values, second.entries[name].values)
-
-
-def assert_is_picture(image):
-    assert image.dtype == torch.float32 and image.dim() == 4 and image.shape[0] == 1 and image.shape[3] == 3
-    assert float(image.min()) >= 0 and float(image.max()) <= 1 and len(numpy.unique(image.numpy())) > 10
 
 
 def test_merge_adds_deltas_by_their_weights_and_reports(comfy, deltas):

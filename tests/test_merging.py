@@ -158,7 +158,14 @@ def one(value, position=0, shape=(4,)):
 def test_equal_votes_are_decided_by_the_total_and_a_draw_leaves_the_weight_alone():
     pair = [SparseDelta({"w": one(0.25)}), SparseDelta({"w": one(-1.0)})]
     assert merge(pair, method="ties", keep=1, sign="count").entries["w"].values.tolist() == [-1.0]
-    assert merge(pair, [4, 1], "ties", keep=1).nnz == 0
+    drawn = [SparseDelta({**delta.entries, "v": one(0.5)}) for delta in pair]
+    assert list(merge(drawn, [4, 1], "ties", keep=1).entries) == ["v"]
+
+
+@pytest.mark.parametrize("weights, method", [([0, 0], "sum"), ([4, 1], "ties")])
+def test_a_merge_that_leaves_nothing_is_refused(weights, method):
+    with pytest.raises(DeltaError, match="leaves nothing"):
+        merge([SparseDelta({"w": one(0.25)}), SparseDelta({"w": one(-1.0)})], weights, method, keep=1)
 
 
 @pytest.mark.parametrize("settings", [
@@ -360,5 +367,7 @@ def test_the_report_counts_overlap_conflicts_and_shares():
 
 def test_the_report_on_ties_shares_out_what_is_left():
     winner, loser = SparseDelta({"w": one(-1.0)}), SparseDelta({"w": one(0.5)})
-    _, report = merge_with_report([winner, loser], 1.0, MergeSettings("ties", keep=1))
+    settings = MergeSettings("ties", keep=0.5, blocks=parse_blocks("w = 2"))
+    _, report = merge_with_report([winner, loser], 1.0, settings)
     assert report.total.shares == [1, 0] and report.conflict(0, 1) == 1
+    assert "ties (0.5 kept, sign by total) of 2 deltas" in report.text() and "w = 2" in report.text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devtools.client import PromptError
-from devtools.template_graphs import CHECKPOINT, DELTA, GRAPHS, STYLE_FOLDER
+from devtools.template_graphs import CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, STYLE_FOLDER, SUBJECT_FOLDER
 from devtools.ui_workflow import executed_nodes, fill, inputs, to_prompt, widget_names, widgets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +23,8 @@ NOTES = {"Note", "MarkdownNote"}
 MISSING_FILES = {
     "Train a style": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
                       f"LoadImageTextDataSetFromFolder: folder: '{STYLE_FOLDER}'"},
+    "Learn a subject": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
+                        *(f"LoadImageTextDataSetFromFolder: folder: '{f}'" for f in (SUBJECT_FOLDER, CLASS_FOLDER))},
     "Use a delta": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
     "Bake a delta": {f"SaRABake: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
 }  # fmt: skip

@@ -42,8 +42,14 @@ def untouched(model):
 
 
 def train(comfy, model, data, **settings):
+    """SaRATrain's outputs; settings of SaRATrainOptions go through that node."""
     latents, captions = data
     settings = {"steps": 2, "density": 1.0, "learning_rate": 1e-3, **settings}
+    kinds = comfy.node_class("SaRATrainOptions").INPUT_TYPES()
+    names = {name for kind in kinds.values() for name in kind}
+    options = {name: settings.pop(name) for name in list(settings) if name in names}
+    if options:
+        settings["options"], = comfy.execute("SaRATrainOptions", **options).outputs
     return comfy.execute("SaRATrain", model=model, latents=latents, positive=captions, **settings).outputs
 
 

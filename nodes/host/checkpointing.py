@@ -96,6 +96,7 @@ class _Run:
         self.block, self.args, self.kwargs = block, args, kwargs
         self.versions = _versions(args, kwargs)
         self.holders: list[weakref.ref[_Holder]] = []
+        self.shapes: list[torch.Size] = []
 
     def output(self):
         block = self.block
@@ -113,6 +114,7 @@ class _Run:
     def _hold(self, tensor):
         holder = _Holder()
         self.holders.append(weakref.ref(holder))
+        self.shapes.append(tensor.shape)
         return holder
 
     def _value(self, holder: _Holder) -> torch.Tensor:
@@ -130,7 +132,7 @@ class _Run:
         if any(_version(tensor) != version for tensor, version in saved):
             self.block.found_overwriting()
             saved = self._saved_again()
-        if len(saved) != len(self.holders):
+        if [tensor.shape for tensor, _ in saved] != self.shapes:
             raise UnsupportedModelError(
                 f"A {self.block.name} of this model does not compute the same twice, which gradient checkpointing "
                 "needs: switch gradient_checkpointing off."

@@ -9,6 +9,7 @@ import torch
 
 from ...sara_core.errors import TrainingError
 from .pairing import Pairs
+from .refusals import check_picture_given
 
 
 @dataclass
@@ -93,6 +94,7 @@ def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int) -> dict
     noise = torch.zeros_like(latent)
     processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
     model_conds = processed["positive"][0]["model_conds"]
+    check_picture_given(patcher, model_conds, caption[1])
     conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in model_conds.items()}
     return _moved(conditions, patcher.offload_device)
 

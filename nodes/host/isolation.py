@@ -21,6 +21,8 @@ from ...sara_core.selection import Selection, select
 from ...sara_core.store import Store
 from ...sara_core.support import Support
 from . import checkpointing
+from .kernels import use_differentiable_kernels
+from .refusals import check_trainable
 from .weights import HostWeight, can_be_written
 
 TRAINED_PART = "diffusion_model"
@@ -59,6 +61,7 @@ def training_model(
 
     To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with the MODEL untouched.
     """
+    check_trainable(model)
     with torch.inference_mode():  # in which the host loads models for everything else
         patcher = _resident_patcher(model)
         comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
@@ -70,6 +73,7 @@ def training_model(
     def attached(store: Store, is_written=lambda location: False):
         with ExitStack() as undo:
             _mark_training(undo)
+            undo.callback(use_differentiable_kernels())
             undo.callback(detach_model, module)
             undo.callback(store.restore)
             attach_layers(module, layers(module), store, weights, route, is_written, HostWeight)

@@ -12,59 +12,41 @@ import torch
 from PIL import Image
 
 from ...sara_core.errors import TrainingError
-from .pairing import TrainingData
 
 SAMPLER, SCHEDULER = "euler", "normal"
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """every: a picture of each caption after so many training steps, 0 = none
-    positive, negative: CONDITIONING entries, one picture for each of `positive`; without negative, guidance is off
-    vae: decodes the pictures; size: of a latent as the VAE makes it, [channels, …]
-    steps, cfg, seed: of the sampling
+    """positive, negative: CONDITIONING entries, one picture for each of `positive`; without negative, guidance is off
+    vae: decodes the pictures; every: they are drawn after so many training steps
+    steps, cfg, seed: of the sampling; size: of a latent as the VAE makes it, [channels, …]
     """
 
-    every: int
     positive: list
     negative: list | None
     vae: object
-    size: tuple[int, ...]
+    every: int
     steps: int
     cfg: float
     seed: int
-
-
-def read_sample_settings(scalars: dict, lists: dict, data: TrainingData) -> SampleSettings | None:
-    """The node's inputs for pictures, of the size of the subject's largest image; None if none are wanted.
-
-    Raises TrainingError if something that they need is not connected.
-    """
-    if not scalars["sample_every"]:
-        return None
-    positive, negative = (sum(lists[name], []) for name in ("sample_positive", "sample_negative"))
-    vae = scalars.get("sample_vae")
-    missing = [name for name, value in (("sample_positive", positive), ("sample_vae", vae)) if not value]
-    if missing:
-        raise TrainingError(
-            f"sample_every is {scalars['sample_every']}, but {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not connected: connect captions and a VAE for the pictures, or "
-            "set sample_every to 0."
-        )
-    return SampleSettings(
-        scalars["sample_every"], positive, negative or None, vae, tuple(data.images.largest.shape[1:]),
-        scalars["sample_steps"], scalars["sample_cfg"], scalars["seed"],
-    )
+    size: tuple[int, ...]
 
 
 class Samples:
     """Draws the pictures of a run and keeps them as <folder>/step_<number>_<caption>.png."""
 
     def __init__(self, training, settings: SampleSettings, folder: Path):
+        """Raises TrainingError if the VAE is another kind of model's."""
         self.training, self.settings, self.folder = training, settings, folder
+        if settings.vae.latent_channels != settings.size[0]:
+            raise TrainingError(
+                f"The VAE of SaRA Train Samples decodes {settings.vae.latent_channels} channels, the training latents "
+                f"have {settings.size[0]}: connect the VAE that the images were encoded with."
+            )
 
     def is_due(self, step: int) -> bool:
-        return self.settings.every > 0 and step % self.settings.every == 0
+        return step % self.settings.every == 0
 
     def draw(self, step: int) -> Image.Image:
         """Save one picture of each caption; returns them side by side."""

@@ -5,6 +5,8 @@ A module has HELP, one line; add_arguments(parser); and run(arguments) → str, 
 
 from types import ModuleType
 
-from . import convert
+from . import bake, convert, extract, inspect, merge
 
-COMMANDS: dict[str, ModuleType] = {"convert": convert}
+COMMANDS: dict[str, ModuleType] = {
+    "inspect": inspect, "convert": convert, "merge": merge, "extract": extract, "bake": bake,
+}  # fmt: skip

@@ -37,6 +37,8 @@ def change(module: str, tensors: Tensors, shape: tuple[int, ...], alpha: float |
     tensors: the module's, by part, without alpha; shape: of the weight; alpha: the file's, None for 1 · rank
     Raises DeltaError, before memory is taken, if the tensors do not make a change of this shape.
     """
+    if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise _damaged(module, "it is stored as whole numbers")
     rules = [rule for first, rule in _RULES.items() if any(part.startswith(first) for part in tensors)]
     meta = {part: torch.empty(tensor.shape, device="meta") for part, tensor in tensors.items()}
     try:

@@ -74,6 +74,8 @@ def _entry(name: str, values: torch.Tensor, indices: torch.Tensor, shape: tuple[
     if not of_right_kind or indices.dim() != 2 or len(indices) != 2 or values.dim() != 1:
         raise DeltaError(f"The file's layer '{name}' is damaged: no list of values with rows and columns.")
     rows, columns = indices.long()
+    if not torch.equal(indices.long().to(indices.dtype), indices):
+        raise DeltaError(f"The file's layer '{name}' is damaged: its positions are no whole numbers.")
     if len(rows) and not (0 <= int(columns.min()) and int(columns.max()) < shape[1] and int(rows.max()) < shape[0]):
         raise DeltaError(
             f"The file changes '{name}' outside its shape {list(shape)}. Give the base that the file was made for."

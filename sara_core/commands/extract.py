@@ -1,0 +1,28 @@
+"""python -m sara_core extract BASE TUNED OUT [--density D | --count N | --support DELTA]"""
+
+import argparse
+
+from ..delta import SparseDelta
+from ..extraction import extract_with_report
+
+HELP = "make a delta of a tuned model and its base"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", metavar="BASE", help="a .safetensors file or a diffusers folder")
+    parser.add_argument("tuned", metavar="TUNED", help="the same, of the model that was tuned from it")
+    parser.add_argument("target", metavar="OUT", help="the delta, a .safetensors file")
+    rule = parser.add_mutually_exclusive_group()
+    rule.add_argument("--density", type=float, help="keep the largest changes, this share of the model, such as 0.01")
+    rule.add_argument("--count", type=int, help="keep the largest changes, this many")
+    rule.add_argument("--support", metavar="DELTA", help="keep exactly the positions of this delta file")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Extract and save; returns the report."""
+    delta, report = extract_with_report(
+        arguments.base, arguments.tuned, density=arguments.density, count=arguments.count,
+        support=None if arguments.support is None else SparseDelta.load(arguments.support),
+    )  # fmt: skip
+    delta.save(arguments.target)
+    return report.text()

@@ -1,0 +1,37 @@
+"""python -m sara_core merge OUT A.safetensors=0.6 B.safetensors=-0.4 [--method sum|mean|ties|dare]"""
+
+import argparse
+
+from ..blocks import PRESETS, parse_blocks
+from ..merging import METHODS, SIGNS, MergeSettings, merge_with_report
+from .weighted import WeightedFile
+
+HELP = "merge deltas into one, each with its weight"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = MergeSettings()
+    parser.add_argument("target", metavar="OUT", help="the merged delta, a .safetensors file")
+    parser.add_argument("deltas", metavar="FILE[=WEIGHT]", nargs="+", type=WeightedFile.parse, help="weight: default 1")
+    parser.add_argument("--method", choices=METHODS, default=defaults.method, help="default %(default)s")
+    parser.add_argument(
+        "--keep", type=float, default=defaults.keep,
+        help="share of each delta's changes that ties and dare take (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--sign", choices=SIGNS, default=defaults.sign, help="what ties votes by: default %(default)s")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of dare's choice (default %(default)s)")
+    parser.add_argument("--preset", choices=PRESETS, default="all blocks", help="parts of the model to merge")
+    parser.add_argument(
+        "--block", action="append", default=[], metavar="'WORDS = FACTOR'",
+        help="a factor for parts of the model, such as 'output_blocks = 0.5'; may be given several times",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Merge and save; returns the report."""
+    blocks = (*PRESETS[arguments.preset], *parse_blocks("\n".join(arguments.block)))
+    settings = MergeSettings(arguments.method, arguments.keep, arguments.sign, arguments.seed, blocks)
+    names, weights = [file.path.stem for file in arguments.deltas], [file.weight for file in arguments.deltas]
+    merged, report = merge_with_report([file.load() for file in arguments.deltas], weights, settings, names)
+    merged.save(arguments.target)
+    return report.text()
