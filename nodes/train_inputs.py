@@ -103,9 +103,9 @@ def _method():
             "out of the small ones are finished, and only the others train on. Empty switches that off.",
         ),
         io.Float.Input(
-            "low_rank_weight", default=0.0, min=0.0, max=1000.0, step=0.0001, round=False, optional=True, advanced=True,
-            tooltip="Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; the paper "
-            "says 0.005, its scripts 0.0005.",
+            "low_rank_weight", default=0.0, min=0.0, max=1000.0, step=0.00001, round=False, optional=True,
+            advanced=True, tooltip="Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; start "
+            "with 0.00005. (The paper says 0.005, its scripts 0.0005.)",
         ),
     ]
 

@@ -27,9 +27,10 @@ VANISHING = 1e-6
 PAIRS_AT_A_TIME = 1 << 17
 # Cost of one such product, in units of (shorter side)³ of an eigendecomposition; see `python dev.py bench low_rank`.
 PAIR_COST = 50
-# What a step may spend per element of the model's trained weights and per sample, in the same units. On the CPU this is
-# 4 % of the fastest step, SD1.5 at 32×32 latents without checkpointing. Elsewhere steps are so much faster, and
-# eigendecompositions so little, that a tenth is assumed.
+# What a step may spend per element of the model's trained weights and per sample, in the same units; not in seconds, so
+# that the draws repeat. Measured on one core this is 3.7 % of the fastest step on two, 3.5 s: SD1.5 at 32×32 latents
+# without checkpointing. On other devices, not measured, steps are so much faster, and eigendecompositions so little,
+# that a tenth is assumed.
 BUDGET = {"cpu": 0.7}
 BUDGET_ELSEWHERE = 0.07
 # Devices that have fp64 and eigendecompositions; what lies on others is computed on the CPU.
@@ -49,7 +50,7 @@ class LowRankLoss:
     Each call draws every matrix i independently with a probability p_i and counts its gradient 1/p_i-fold, so the
     expectation is the gradient of the full sum. A matrix's gradient has a squared norm near its rank r_i; the variance
     Σ r_i (1/p_i - 1) is smallest for a given expected cost Σ p_i c_i at p_i ∝ √(r_i / c_i) (Neyman allocation). Models
-    small enough for the budget have p_i = 1, no variance; for SD1.5 on the CPU 1/p_i is 120 to 470 at 5 M elements. An
+    small enough for the budget have p_i = 1, no variance; for SD1.5 on the CPU 1/p_i is 120 to 480 at 5 M elements. An
     optimizer that divides by the root mean square of the gradient, like Adam, then sees (λ ∇)²/p_i where the full sum
     would give (λ ∇)². While that is small beside the square of the data's gradient, the effect is the full sum's;
     beyond, everything learns more slowly and a larger λ adds less and less.
