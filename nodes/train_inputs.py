@@ -104,8 +104,8 @@ def _method():
         ),
         io.Float.Input(
             "low_rank_weight", default=0.0, min=0.0, max=1000.0, step=0.00001, round=False, optional=True,
-            advanced=True, tooltip="Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; start "
-            "with 0.00005. (The paper says 0.005, its scripts 0.0005.)",
+            advanced=True, tooltip="Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; "
+            "start with 0.00005. (The paper says 0.005, its scripts 0.0005.)",
         ),
     ]
 

@@ -45,6 +45,8 @@ class Training:
         nodes/host/batches.py, if the run is to be continued later
     low_rank: its add_gradient() adds to the gradient of Δ once per step (low_rank.py)
     scaler: scales the loss for fp16 compute; a step whose scaled gradient overflows is skipped and the scale lowered
+    average: replaces a tensor by its mean over the processes that train together, each with its own part of a batch
+    check_reached: called after the first backward; raises if a trained weight that matters got no gradient
 
     step: number of steps done; losses: the mean loss of each, NaN for one that was skipped
     adjustments: (step, Adjustment) of each
@@ -58,9 +60,11 @@ class Training:
         settings: TrainingSettings,
         low_rank=None,
         scaler: torch.amp.GradScaler | None = None,
+        average: Callable[[torch.Tensor], None] | None = None,
+        check_reached: Callable[[Store], None] = check_all_reached,
     ):
         self.store, self.optimizer, self.batches, self.settings = store, optimizer, batches, settings
-        self.low_rank = low_rank
+        self.low_rank, self.average, self.check_reached = low_rank, average, check_reached
         self.scaler = scaler or torch.amp.GradScaler(store.values.device.type, enabled=False)
         self.step = 0
         self.losses: list[float] = []
@@ -107,7 +111,9 @@ class Training:
         if not math.isfinite(loss):
             return self._skip("loss", loss)
         if self.step == 0:
-            check_all_reached(self.store)
+            self.check_reached(self.store)
+        if self.average is not None:
+            self.average(values.grad)
         self.scaler.unscale_(self.optimizer)
         if self.low_rank is not None:
             self.low_rank.add_gradient()
@@ -136,7 +142,13 @@ class Training:
             if not math.isfinite(mean):
                 break
             self.scaler.scale(loss).backward()
-        return mean
+        return mean if self.average is None else self._averaged(mean)
+
+    def _averaged(self, loss: float) -> float:
+        """The same in every process, so that all skip a step together."""
+        everywhere = torch.tensor(loss, dtype=torch.float64, device=self.store.values.device)
+        self.average(everywhere)
+        return everywhere.item()
 
     def _skip(self, what: str, value: float) -> float:
         with torch.no_grad():

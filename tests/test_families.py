@@ -118,7 +118,8 @@ def test_overfits_one_batch(comfy, family, model, untouched):
     assert losses[-1] < zero  # it has learnt more than to be silent
 
 
-def test_what_was_trained_comes_back_bit_for_bit(comfy, family, model, monkeypatch):
+def train_save_and_load(comfy, family, model):
+    """(weights before, trained weights as training ended with them, all weights with the saved delta loaded)"""
     store_module = comfy.pack_module("sara_core.store")
     ended_with, restore = {}, store_module.Store.restore
 
@@ -127,35 +128,43 @@ def test_what_was_trained_comes_back_bit_for_bit(comfy, family, model, monkeypat
             ended_with[segment.name] = location.weight.detach().clone()
         restore(self)
 
-    monkeypatch.setattr(store_module.Store, "restore", keep_then_restore)
     base, parts = loaded_weights(model), state_of_parts(model)
-    delta, loss = comfy.execute(
-        "SaRATrain", model=model, latents=[{"samples": latent} for latent in family.latents(3)],
-        positive=[[caption] for caption in family.captions(3)], steps=3, batch_size=2, density=100 * DENSITY,
-        learning_rate=LEARNING_RATES[family.name],
-    ).outputs  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module.Store, "restore", keep_then_restore)
+        delta, loss = comfy.execute(
+            "SaRATrain", model=model, latents=[{"samples": latent} for latent in family.latents(3)],
+            positive=[[caption] for caption in family.captions(3)], steps=3, batch_size=2, density=100 * DENSITY,
+            learning_rate=LEARNING_RATES[family.name],
+        ).outputs  # fmt: skip
     assert len(set(loss["loss"])) == 3
     assert state_of_parts(model) == parts
     file = comfy.execute("SaRASave", delta=delta, filename_prefix=f"sara/{family.name}").ui["text"][0]
     loaded, _ = comfy.execute("SaRALoader", model=model, sara_name=file.split("/")[-1], strength=1.0).outputs
     with torch.inference_mode():
-        assert_same_bits(loaded_weights(loaded), {**base, **ended_with})
+        with_delta = loaded_weights(loaded)
         assert_same_bits(loaded_weights(model), base)
-    changed = [name for name, weight in ended_with.items() if not torch.equal(weight, base[name])]
-    assert len(changed) == len(ended_with) > 20
+    return base, ended_with, with_delta
+
+
+def test_what_was_trained_comes_back_bit_for_bit(comfy, family, model):
+    base, ended_with, with_delta = train_save_and_load(comfy, family, model)
+    assert_same_bits(with_delta, {**base, **ended_with})
+    assert len(ended_with) > 20
+    assert not any(torch.equal(weight, base[name]) for name, weight in ended_with.items())
 
 
 def test_half_precision(comfy):
-    """bf16 weights are changed by rounded sums: the run still learns, and its delta gives the weights it ended with."""
+    """Weights in bf16 get rounded sums; what is learnt, and comes back, are those."""
     family = FAMILIES["Flux"]
     with torch.inference_mode():
         model = family.model(dtype=torch.bfloat16)
-        before = loaded_weights(model)
-    assert before["diffusion_model.txt_in.weight"].dtype == torch.bfloat16
+    base, ended_with, with_delta = train_save_and_load(comfy, family, model)
+    assert {weight.dtype for weight in ended_with.values()} == {torch.bfloat16}
+    assert_same_bits(with_delta, {**base, **ended_with})
     zero, losses = train_on_fixed_batch(comfy, model, family, STEPS["Flux"], LEARNING_RATES["Flux"])
     assert zero < losses[0] > 2 * losses[-1]
     with torch.inference_mode():
-        assert_same_bits(loaded_weights(model), before)
+        assert_same_bits(loaded_weights(model), base)
 
 
 def test_captions_of_different_lengths_train_together(comfy):

@@ -26,6 +26,7 @@ from .refusals import check_trainable
 from .weights import HostWeight, can_be_written
 
 TRAINED_PART = "diffusion_model"
+FP16_LOSS_SCALE = 2.0**12
 
 
 class TrainingModel:
@@ -56,6 +57,7 @@ def training_model(
 
     batch_shape: shape of a batch of latents; the host leaves room for it when it loads the model
     include, exclude, preset: sara_core.patterns.Choice
+    gradient_checkpointing: of all blocks; otherwise only of those that have no gradient without it
     route: way of computing weight gradients (sara_core.weight_gradient.ROUTES)
     scoring_loss: for the rule "gradient": patcher → function that computes the same loss each time it is called
 
@@ -83,7 +85,7 @@ def training_model(
             yield
 
     if rule.get("rule") == "gradient":
-        rule = {**rule, "by_gradient": GradientScores(attached, scoring_loss(patcher), patcher.load_device).largest}
+        rule = {**rule, "by_gradient": _gradient_scores(patcher, attached, scoring_loss(patcher)).largest}
     selection = select({name: _base_weight(patcher, name, location) for name, location in weights.items()}, **rule)
     shapes = {name: location.weight.shape for name, location in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
@@ -92,6 +94,12 @@ def training_model(
     with attached(store, lambda location: _can_be_written(location, patcher.load_device)):
         _report(store, selection, untrained)
         yield TrainingModel(patcher, store, selection, untrained)
+
+
+def _gradient_scores(patcher, attached, loss) -> GradientScores:
+    # Gradients of an fp16 forward vanish unless the loss is scaled up; their order does not depend on the scale.
+    scale = FP16_LOSS_SCALE if patcher.model.get_dtype_inference() == torch.float16 else 1.0
+    return GradientScores(attached, lambda: scale * loss(), patcher.load_device)
 
 
 def _report(store: Store, selection: Selection, untrained: dict[str, int]) -> None:

@@ -29,6 +29,7 @@ from .isolation import TrainingModel
 from .pairing import TrainingData
 from .run_settings import RunSettings, learning_rate
 from .samples import Samples
+from .unused import check_used_weights_reached
 
 
 def denoising_loss(patcher, data: TrainingData, settings: RunSettings) -> DenoisingLoss:
@@ -94,6 +95,9 @@ class TrainingSession:
                 settings.warmup_steps, settings.adjust_after_steps(), theta,
             ),
             low_rank, _loss_scaler(training),
+            check_reached=lambda store: check_used_weights_reached(
+                store, lambda: first_loss(training.patcher, data, settings)
+            ),
         )
 
     def resume(self, state: dict) -> None:

@@ -1,0 +1,49 @@
+"""Where files of other formats are found, and the models they belong to: what the host's own menus offer."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...sara_core.errors import DeltaError
+from .folders import model_names, model_path
+
+DIFFUSERS = "diffusers"
+
+
+def adapter_names() -> list[str]:
+    """Names of all files that Load LoRA offers; deltas are among them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def diffusers_names() -> list[str]:
+    """Names of all pipelines in diffusers folders, relative to their folder and behind "diffusers/"."""
+    found = []
+    for folder in folder_paths.get_folder_paths(DIFFUSERS):
+        for place, _, files in os.walk(folder, followlinks=True):
+            if "model_index.json" in files:
+                found.append(f"{DIFFUSERS}/{Path(os.path.relpath(place, folder)).as_posix()}")
+    return sorted(found)
+
+
+def base_names() -> list[str]:
+    """Names of all models, for a node's menu."""
+    return [*model_names(), *diffusers_names()]
+
+
+def base_path(name: str) -> Path:
+    """Path of a model by its name in the menu. Raises DeltaError if there is none."""
+    if name in diffusers_names():
+        inner = name.removeprefix(f"{DIFFUSERS}/")
+        folders = (Path(folder, inner) for folder in folder_paths.get_folder_paths(DIFFUSERS))
+        return next(folder for folder in folders if (folder / "model_index.json").is_file())
+    return model_path(name)
+
+
+def foreign_path(name: str) -> Path:
+    """Path of an adapter file, or of a model, by its name in the menus. Raises DeltaError if there is none."""
+    if name in adapter_names():
+        return Path(folder_paths.get_full_path_or_raise("loras", name))
+    if name in base_names():
+        return base_path(name)
+    raise DeltaError(f"There is no file '{name}' in models/loras. Put it there, or press R and choose another one.")
