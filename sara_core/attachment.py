@@ -56,7 +56,8 @@ def trainable_weights(
         raise UnsupportedModelError("This model is compiled (torch.compile): train the original, compile afterwards.")
     if any(map(is_changed, model.modules())):
         raise UnsupportedModelError(
-            "Another SaRA optimizer is training this model: wait until it has finished, or detach() it first."
+            "This model is already being trained: wait until that has ended, or detach() the SaRA optimizer that does "
+            "it."
         )
     choice = Choice(include, exclude, preset)
     attachable = find_layers(model)
@@ -76,9 +77,11 @@ def trainable_weights(
     return weights
 
 
-def left_out(model: torch.nn.Module, weights: Mapping[str, torch.nn.Module | ParameterOf], find_layers=plain_layers):
-    """Elements of the biases, norms, embeddings and other parameters that are not among `weights`, which come from
-    `trainable_weights`: dict, what a report calls the kind → number."""
+def left_out(
+    model: torch.nn.Module, weights: Mapping[str, torch.nn.Module | ParameterOf], find_layers=plain_layers
+) -> dict[str, int]:
+    """How many elements of biases, norms, embeddings and other parameters are not trained, under what a report calls
+    these kinds. weights: as from `trainable_weights`"""
     trained = {identity(location.weight) for location in weights.values()}
     elements = dict.fromkeys(KINDS.values(), 0)
     for key, held in _places(model, find_layers(model), "").items():
@@ -226,10 +229,10 @@ def attached_for_gradients(model: torch.nn.Module, store: Store, weights, route:
     """Inside, a backward leaves gradients in `store` and nowhere else; afterwards the model is as it was before."""
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # norms in training mode change theirs
-    attach_model(model, store, weights, route)
-    for parameter in frozen:
-        parameter.requires_grad_(False)
     try:
+        attach_model(model, store, weights, route)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         yield
     finally:
         detach_model(model)

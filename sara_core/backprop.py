@@ -15,7 +15,7 @@ import torch
 from .class_swap import original_class, swap, swap_back
 from .errors import UnsupportedModelError
 from .layers import layer_op
-from .parameters import StandIns, in_backward, is_wanted, refuse_reentrant, with_delta
+from .parameters import StandIns, in_backward, refuse_reentrant, with_delta
 from .store import Store
 
 
@@ -95,13 +95,15 @@ class _SparseLayerFunction(torch.autograd.Function):
             with attachment.access.tensors(module, grad_output) as (weight, _):
                 weight = weight.to(grad_output.dtype)
                 grad_input = attachment.op.input_gradient(grad_output, weight, ctx.input_shape)
-        if is_wanted(ctx, 1):
+        # torch.autograd.grad(loss, inputs) asks for other gradients only: then Δ's must not change.
+        learns = attachment.trains or module.trained_bias is not None
+        if learns and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
             if attachment.trains:
                 x, = ctx.saved_tensors
                 attachment.add_gradient(x.to(grad_output.dtype), grad_output)
-            bias = module.trained_bias
-            if bias is not None:
-                module._sara_parameters.add_gradient(bias, attachment.op.bias_gradient(grad_output))
+            if module.trained_bias is not None:
+                gradient = attachment.op.bias_gradient(grad_output)
+                module._sara_parameters.add_gradient(module.trained_bias, gradient)
         return grad_input, None, None, None
 
 

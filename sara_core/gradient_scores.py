@@ -63,9 +63,16 @@ class GradientScores:
         }
         store = _CountingStore(_support(sample, weights), self.device)
         scores = self._scores(store, sample, weights)
+        if store.values.grad is not None and not torch.isfinite(store.values.grad).all():
+            raise SelectionError(
+                "The gradient that is to choose the weights is not finite. In fp16 it overflows easily: load the model "
+                "in bf16 or fp32, or choose by another rule."
+            )
         uses = dict(zip(weights, store.uses))
-        bounds = {name: _bound([scores[other] for other in names], n, weights, names)
-                  for names, n in shares for name in names}  # fmt: skip
+        bounds = {}
+        for names, n in shares:
+            elements = sum(weights[name].numel() for name in names)
+            bounds.update(dict.fromkeys(names, _bound([scores[name] for name in names], n / elements)))
         while True:
             found = self._candidates(sample, weights, {n: bounds[n] / max(1, uses[n]) for n in weights})
             scores = self._scores(Store(_support(found, weights), self.device), found, weights)
@@ -133,11 +140,10 @@ def _support(positions, weights) -> Support:
     return Support.from_indices(positions, {name: weights[name].shape for name in positions})
 
 
-def _bound(scores: list[torch.Tensor], n: int, weights, names) -> float:
-    """A score that somewhat more than n elements reach, if all are as these of the sample."""
-    sample = torch.cat([score.cpu() for score in scores]).nan_to_num_(nan=0.0)
-    share = MARGIN * n / sum(weights[name].numel() for name in names)
-    rank = min(len(sample), int(share * len(sample)) + 16)
+def _bound(scores: list[torch.Tensor], share: float) -> float:
+    """A score that somewhat more than this share of all elements reach, if all are as these of the sample."""
+    sample = torch.cat([score.cpu() for score in scores])
+    rank = min(len(sample), int(MARGIN * share * len(sample)) + 16)
     return float(sample.kthvalue(len(sample) - rank + 1).values)
 
 

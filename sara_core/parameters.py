@@ -42,7 +42,7 @@ def with_delta(weight: torch.Tensor, store: Store, number: int, stored_dtype: to
     stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `weight` is a cast of it, so
         that this way of reaching a weight and writing it in place compute with the same bits
     """
-    position, values = store.whole(number)
+    position, values = (tensor.to(weight.device) for tensor in store.whole(number))
     changed = added(gather(weight, position).to(stored_dtype), values, 1.0)
     return scatter_(weight.detach().clone(), position, changed.to(weight.dtype))
 
@@ -106,8 +106,8 @@ class _StandIn(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         refuse_reentrant(ctx.made_in_backward)
-        if is_wanted(ctx, 0):
-            ctx.trained.add_gradient(ctx.number, gradient)
+        # Only Δ depends on this node, so it does not run where another gradient is asked for.
+        ctx.trained.add_gradient(ctx.number, gradient)
         return None, None, None
 
 
@@ -123,10 +123,3 @@ def refuse_reentrant(made_in_backward: bool) -> None:
             "Reentrant gradient checkpointing cannot be combined with sparse training: "
             "pass use_reentrant=False to torch.utils.checkpoint.checkpoint."
         )
-
-
-def is_wanted(ctx, number: int) -> bool:
-    """Whether the running backward computes the gradient of tensor input `number` of a function, if that has so many:
-    torch.autograd.grad(loss, inputs) asks for other gradients only, and then Δ's must not change."""
-    nodes = [node for node, _ in ctx.next_functions]
-    return number < len(nodes) and nodes[number] is not None and torch._C._will_engine_execute_node(nodes[number])

@@ -35,7 +35,7 @@ class NamedParameter:
 
 @dataclass(frozen=True)
 class Patterns:
-    """include, exclude: patterns without their !; no include lets every Linear and Conv weight pass
+    """include, exclude: patterns without their !; no include lets everything pass
     kinds: KINDS of parameters that are trained beside the layers' weights"""
 
     include: tuple[str, ...] = ()
@@ -48,13 +48,10 @@ class Patterns:
         words = split_patterns(include)
         included = tuple(word for word in words if not word.startswith("!"))
         left_out = tuple(word[1:].strip() for word in words if word.startswith("!"))
-        return cls(included, (*split_patterns(exclude), *left_out), tuple(word for word in included if word in KINDS))
+        return cls(included, (*split_patterns(exclude), *left_out))
 
     def allow(self, parameter: NamedParameter) -> bool:
-        return not self.include or parameter.kind in self.kinds or any(matches(p, parameter) for p in self.include)
-
-    def name(self, parameter: NamedParameter) -> bool:
-        return parameter.kind in self.kinds or any(_names(p, parameter) for p in self.include)
+        return not self.include or any(matches(pattern, parameter) for pattern in self.include)
 
     def leave_out(self, parameter: NamedParameter) -> bool:
         return any(matches(pattern, parameter) for pattern in self.exclude)
@@ -104,13 +101,14 @@ class Choice:
 
     def takes(self, names: Iterable[NamedParameter]) -> bool:
         """Whether a parameter that goes by these names is trained: by any name, unless one of them is left out."""
-        names, both = list(names), (self.patterns, PRESETS[self.preset])
-        if any(patterns.leave_out(name) for patterns in both for name in names):
+        names, preset = list(names), PRESETS[self.preset]
+        if any(patterns.leave_out(name) for patterns in (self.patterns, preset) for name in names):
             return False
         if any(name.kind == LAYER_WEIGHT for name in names):
-            return all(any(map(patterns.allow, names)) for patterns in both)
+            return any(map(self.patterns.allow, names)) and any(map(preset.allow, names))
         return any(
-            any(patterns.name(name) for patterns in both) and all(patterns.allow(name) for patterns in both)
+            self.patterns.allow(name) and preset.allow(name)
+            and (name.kind in preset.kinds or any(_names(pattern, name) for pattern in self.patterns.include))
             for name in names
         )
 
@@ -119,9 +117,10 @@ class Choice:
         parameters = list(parameters)
         for pattern in (*self.patterns.include, *self.patterns.exclude):
             if not any(matches(pattern, parameter) for parameter in parameters):
+                hint = " A pattern with * must match a whole name." if _is_glob(pattern) else ""
                 raise SelectionError(
-                    f"The pattern '{pattern}' matches no weight of this model. Its names are made of: "
-                    f"{_vocabulary(parameters)}."
+                    f"The pattern '{pattern}' matches no weight of this model.{hint} The names of the model are made "
+                    f"of: {_vocabulary(parameters)}."
                 )
         preset = PRESETS[self.preset]
         patterns = (*preset.include, *preset.exclude)
@@ -141,7 +140,11 @@ def split_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 
 def matches_name(pattern: str, name: str) -> bool:
     """A plain word matches anywhere in a name; a pattern with * ? or [ must match the whole name."""
-    return fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name
+    return fnmatchcase(name, pattern) if _is_glob(pattern) else pattern in name
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
 
 
 def matches(pattern: str, parameter: NamedParameter) -> bool:
@@ -149,9 +152,11 @@ def matches(pattern: str, parameter: NamedParameter) -> bool:
 
 
 def _names(pattern: str, parameter: NamedParameter) -> bool:
+    if pattern == parameter.kind:
+        return True
     if not matches_name(pattern, parameter.name):
         return False
-    whole = pattern if any(c in pattern for c in "*?[") else f"*{pattern}"
+    whole = pattern if _is_glob(pattern) else f"*{pattern}"
     said = re.sub(r"(\*|\.?weight|\.)+$", "", whole)
     ends = range(parameter.own_part + 1, len(parameter.name) + 1)
     return any(fnmatchcase(parameter.name[:end], said) for end in ends)

@@ -2,7 +2,7 @@
 
 They run through the very modules that will be trained, checkpointing and all, on tensors that have a shape, a dtype
 and a device but no content (torch's fake tensors), while every storage that an operator makes is counted for as long
-as it lives. Operators run as usual in Python, so what the model keeps, frees and recomputes is what it will in the run.
+as it lives. Python and autograd run as usual, so what the model keeps, frees and recomputes is what it will in the run.
 """
 
 import functools
@@ -15,17 +15,17 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .backprop import Attachment, is_attached
-from .parameters import TrainedParameters
+from .store import Store
 from .weight_gradient import CPU_CSR_DENSITY, DENSE_BYTES
 
+# A storage of torch's on the GPU begins at a multiple of this.
+ALIGNMENT = 512
 # Vectors as long as a segment that a sampled product holds: result, and values and columns of a copy of its pattern.
 SAMPLED_PRODUCT_VECTORS = 3
 # Chunks of one layer's gradient are alike; the third begins when the first is gone.
 CHUNKS = 3
-# A storage of torch's on the GPU begins at a multiple of this.
-ALIGNMENT = 512
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _Cache = type(functools.lru_cache(lambda: None))
 
 
@@ -41,10 +41,11 @@ class LiveBytes(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         for tensor in _new_tensors(func, results):
             self._count(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live + _unseen_bytes(func, args))
         return results
 
     def _count(self, storage):
-        key, size = storage._cdata, -storage.nbytes() // ALIGNMENT * -ALIGNMENT
+        key, size = storage._cdata, -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
         if key in self._storages:
             return
 
@@ -54,7 +55,6 @@ class LiveBytes(TorchDispatchMode):
 
         self._storages[key] = weakref.ref(storage, freed)
         self.live += size
-        self.peak = max(self.peak, self.live)
 
 
 def _new_tensors(func, results) -> Iterator[torch.Tensor]:
@@ -67,13 +67,25 @@ def _new_tensors(func, results) -> Iterator[torch.Tensor]:
                     yield tensor
 
 
+def _unseen_bytes(func, args) -> int:
+    """What an operator takes for itself: on the CPU, convolutions copy input and weight into a layout of their own."""
+    if func is torch.ops.aten.convolution.default:
+        copied = args[0], args[1]
+    elif func is torch.ops.aten.convolution_backward.default:
+        copied = args[0], args[2]
+    else:
+        return 0
+    return sum(tensor.numel() * tensor.element_size() for tensor in copied if tensor.device.type == "cpu")
+
+
 @contextmanager
-def simulated(model: torch.nn.Module) -> Iterator[LiveBytes]:
+def simulated(model: torch.nn.Module, store: Store) -> Iterator[LiveBytes]:
     """Inside, whatever is computed in this thread has no content, and its memory is counted.
 
-    model: with attached layers; its weights and other real tensors may be used and are not counted
+    model: with attached layers; its parameters are there already and are not counted
+    store: of those layers; it gets no gradient, but the gradients take their memory
 
-    Afterwards the model is what it was, attribute by attribute, and no random number has been drawn. Raises whatever
+    Afterwards both are what they were, attribute by attribute, and no random number has been drawn. Raises whatever
     the model's code or torch raises where the control flow depends on the content of a tensor.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -82,51 +94,46 @@ def simulated(model: torch.nn.Module) -> Iterator[LiveBytes]:
     with ExitStack() as undo:
         undo.callback(_forget, model, memory)
         undo.enter_context(_attributes_kept(model))
-        for module in model.modules():
-            if is_attached(module):
-                module._sara = _SimulatedAttachment(module._sara)
-            if "_sara_parameters" in vars(module):
-                module._sara_parameters = _SimulatedParameters(module._sara_parameters)
+        undo.callback(setattr, store, "__class__", type(store))
+        store.__class__ = _StoreWithoutContent
         undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        _empty_parameters(model)
         undo.enter_context(memory)
         yield memory
 
 
-class _SimulatedAttachment(Attachment):
-    """A layer that takes the memory of another one, for its weight and for its gradient."""
+def _empty_parameters(model: torch.nn.Module) -> None:
+    """Real parameters would do, but torch knows a short cut for operators whose arguments all have no content."""
 
-    def __init__(self, real: Attachment):
-        super().__init__(real.op, self, real.store, real.number, real.route)
-        self.adds = real.number is not None and real.store.base[real.number] is None
+    @functools.cache
+    def empty(*description):
+        shape, stride, dtype, device = description
+        return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
-    @contextmanager
-    def tensors(self, module, like):
-        weight, bias = module.weight, module.bias
-        copies = []
-        if (weight.dtype, weight.device) != (like.dtype, like.device):
-            copies.append(like.new_empty(weight.shape))
-            bias = None if bias is None else like.new_empty(bias.shape)
-        if self.adds:
-            copies.append(like.new_empty(weight.shape))
-        yield (copies[-1] if copies else weight), bias
-
-    def add_gradient(self, x, grad_output):
-        segment = self.store.support.segments[self.number]
-        for route in _possible_routes(self.route, segment, x.device):
-            (_sampled_product if route == "csr" else _dense_chunk)(self.op, segment, x, grad_output)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if type(parameter) in _PLAIN:
+                module._parameters[name] = empty(
+                    parameter.shape, parameter.stride(), parameter.dtype, parameter.device
+                )
 
 
-class _SimulatedParameters(TrainedParameters):
-    """Stand-ins of the size of other ones, whose gradients are forgotten: their elements are few."""
+class _StoreWithoutContent(Store):
+    """Takes gradients and hands out positions that have the size of the real ones."""
 
-    def __init__(self, real: TrainedParameters):
-        super().__init__(real.store, real.numbers)
+    def take(self, number, op, x, grad_output, route):
+        segment = self.support.segments[number]
+        for possible in _possible_routes(route, segment, x.device):
+            (_sampled_products if possible == "csr" else _dense_chunk)(op, segment, x, grad_output)
 
-    def copy(self, number):
-        return torch.empty_like(self.store.locations[number].weight)
+    def take_dense(self, number, gradient):
+        gradient.new_empty(len(self.support.segments[number]), dtype=torch.float32)
 
-    def add_gradient(self, number, gradient):
-        pass
+    def whole(self, number):
+        settled = self.settled[number]
+        count = len(self.support.segments[number]) + (0 if settled is None else len(settled.segment))
+        device = self.values.device
+        return torch.empty(count, dtype=torch.int64, device=device), torch.empty(count, device=device)
 
 
 def _possible_routes(route: str, segment, device) -> tuple[str, ...]:
@@ -137,7 +144,7 @@ def _possible_routes(route: str, segment, device) -> tuple[str, ...]:
     return ("csr",) if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else ("dense",)
 
 
-def _sampled_product(op, segment, x, grad_output):
+def _sampled_products(op, segment, x, grad_output):
     x, grad_output = x.float(), grad_output.float()
     for _factors in itertools.islice(op.weight_gradient_factors(x, grad_output, 0), CHUNKS):
         x.new_empty(SAMPLED_PRODUCT_VECTORS * len(segment))
@@ -149,9 +156,10 @@ def _dense_chunk(op, segment, x, grad_output):
 
 @contextmanager
 def _attributes_kept(model: torch.nn.Module):
-    """Modules that keep something of their last input for the next one must not find it without content."""
-    before = [(module, {name: (value, _copied(value)) for name, value in vars(module).items()})
-              for module in model.modules()]
+    """A module that keeps something of its last input for the next one must not find it without content."""
+    before = [
+        (module, {name: (value, _copied(value)) for name, value in vars(module).items()}) for module in model.modules()
+    ]
     try:
         yield
     finally:

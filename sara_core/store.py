@@ -50,8 +50,10 @@ class Store:
 
         in_place: `write` brings that weight up to date; otherwise whoever computes with it adds Δ to a copy
         """
-        segment = self.support.segments[number] = self.support.segments[number].to(location.weight.device)
-        base = gather(location.weight, segment.flat())
+        # A weight that is not written may rest on another device than the one its layer computes on.
+        device = location.weight.device if in_place else self.values.device
+        segment = self.support.segments[number] = self.support.segments[number].to(device)
+        base = gather(location.weight, segment.flat().to(location.weight.device))
         self._digests[number] = _digest(segment, base)
         self.locations[number] = location
         if in_place:
@@ -73,7 +75,8 @@ class Store:
 
     def take_dense(self, number: int, gradient: torch.Tensor) -> None:
         """Add the chosen elements of a gradient of the whole parameter, of its shape."""
-        self.accumulate(number, gather(gradient, self.support.segments[number].flat()))
+        position = self.support.segments[number].flat().to(gradient.device)
+        self.accumulate(number, gather(gradient, position).to(self.values.device))
 
     def accumulate(self, number: int, gradient: torch.Tensor) -> None:
         """Add one layer's gradient, fp32 [len(segment)], to the gradient of the vector."""
@@ -90,7 +93,8 @@ class Store:
         """Base values of one segment, [len(segment)] in the weight's own dtype."""
         if self.base[number] is not None:
             return self.base[number]
-        return gather(self.locations[number].weight, self.support.segments[number].flat())
+        weight = self.locations[number].weight
+        return gather(weight, self.support.segments[number].flat().to(weight.device))
 
     def trained_values(self, number: int) -> torch.Tensor:
         """P_M of one segment: base + Δ before it is rounded to the weight's dtype, fp32 [len(segment)], no graph."""
@@ -179,7 +183,8 @@ class Store:
             if settled is not None:
                 base = settled.base
                 if base is None:
-                    base = gather(self.locations[number].weight, settled.segment.flat())
+                    weight = self.locations[number].weight
+                    base = gather(weight, settled.segment.flat().to(weight.device))
                 count += int(((base.to(settled.values) + settled.values).abs() < theta).sum())
         return count
 

@@ -202,7 +202,7 @@ def test_weights_that_cannot_be_trained_are_refused_by_name_and_the_model_is_lef
 
 def test_a_second_optimizer_is_refused_until_the_first_is_detached():
     model, optimizer = in_training()
-    with pytest.raises(UnsupportedModelError, match=r"Another SaRA optimizer.*detach\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"already being trained.*detach\(\)"):
         SaRA(model, density=0.3)
     optimizer.detach()
     SaRA(model, density=0.3)

@@ -176,10 +176,13 @@ def test_the_bias_of_a_linear_for_inputs_of_any_shape(shape):
     assert relative_error(store.values.grad, masked_gradient(plain, store.support)) <= 1e-5
 
 
-def test_a_bias_in_half_precision_is_summed_up_in_fp32():
-    model = nn.Linear(1, 2, dtype=torch.float16)
+@pytest.mark.parametrize("layer, inputs, outputs", [
+    (nn.Linear(1, 2), (5000, 1), (5000, 2)), (nn.Conv1d(1, 2, 1), (5, 1, 1000), (5, 2, 1000)),
+])  # fmt: skip
+def test_a_bias_in_half_precision_is_summed_up_in_fp32(layer, inputs, outputs):
+    model = copy.deepcopy(layer).half()
     store = attached(model, density=0.5, include="bias")
-    model(torch.zeros(5000, 1, dtype=torch.float16)).backward(torch.full((5000, 2), 100.0, dtype=torch.float16))
+    model(torch.zeros(inputs).half()).backward(torch.full(outputs, 100.0).half())
     assert store.values.grad.tolist() == [500_000.0]  # fp16 ends at 65504
 
 
@@ -297,66 +300,6 @@ def test_a_parameter_that_is_not_used_is_an_error_by_name():
     loss_of(model, small_batches(1)[0]).backward()
     with pytest.raises(TrainingError, match="unused.bias"):
         optimizer.step()
-
-
-class TiedHead(nn.Module):
-    """The input embedding and the output layer share one weight: as one Parameter, or as two over one memory."""
-
-    def __init__(self, one_object):
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
-        weight = self.embedding.weight
-        self.head.weight = weight if one_object else nn.Parameter(weight.data)
-
-    def forward(self, tokens):
-        return self.head(self.embedding(tokens))
-
-
-@WAYS
-@pytest.mark.parametrize("one_object", [True, False])
-def test_a_weight_tied_to_an_embedding_is_one_segment_with_the_whole_gradient(copies, one_object):
-    torch.manual_seed(1)
-    model = TiedHead(one_object)
-    plain = TiedHead(True)
-    plain.load_state_dict(model.state_dict())
-    store = attached(model, density=0.3, copy_weights=copies)
-    segment, = store.support
-    assert segment.name == "head.weight"
-    with torch.no_grad():
-        store.values += 0.1
-        plain.head.weight.view(-1)[segment.flat()] += 0.1
-    store.write()
-    assert torch.allclose(model(TOKENS), plain(TOKENS))
-    loss_on(model).backward()
-    loss_on(plain).backward()
-    assert torch.allclose(store.values.grad, plain.embedding.weight.grad.view(-1)[segment.flat()], rtol=1e-4)
-
-
-def test_parameters_that_overlap_without_being_the_same_are_refused_by_name():
-    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
-    model[1].weight = nn.Parameter(model[0].weight.data.t())
-    with pytest.raises(UnsupportedModelError, match=r"1\.weight' and '0\.weight' overlap|0\.weight' and '1\.weight'"):
-        SaRA(model, density=0.3)
-    SaRA(model, density=0.3, exclude="0., 1.")
-
-
-def test_parts_of_one_memory_that_do_not_overlap_are_trained():
-    whole = torch.randn(12, 6)
-    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
-    model[0].weight, model[1].weight = nn.Parameter(whole[:6]), nn.Parameter(whole[6:])
-    assert len(SaRA(model, density=0.5).store.support) == 2
-
-
-@pytest.mark.parametrize("excluded", ["up.", "tied", "!up.", "!tied"])
-def test_a_tied_weight_is_left_out_by_any_of_its_names(excluded):
-    patterns = {"include": excluded} if excluded.startswith("!") else {"exclude": excluded}
-    names = [segment.name for segment in SaRA(small_net(), density=0.3, **patterns).store.support]
-    assert names == ["conv.weight", "grouped.weight", "sequence.weight", "down.weight", "out.weight"]
-
-
-@pytest.mark.parametrize("included", ["up.", "tied"])
-def test_a_tied_weight_is_included_by_any_of_its_names_and_always_called_the_same(included):
-    assert [s.name for s in SaRA(small_net(), density=0.3, include=included).store.support] == ["up.weight"]
 
 
 def test_what_is_not_trained_is_counted():

@@ -82,7 +82,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn2, self.norm2 = Attention(), nn.LayerNorm(4)
         self.in_layers = nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1))
-        self.modulation = nn.Parameter(torch.zeros(6, 4))
+        self.modulation, self.attn_norm = nn.Parameter(torch.zeros(6, 4)), nn.LayerNorm(4, bias=False)
         self.label_emb = nn.Embedding(3, 4)
 
 
@@ -103,9 +103,10 @@ LAYERS = ["attn2.to_q.weight", "in_layers.1.weight"]
     ("*.bias", ["attn2.to_q.bias", "in_layers.0.bias", "in_layers.1.bias", "norm2.bias"]),
     ("*attn2*bias", ["attn2.to_q.bias"]),
     ("to_q.bias", ["attn2.to_q.bias"]),
-    ("norm", ["attn2.norm_q.weight", "in_layers.0.bias", "in_layers.0.weight", "norm2.bias", "norm2.weight"]),
-    ("*norm*", ["attn2.norm_q.weight", "norm2.bias", "norm2.weight"]),
-    ("*norm*.weight", ["attn2.norm_q.weight", "norm2.weight"]),
+    ("norm", ["attn2.norm_q.weight", "attn_norm.weight", "in_layers.0.bias", "in_layers.0.weight", "norm2.bias",
+              "norm2.weight"]),
+    ("*norm*", ["attn2.norm_q.weight", "attn_norm.weight", "norm2.bias", "norm2.weight"]),
+    ("*norm*.weight", ["attn2.norm_q.weight", "attn_norm.weight", "norm2.weight"]),
     ("norm2", ["norm2.bias", "norm2.weight"]),
     ("norm_q.weight", ["attn2.norm_q.weight"]),
     ("in_layers.0", ["in_layers.0.bias", "in_layers.0.weight"]),
@@ -138,6 +139,7 @@ def test_a_preset_and_patterns_must_both_let_a_parameter_pass():
                                                                                      "attn2.to_q.bias"]  # fmt: skip
     assert list(trainable_weights(Block(), "!to_q", preset="attention only")) == []
     assert len(trainable_weights(Block(), preset="all layers, biases and norms")) == len(list(Block().parameters()))
+    assert list(trainable_weights(Block(), "norm_q", preset="attention only")) == ["attn2.norm_q.weight"]
     assert sorted(trainable_weights(Block(), "!norm", preset="all layers, biases and norms")) == sorted(
         [*LAYERS, "attn2.to_q.bias", "in_layers.1.bias", "label_emb.weight", "modulation"]
     )
@@ -150,6 +152,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_says_what_there_is(fiel
         trainable_weights(small_net(), **{field: ["conv", pattern]})
     shown = pattern if field == "exclude" else pattern.removeprefix("!")
     assert f"'{shown}' matches no weight" in str(error.value)
+    assert ("must match a whole name" in str(error.value)) is ("*" in pattern)
     for word in ("conv", "sequence", "bias"):
         assert word in str(error.value)
 

@@ -238,3 +238,53 @@ def test_weight_decay_pulls_the_change_towards_zero(comfy, model, data, untouche
         return sum(float(entry.values.square().sum()) for entry in delta.entries.values())
 
     assert size(held) < 0.95 * size(free)
+
+
+@pytest.mark.parametrize("rule", ["largest", "random", "gradient"])
+def test_rules_for_comparison_choose_as_many_others_and_are_never_adjusted(
+    comfy, model, data, untouched, caplog, rule
+):
+    caplog.set_level("INFO")
+    smallest, _ = train(comfy, model, data, **OPTIONS)
+    delta, _ = train(comfy, model, data, **OPTIONS, selection_rule=rule)
+    assert delta.nnz == smallest.nnz
+    assert delta.overlap(smallest) < 0.2
+    selection = json.loads(delta.metadata["sara.selection"])
+    assert selection["rule"] == rule and selection["theta"] is None
+    assert "adjustment is off: this selection rule has no θ" in caplog.text
+
+
+def test_biases_and_norms_train_where_they_are_named(comfy, model, data, untouched):
+    delta, _ = train(comfy, model, data, **OPTIONS, layers="all layers, biases and norms")
+    assert "diffusion_model.time_embed.0.bias" in delta.entries
+    assert any(name.endswith(".norm1.bias") for name in delta.entries)
+
+
+def test_the_low_rank_loss_takes_part_and_is_resumed(comfy, model, data, untouched, snapshots):
+    plain, _ = train(comfy, model, data, **OPTIONS)
+    options = {**OPTIONS, "low_rank_weight": 1e-3}
+    straight, _ = train(comfy, model, data, **options)
+    name = next(iter(plain.entries))
+    assert not torch.equal(plain.entries[name].values, straight.entries[name].values)
+    cancelled(comfy, model, data, 9, **options)
+    snapshot, = snapshots()
+    assert_same_delta(straight, train(comfy, model, data, **options, resume=snapshot.name)[0])
+
+
+def test_class_images_count_as_much_as_they_are_told_to(comfy, model, data, untouched):
+    latents, captions = data
+    options = {**OPTIONS, "class_latents": latents[::-1], "class_positive": captions[::-1]}
+    without, _ = train(comfy, model, data, **OPTIONS)
+    nothing, _ = train(comfy, model, data, **options, prior_weight=0.0)
+    some, _ = train(comfy, model, data, **options, prior_weight=1.0)
+    for name, entry in without.entries.items():
+        assert torch.allclose(entry.values, nothing.entries[name].values, atol=1e-4), name
+    assert any(not torch.allclose(e.values, some.entries[n].values, atol=1e-4) for n, e in without.entries.items())
+
+
+def test_caption_dropout_needs_something_in_place_of_the_captions(comfy, model, data, untouched):
+    with pytest.raises(Exception, match="connect a CLIP Text Encode with empty text to 'unconditional'"):
+        train(comfy, model, data, **OPTIONS, caption_dropout=0.1)
+    dropped, _ = train(comfy, model, data, **OPTIONS, caption_dropout=1.0, unconditional=data[1][0])
+    plain, _ = train(comfy, model, data, **OPTIONS)
+    assert any(not torch.equal(e.values, plain.entries[n].values) for n, e in dropped.entries.items())
