@@ -37,6 +37,25 @@ def train_style(info: ObjectInfo, checkpoint: str, folder: str, training: Mappin
     )
 
 
+def learn_subject(
+    info: ObjectInfo, checkpoint: str, folder: str, class_folder: str, training: Mapping[str, Any], prefix: str
+) -> Prompt:
+    """As `train_style`, with the pictures of a second input folder as class images."""
+    return _prompt(
+        "Learn a subject",
+        info,
+        {
+            "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+            "Subject": {"folder": folder},
+            "Others of its kind": {"folder": class_folder},
+            "Picture size": SQUARE,
+            "Picture size (others)": SQUARE,
+            "SaRATrain": training,
+            "SaRASave": {"filename_prefix": prefix},
+        },
+    )
+
+
 def use_delta(
     info: ObjectInfo, checkpoint: str, delta: str, caption: str, seed: int, *, with_delta: bool = True
 ) -> Prompt:

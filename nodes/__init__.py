@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bake import SaRABake
+from .convert import SaRAConvert
 from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
@@ -22,7 +23,7 @@ class SaRAExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             SaRATrain, SaRATrainOptions, SaRATrainSamples, SaRASave, SaRALoader, SaRAApply, SaRABake, SaRAMerge,
-            SaRAExtract, SaRAInspect,
+            SaRAExtract, SaRAInspect, SaRAConvert,
         ]  # fmt: skip
 
 

@@ -5,13 +5,22 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError
-from .host import folders, patching
+from .host import folders, identity, patching
+from .host.progress import show_text
 from .sockets import SaraDelta
 
 _STRENGTH_TOOLTIP = (
     "How strongly to apply the delta. 1 is what was trained, 0 leaves the model alone, negative values go the "
     "opposite way."
 )
+
+
+def _patched(node_class, model, delta: SparseDelta, strength: float):
+    """The MODEL with the delta; a warning on the node if the delta was trained on another one."""
+    patched = patching.patch_model(model, delta, strength)
+    if strength != 0 and (text := identity.warning(model, delta)):
+        show_text(node_class, text)
+    return patched
 
 
 def _strength() -> io.Float.Input:
@@ -27,6 +36,7 @@ class SaRALoader(io.ComfyNode):
             category="model/loaders",
             description="Loads a SaRA delta from a file and applies it to a model, like Load LoRA does with a LoRA.",
             search_aliases=["load sara", "load delta", "sparse delta", "lora loader", "apply sara"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -63,7 +73,7 @@ class SaRALoader(io.ComfyNode):
         delta = SparseDelta.load(folders.delta_path(sara_name))
         if model is None:
             return io.NodeOutput(ExecutionBlocker("SaRA Loader has no model: connect one to its model input."), delta)
-        return io.NodeOutput(patching.patch_model(model, delta, strength), delta)
+        return io.NodeOutput(_patched(cls, model, delta, strength), delta)
 
 
 class SaRAApply(io.ComfyNode):
@@ -75,6 +85,7 @@ class SaRAApply(io.ComfyNode):
             category="model/loaders",
             description="Applies a SaRA delta from another node, for example SaRA Train, to a model.",
             search_aliases=["apply sara", "apply delta", "sparse delta"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to apply the delta to."),
                 SaraDelta.Input("delta", tooltip="The delta to apply, from SaRA Train or SaRA Loader."),
@@ -85,4 +96,4 @@ class SaRAApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, delta, strength) -> io.NodeOutput:
-        return io.NodeOutput(patching.patch_model(model, delta, strength))
+        return io.NodeOutput(_patched(cls, model, delta, strength))

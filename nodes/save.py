@@ -1,13 +1,28 @@
 """Saving a delta as a file that SaRA Loader and Load LoRA offer."""
 
+import io as bytes_io
+from datetime import datetime, timezone
+
 import torch
 from comfy_api.latest import io, ui
+from PIL import Image, ImageOps
 
+from ..sara_core import modelspec
+from ..sara_core.delta import SparseDelta
+from ..sara_core.errors import DeltaError
+from ..sara_core.rounding import differing_weights, rounded_values
 from .host import folders
+from .host.family import delta_family
+from .host.identity import base_weights
 from .host.progress import show_text
 from .sockets import SaraDelta
 
 VALUE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+THUMBNAIL_SIZE = (256, 256)
+
+
+def _said(name: str, tooltip: str, multiline: bool = False) -> io.String.Input:
+    return io.String.Input(name, optional=True, default="", advanced=True, multiline=multiline, tooltip=tooltip)
 
 
 class SaRASave(io.ComfyNode):
@@ -35,14 +50,60 @@ class SaRASave(io.ComfyNode):
                     default="fp32",
                     tooltip="fp32 keeps every bit of what was trained; bf16 makes the file about two fifths smaller.",
                 ),
+                _said("title", "What model browsers call the file. Empty: the file's name."),
+                _said("author", "Who made it."),
+                _said("trigger_phrase", "Words of the captions that bring out what was learned, for model browsers."),
+                _said("tags", "Words to find the file by in model browsers, separated by commas."),
+                _said("description", "What the delta does and how to use it.", multiline=True),
+                io.Image.Input(
+                    "thumbnail",
+                    optional=True,
+                    tooltip="A picture for model browsers. Its middle is kept, in 256 × 256 pixels.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only for bf16: the model that the delta is for, to count how many of its weights come out "
+                    "different for the rounding.",
+                ),
             ],
             outputs=[SaraDelta.Output(display_name="delta", tooltip="The same delta, to go on with.")],
         )
 
     @classmethod
-    def execute(cls, delta, filename_prefix, values) -> io.NodeOutput:
+    def execute(cls, delta, filename_prefix, values, thumbnail=None, model=None, **said) -> io.NodeOutput:
         path = folders.new_output_path(filename_prefix)
-        delta.save(path, VALUE_DTYPES[values])
+        if thumbnail is not None:
+            said["thumbnail"] = modelspec.data_url(_jpeg(thumbnail))
+        family = delta_family(delta.metadata) or ""
+        now = datetime.now(timezone.utc)
+        metadata = modelspec.described(delta.metadata, family, path.stem.strip("_"), said, now)
+        SparseDelta(delta.entries, metadata).save(path, VALUE_DTYPES[values])
         filename = folders.relative_to_output(path)
-        show_text(cls, f"Saved as output/{filename}")
+        lines = [f"Saved as output/{filename}"]
+        if values == "bf16":
+            lines.append(_rounding(delta, model))
+        show_text(cls, "\n".join(lines))
         return io.NodeOutput(delta, ui=ui.PreviewText(filename))
+
+
+def _rounding(delta: SparseDelta, model) -> str:
+    """What bf16 costs, for people."""
+    text = f"bf16 rounds {rounded_values(delta, torch.bfloat16):,} of {delta.nnz:,} changes."
+    if model is None:
+        return text
+    weights = base_weights(model)
+    try:
+        differing = differing_weights(delta, torch.bfloat16, weights)
+    except DeltaError as error:  # the file is saved all the same
+        return f"{text} {error}"
+    dtypes = {str(weights[name].dtype).removeprefix("torch.") for name in delta.entries if name in weights}
+    return f"{text} {differing:,} of the model's weights ({', '.join(sorted(dtypes))}) come out different by it."
+
+
+def _jpeg(images: torch.Tensor) -> bytes:
+    """The middle of the first of IMAGE's pictures, float32 [n, height, width, 3], as a small JPEG."""
+    pixels = (images[0, ..., :3].detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    file = bytes_io.BytesIO()
+    ImageOps.fit(Image.fromarray(pixels.numpy()), THUMBNAIL_SIZE).save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -70,7 +70,10 @@ def _train(lists, scalars, say):
         if "samples" in scalars:
             pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
             samples = Samples(training, pictures, folders.sample_folder(run_name))
-        session = TrainingSession(training, data, settings, snapshots, scalars["snapshot_every"], samples, say)
+        session = TrainingSession(
+            training, data, settings, scalars["gradient_checkpointing"], snapshots, scalars["snapshot_every"], samples,
+            say,
+        )
         if state is not None:
             session.resume(state)
         return session.execute()

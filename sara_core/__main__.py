@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
     parsed = parser.parse_args(arguments)
     try:
-        print(COMMANDS[parsed.command].run(parsed))
+        if text := COMMANDS[parsed.command].run(parsed):
+            print(text)
     except SaRAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,14 +11,13 @@ import torch
 from .entry import SparseEntry
 from .errors import DeltaError
 from .formats.source import Source, model_files, opened
+from .names import SCALE, WEIGHT
 from .names_diffusers import (
     Shape, check_known, dense_to_comfy, dense_to_diffusers, diffusers_parts, family, to_comfy,
 )  # fmt: skip
 
 PREFIX = "diffusion_model."
 _CHECKPOINT_PREFIX = "model.diffusion_model."
-# Flux's original files call these weights by what they do; ComfyUI renames them when it loads one.
-_SCALE, _WEIGHT = "_norm.scale", "_norm.weight"
 
 
 class Base:
@@ -152,5 +151,5 @@ def _diffusion_model(names: list[str]) -> dict[str, str]:
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in names) or not prefix)
     stored = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
     return {
-        name.removesuffix(_SCALE) + _WEIGHT if name.endswith(_SCALE) else name: found for name, found in stored.items()
+        name.removesuffix(SCALE) + WEIGHT if name.endswith(SCALE) else name: found for name, found in stored.items()
     }

@@ -14,13 +14,15 @@ from .errors import DeltaError
 from .extraction import extract_with_report
 from .formats import detect, lt_sft, original, shira, super_tuning, torch_file
 from .formats.lora import opened_adapter
+from .formats.peft_alpha import alpha_of
 from .formats.source import Source, model_files, opened
 from .names_diffusers import diffusers_parts, to_comfy
 from .thinning import Thinned, thin
 
 RECORD, FAMILY = "sara.converted", "sara.family"
 
-_ADAPTER_FILES = (shira.WEIGHTS, "adapter_model.bin", lt_sft.FILE)
+# What PEFT, diffusers and composable-sft call the one file in the folder that they make.
+_ADAPTER_FILES = (shira.WEIGHTS, "adapter_model.bin", "pytorch_lora_weights.safetensors", lt_sft.FILE)
 
 Progress = Callable[[int, int], None]
 
@@ -128,7 +130,7 @@ class _Reading:
 
     def _of_adapter(self, source: Source) -> Conversion:
         with self._opened_base("A LoRA or weight difference") as base:
-            adapter = opened_adapter(source, base)
+            adapter = opened_adapter(source, base, alpha_of(self.path, source.metadata))
             thinned = self._thinned(adapter.changes, len(adapter.modules), base)
             made = self._made(thinned.entries, base, "A LoRA or weight difference", thinned.lost)
             made.left_out = adapter.left_out

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from . import modelspec
 from .base import opened_base
 from .delta import SparseDelta
 from .errors import DeltaError
@@ -40,10 +41,11 @@ def write(
     if to in ("diff", "lora") and Path(path).suffix.lower() != ".safetensors":
         raise DeltaError(f"'{Path(path).name}': the file's name must end in .safetensors.")
     if to == "diff":
-        diff.write(path, delta.entries, delta.metadata)
+        diff.write(path, delta.entries, modelspec.as_lora(delta.metadata))
         return f"Saved '{Path(path).name}': {Path(path).stat().st_size / 1e6:,.0f} MB of dense differences."
     if to == "lora":
-        return _lora_report(svd_lora.write(path, delta.entries, rank, delta.metadata, on_progress), rank)
+        metadata = modelspec.as_lora(delta.metadata)
+        return _lora_report(svd_lora.write(path, delta.entries, rank, metadata, on_progress), rank)
     if to == "shira":
         return _write_shira(delta, path, base)
     raise DeltaError(f"There is no format '{to}'. Choose one of {', '.join(FORMATS)}.")

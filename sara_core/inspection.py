@@ -11,6 +11,8 @@ from .delta import SparseDelta
 # Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
 _CODING_OVERHEAD = 1.02
 _BYTES_PER_ENTRY = 500
+# Bytes as text, which say nothing to people.
+_FOR_PROGRAMS = ("modelspec.thumbnail", "sara.base_identity")
 
 
 @dataclass
@@ -103,6 +105,7 @@ _LABELS = {
     "modelspec.trigger_phrase": "trigger",
     "modelspec.license": "license",
     "sara.family": "family",
+    "sara.base_name": "base",
     "sara.base": "base fingerprint",
     "sara.selection": "selection",
     "sara.training": "training",
@@ -115,7 +118,8 @@ def describe(delta: SparseDelta) -> DeltaFacts:
     """Everything a delta says about itself."""
     dtypes = {str(entry.values.dtype).removeprefix("torch.") for entry in delta.entries.values()}
     named = {label: _readable(delta.metadata[key]) for key, label in _LABELS.items() if key in delta.metadata}
-    others = {key: _readable(text) for key, text in delta.metadata.items() if key not in _LABELS}
+    known = {*_LABELS, *_FOR_PROGRAMS}
+    others = {key: _readable(text) for key, text in delta.metadata.items() if key not in known}
     return DeltaFacts(
         delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), {**named, **others},
         density_by_block(delta),

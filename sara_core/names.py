@@ -8,6 +8,8 @@ from .errors import DeltaError
 # and the network on its own (or a diffusion-model file) has no prefix at all.
 _PREFIXES = ("diffusion_model.", "model.diffusion_model.", "")
 _SHOWN = 3
+# Flux's original files call a norm's weight so; ComfyUI renames it when it loads one.
+SCALE, WEIGHT = "_norm.scale", "_norm.weight"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -21,10 +23,12 @@ def resolve(wanted: Collection[str], available: Collection[str], target: str) ->
     """Map every wanted weight name to the name that `available` has for it.
 
     One prefix holds for the whole delta: names as they are, else one of the known prefixes exchanged for another.
+    Flux's norms are found under the name that they have in original files, too.
     Raises DeltaError, naming what is missing, when no prefix finds every weight; `target` says where was looked.
     """
     fewest_missing = list(wanted)
     for renamed in _renamings(wanted):
+        renamed = {name: other if other in available else _original(other) for name, other in renamed.items()}
         missing = [name for name, other in renamed.items() if other not in available]
         if not missing:
             return renamed
@@ -45,6 +49,10 @@ def prefix_of(names: Iterable[str]) -> str:
     """Which of the known prefixes all names have; empty where they have none, or not the same."""
     names = list(names)
     return next(prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names))
+
+
+def _original(name: str) -> str:
+    return name.removesuffix(WEIGHT) + SCALE if name.endswith(WEIGHT) else name
 
 
 def _renamings(wanted: Collection[str]) -> Iterable[dict[str, str]]:

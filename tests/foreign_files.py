@@ -31,6 +31,15 @@ def small_sd3(seed: int = 0) -> diffusers.SD3Transformer2DModel:
     )  # fmt: skip
 
 
+def small_flux(seed: int = 0) -> diffusers.FluxTransformer2DModel:
+    """Flux, in whose blocks and at whose end there is a layer called proj_out."""
+    torch.manual_seed(seed)
+    return diffusers.FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=64, joint_attention_dim=32,
+        pooled_projection_dim=16, axes_dims_rope=(16, 24, 24), guidance_embeds=True,
+    )  # fmt: skip
+
+
 def pipeline_folder(folder, model, **options):
     """The diffusion model as diffusers saves it, where a pipeline's folder has it."""
     place = "unet" if isinstance(model, diffusers.UNet2DConditionModel) else "transformer"

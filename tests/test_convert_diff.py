@@ -84,7 +84,7 @@ def check_lora(before, with_delta, with_lora, errors):
     squares = missed = 0.0
     for key, weight in before.items():
         name = f"diffusion_model.{key}"
-        change, approximated = with_delta[key] - weight, with_lora[name] - weight
+        change, approximated = (with_delta[key] - weight).double(), (with_lora[name] - weight).double()
         miss = float((change - approximated).norm())
         squares, missed = squares + float(change.norm()) ** 2, missed + miss**2
         if name in errors.layers:

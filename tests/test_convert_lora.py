@@ -2,15 +2,18 @@
 
 import math
 
+import peft
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sara_core.base import opened_base
 from sara_core.convert import read
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from sara_core.formats.adapter_names import places
 from tests.family_models import FAMILIES
+from tests.foreign_files import pipeline_folder, small_sd3, small_unet, weights_of
 
 
 def random(*shape, seed=0):
@@ -85,6 +88,7 @@ KINDS = {
     "difference of a bias": lambda: {".diff_b": random(1280)},
     "LoRA in float16": lambda: {part: tensor.half() for part, tensor in lora(*LINEAR).items()},
 }  # fmt: skip
+GOOD = lora(*LINEAR)
 MODULE = {2: "diffusion_model.time_embed.0", 4: "diffusion_model.middle_block.0.in_layers.2"}
 CONVOLUTIONS = {"LoCon", "LoCon with a core", "LoHa of a convolution", "LoHa with a core", "LoKr of a convolution",
                 "LoKr of a convolution, of a rank"}  # fmt: skip
@@ -172,6 +176,67 @@ def test_every_name_that_comfyui_knows_for_a_module_is_known(comfy, tmp_path, na
         assert offset in (None, (0, rows * part.first, rows * part.size)) and (offset or part.whole == 1), alias
 
 
+LORA_LAYERS = {small_unet: ["to_q", "ff.net.0.proj", "conv1"], small_sd3: ["to_k", "add_v_proj", "norm_out.linear"]}
+
+
+@pytest.mark.parametrize("make", LORA_LAYERS)
+@pytest.mark.parametrize("writer", ["PEFT", "diffusers"])
+def test_a_lora_of_pefts_does_what_it_does_in_peft(tmp_path, make, writer):
+    """With its alpha, which stands beside the tensors."""
+    torch.manual_seed(1)
+    base = pipeline_folder(tmp_path / "base", make())
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=LORA_LAYERS[make], init_lora_weights=False)
+    if writer == "PEFT":
+        adapted = peft.get_peft_model(make(), config)
+        adapted.save_pretrained(tmp_path / "lora")
+        tuned = adapted.merge_and_unload()
+    else:
+        tuned = make()
+        tuned.add_adapter(config)
+        tuned.save_lora_adapter(tmp_path / "lora")
+        tuned.fuse_lora()
+        tuned.unload_lora()
+    weights, expected = weights_of(base), weights_of(pipeline_folder(tmp_path / "tuned", tuned))
+    read(tmp_path / "lora", base, density=1.0).delta.apply_(weights)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_that_scales_its_layers_differently_says_what_to_do(tmp_path):
+    base = pipeline_folder(tmp_path / "base", small_unet())
+    config = peft.LoraConfig(r=4, target_modules=["to_q"], use_rslora=True, init_lora_weights=False)
+    peft.get_peft_model(small_unet(), config).save_pretrained(tmp_path / "lora")
+    with pytest.raises(DeltaError, match="rsLoRA.*Merge it"):
+        read(tmp_path / "lora", base, density=1.0)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "not JSON", "[1, 2]", "", '{"peft_type": "LORA", "lora_alpha": "6"}',
+                                  '{"peft_type": "LORA", "lora_alpha": NaN}'])  # fmt: skip
+def test_damaged_settings_beside_a_lora_do_no_harm(tmp_path, sd15, text):
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], GOOD)
+    (tmp_path / "adapter_config.json").write_text(text)
+    try:
+        conversion = read(path, sd15[1], density=0.001)
+    except DeltaError:
+        return
+    assert conversion.delta.nnz
+
+
+def test_a_base_with_flux_original_names_is_the_same_base(tmp_path, comfy):
+    weights = FAMILIES["Flux"].state_dict()
+    original = {key.replace("_norm.weight", "_norm.scale"): tensor.clone() for key, tensor in weights.items()}
+    assert original.keys() != weights.keys()
+    save_file(original, tmp_path / "original.safetensors")
+    with opened_base(tmp_path / "original.safetensors") as base:
+        assert set(base.shapes) == set(weights) and base.parts and base.family == "Flux"
+        assert all(torch.equal(base.weight(name), weights[name]) for name in weights)
+    delta = SparseDelta({"diffusion_model.double_blocks.0.img_attn.norm.key_norm.weight":
+                         SparseEntry(torch.tensor([3], dtype=torch.int32), torch.ones(1), (128,))})  # fmt: skip
+    delta.apply_(original)
+    name = "double_blocks.0.img_attn.norm.key_norm"
+    assert int((original[f"{name}.scale"] != weights[f"{name}.weight"]).sum()) == 1
+
+
 def test_parts_of_a_fused_weight_add_up_to_one(tmp_path, comfy):
     """Flux in diffusers names: query, key, value and the MLP's first layer are one weight of ComfyUI's."""
     base = family_file("Flux", tmp_path / "base.safetensors")
@@ -240,7 +305,6 @@ def test_modules_that_the_base_lacks_are_named(tmp_path, sd15):
         read(path, sd15[1], density=0.1)
 
 
-GOOD = lora(*LINEAR)
 HOSTILE = {
     "one half missing": {".lora_up.weight": GOOD[".lora_up.weight"]},
     "the other half missing": {".lora_down.weight": GOOD[".lora_down.weight"]},

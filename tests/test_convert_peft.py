@@ -15,12 +15,13 @@ from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from sara_core.export import write
 from tests.foreign_files import (
-    assert_equal_weights, checkpoint_file, pipeline_folder, small_sd3, small_unet, weights_of,
+    assert_equal_weights, checkpoint_file, pipeline_folder, small_flux, small_sd3, small_unet, weights_of,
 )  # fmt: skip
 
 UNET_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "time_emb_proj"]
 SD3_LAYERS = ["to_q", "to_k", "add_v_proj", "norm_out.linear", "norm1_context.linear"]
-MODELS = {"UNet": (small_unet, UNET_LAYERS), "SD3": (small_sd3, SD3_LAYERS)}
+FLUX_LAYERS = ["to_k", "proj_mlp", "norm_out.linear", "add_q_proj"]
+MODELS = {"UNet": (small_unet, UNET_LAYERS), "SD3": (small_sd3, SD3_LAYERS), "Flux": (small_flux, FLUX_LAYERS)}
 
 
 def adapter(model, config, folder):
@@ -123,11 +124,11 @@ def test_there_and_back_through_shira_is_the_identity(tmp_path):
 
 
 def test_only_the_deltas_own_layers_are_targets(tmp_path):
-    """PEFT takes names in a list for endings: `proj_out` would be in a hundred layers."""
-    base = pipeline_folder(tmp_path / "base", small_sd3())
-    delta = delta_for(base, ["proj_out.weight"])
-    write(delta, tmp_path / "adapter", "shira", base)
-    adapted = peft.PeftModel.from_pretrained(small_sd3(), tmp_path / "adapter")
+    """PEFT takes names in a list for endings: proj_out is also in every single block."""
+    base = pipeline_folder(tmp_path / "base", small_flux())
+    write(SparseDelta({name: entry for name, entry in delta_for(base, ["proj_out.weight"]).entries.items()
+                       if "final_layer" in name}), tmp_path / "adapter", "shira", base)  # fmt: skip
+    adapted = peft.PeftModel.from_pretrained(small_flux(), tmp_path / "adapter")
     assert [name for name, _ in adapted.named_parameters() if "shira" in name] == [
         "base_model.model.proj_out.shira_weight.default"
     ]
@@ -220,6 +221,12 @@ def test_the_untouched_files_are_sound(tmp_path, base):
         save_file(tensors, tmp_path / "x.safetensors")
         (entry,) = read(tmp_path / "x.safetensors", base).delta.entries.values()
         assert entry.indices.tolist() == ([5, 68, 131] if ".shira_weight" in "".join(tensors) else [3, 5, 7])
+
+
+def test_the_loader_says_that_such_files_can_be_converted(tmp_path):
+    save_file(spoiled_super(), tmp_path / "x.safetensors")
+    with pytest.raises(DeltaError, match="sparse adapter of PEFT.*SaRA Convert"):
+        SparseDelta.load(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -180,7 +180,29 @@ def test_positions_at_the_end_of_the_largest_weight(positions):
     assert sara.decode_indices(sara.encode_indices(indices), len(positions), 2**31 - 1).tolist() == positions
 
 
-@pytest.mark.parametrize("density", [0.006, 0.02, 0.058])
+def test_a_stream_whose_sum_int32_cannot_hold_is_refused():
+    count = 8_600_000
+    packed = zlib.compress(b"\xfe" * count)
+    with pytest.raises(ValueError, match="points outside"):
+        sara.decode_indices(packed, count, 2**31 - 1)
+
+
+def test_entries_come_back_in_order_however_many_threads_there_are(tmp_path, monkeypatch):
+    delta = SparseDelta({f"{number:03}.weight": entry((60, 50), number * 7, number) for number in range(100)})
+    files = []
+    for threads in (1, 8):
+        monkeypatch.setattr(sara, "_THREADS", threads)
+        monkeypatch.setattr(sara, "_WORTH_THREADS", 0 if threads > 1 else math.inf)
+        path = tmp_path / f"{threads}.safetensors"
+        delta.save(path)
+        files.append(path.read_bytes())
+        loaded = SparseDelta.load(path)
+        assert list(loaded.entries) == list(delta.entries)
+        assert_same(loaded, delta)
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("density", [0.005, 0.01, 0.02, 0.06])
 def test_index_is_close_to_its_entropy(density):
     numel, random = 1_000_000, numpy.random.default_rng(0)
     indices = numpy.flatnonzero(random.random(numel) < density).astype(numpy.int32)

@@ -110,6 +110,14 @@ def test_hostile_content_is_refused_with_the_file_named(tmp_path, what):
         SparseDelta.load(path)
 
 
+def test_a_damaged_entry_among_many_is_found_in_threads_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sara, "_WORTH_THREADS", 0)
+    sound = {f"{number}{name}": tensor for number in range(30) for name, tensor in parts().items()}
+    spoilt = {f"x{name}": tensor for name, tensor in parts(values=(1.0, math.nan)).items()}
+    with pytest.raises(DeltaError, match=f"x{STEM}.*NaN"):
+        SparseDelta.load(write(tmp_path / "x.safetensors", {**sound, **spoilt}))
+
+
 @pytest.mark.parametrize("what, words", [("newer version", "Update SaRA"), ("foreign tensors beside", "Load LoRA")])
 def test_the_remedy_is_named(tmp_path, what, words):
     with pytest.raises(DeltaError, match=words):

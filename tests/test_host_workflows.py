@@ -1,4 +1,4 @@
-"""The three example workflows, run as a client runs them, over HTTP, on the demo's checkpoint."""
+"""The example workflows, run as a client runs them, over HTTP, on the demo's checkpoint."""
 
 import io
 import shutil
@@ -54,14 +54,19 @@ def before(session):
     return session.draw("none yet", with_delta=False)
 
 
+def copy_pictures(session, folder, kind):
+    """Four pictures of the demo's style folder with their captions, in a folder of ComfyUI's input."""
+    folder = session.server.input / folder
+    folder.mkdir()
+    for picture in sorted(STYLE_FOLDER.glob(f"{kind}-*.png"))[:4]:
+        for file in (picture, picture.with_suffix(".txt")):
+            shutil.copy(file, folder)
+
+
 @pytest.fixture(scope="module")
 def trained(session, before):
     """The outputs of SaRASave and LossGraphNode after a short training on four captioned pictures."""
-    folder = session.server.input / "few"
-    folder.mkdir()
-    for picture in sorted(STYLE_FOLDER.glob("*.png"))[:4]:
-        for file in (picture, picture.with_suffix(".txt")):
-            shutil.copy(file, folder)
+    copy_pictures(session, "few", "sunset")
     prompt = workflows.train_style(session.info, session.checkpoint, "few", TRAINING, "sara/few")
     outputs = session.server.client.run(prompt)
     return [workflows.output_of(prompt, outputs, node) for node in ("SaRASave", "LossGraphNode")]
@@ -115,3 +120,14 @@ def test_a_baked_checkpoint_draws_without_the_pack_what_the_delta_draws(session,
     with_delta = session.draw(delta).astype(int)
     effect = np.abs(with_delta - before).mean()
     assert np.abs(picture - with_delta).mean() < 0.05 * effect
+
+
+def test_learning_a_subject_beside_others_of_its_kind(session, trained, delta):
+    """The subject's pictures are those of `trained`: what the class images add shows in the delta."""
+    copy_pictures(session, "others", "plain")
+    prompt = workflows.learn_subject(session.info, session.checkpoint, "few", "others", TRAINING, "sara/subject")
+    saved = session.run(prompt, "SaRASave")["text"][0]
+    learnt = SparseDelta.load(session.server.output / saved)
+    alone = SparseDelta.load(session.server.output / "sara" / delta)
+    assert learnt.entries.keys() == alone.entries.keys()
+    assert any(not np.array_equal(e.values, alone.entries[name].values) for name, e in learnt.entries.items())

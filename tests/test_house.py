@@ -48,6 +48,9 @@ NODES = {
     ),
     "SaRAExtract": (["base_name", "tuned_name", "select_by", "density", "count"], ["SARA_DELTA", "STRING", "IMAGE"]),
     "SaRAInspect": (["threshold"], ["STRING", "IMAGE", "MODEL"]),
+    "SaRAConvert": (
+        ["file_name", "base_name", "density", "to", "rank", "filename_prefix"], ["SARA_DELTA", "STRING"],
+    ),
 }  # fmt: skip
 
 
@@ -160,6 +163,9 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
     assert "model" in own["SaRALoader"].INPUT_TYPES()["optional"]
+    assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
+        "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",
+    ]  # fmt: skip
     assert list(own["SaRATrain"].INPUT_TYPES()["optional"]) == [
         "layers", "include", "exclude", "adjust_at", "low_rank_weight", "class_latents", "class_positive",
         "prior_weight", "resume", "options", "samples",

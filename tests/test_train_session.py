@@ -288,3 +288,45 @@ def test_caption_dropout_needs_something_in_place_of_the_captions(comfy, model, 
     dropped, _ = train(comfy, model, data, **OPTIONS, caption_dropout=1.0, unconditional=data[1][0])
     plain, _ = train(comfy, model, data, **OPTIONS)
     assert any(not torch.equal(e.values, plain.entries[n].values) for n, e in dropped.entries.items())
+
+
+def test_memory_is_foretold_before_the_run_and_changes_nothing(comfy, model, data, untouched, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    session = comfy.pack_module("nodes.host.session")
+    foretold, _ = train(comfy, model, data, **OPTIONS)
+    assert "this training takes about " in caplog.text and "weights" in caplog.text
+    monkeypatch.setattr(session, "estimate", lambda *_: None)
+    assert_same_delta(foretold, train(comfy, model, data, **OPTIONS)[0])
+
+
+def test_too_little_memory_is_foretold_with_what_to_change(comfy, model, data, untouched, caplog, monkeypatch):
+    from comfy import model_management
+
+    monkeypatch.setattr(model_management, "get_free_memory", lambda *_, **__: 1 << 20)
+    train(comfy, model, data, **OPTIONS, gradient_checkpointing=False)
+    assert "will probably run out of memory" in caplog.text
+    assert "switch gradient_checkpointing on" in caplog.text
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_memory_that_runs_out_loses_nothing_and_names_the_settings(
+    comfy, model, data, untouched, snapshots, monkeypatch, error
+):
+    batches = comfy.pack_module("nodes.host.batches")
+    original, calls = batches.DenoisingLoss.__call__, iter(range(1, 100))
+
+    def run_out(self):
+        if next(calls) == 6:
+            raise error
+        return original(self)
+
+    straight, _ = train(comfy, model, data, **OPTIONS)
+    monkeypatch.setattr(batches.DenoisingLoss, "__call__", run_out)
+    message = "Memory ran out at step 3.*What was trained in 2 steps is in output/sara.*To need less.*batch_size to 1"
+    with pytest.raises(Exception, match=message):
+        train(comfy, model, data, **OPTIONS)
+    snapshot, = snapshots()
+    assert_same_delta(straight, train(comfy, model, data, **OPTIONS, resume=snapshot.name)[0])

@@ -43,12 +43,7 @@ def install(module: torch.nn.Module, always: bool = True):
         no gradient without that
     """
     overridden = module.__dict__.get("forward")
-    block = _Block(module, always)
-
-    def forward(*args, **kwargs):
-        return block(*args, **kwargs)
-
-    module.forward = forward
+    module.forward = Block(module, always)
 
     def undo():
         if overridden is None:
@@ -59,7 +54,12 @@ def install(module: torch.nn.Module, always: bool = True):
     return undo
 
 
-class _Block:
+def installed(model: torch.nn.Module) -> list["Block"]:
+    """What `install` has put on the modules of a model."""
+    return [part.forward for part in model.modules() if isinstance(part.__dict__.get("forward"), Block)]
+
+
+class Block:
     """One module's forward under checkpointing, and what is known of it.
 
     overwrites: whether it writes over tensors that it was given or that autograd has saved; None before its first run
@@ -92,7 +92,7 @@ class _Holder:
 class _Run:
     """One forward of a block: keeps the inputs, and recomputes from them what autograd saves."""
 
-    def __init__(self, block: _Block, args: tuple, kwargs: dict):
+    def __init__(self, block: Block, args: tuple, kwargs: dict):
         self.block, self.args, self.kwargs = block, args, kwargs
         self.versions = _versions(args, kwargs)
         self.holders: list[weakref.ref[_Holder]] = []

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -11,6 +12,7 @@ from ...sara_core import memory
 from ...sara_core.memory import MemoryEstimate
 from ...sara_core.simulation import simulated
 from ...sara_core.training import Training
+from . import checkpointing
 from .batches import DenoisingLoss, Draws
 from .dataset import Sample
 from .denoiser import Denoiser
@@ -53,15 +55,45 @@ def _weights(training: TrainingModel) -> int:
 
 def _activations(training: TrainingModel, batches: DenoisingLoss) -> int:
     """Bytes that a forward and backward of the largest batch holds at its peak."""
+    model = training.patcher.model
     # Without what other nodes have put into the options: it may keep what it is given for later.
-    denoiser = Denoiser(SimpleNamespace(model=training.patcher.model, model_options={}))
+    denoiser = Denoiser(SimpleNamespace(model=model, model_options={}))
     level = denoiser.sigmas[len(denoiser.sigmas) // 2]
-    with simulated(training.patcher.model) as simulation:
-        batch = [sample.on(training.device) for sample in largest_batch(batches)]
-        noises = [torch.empty(sample.latent.shape) for sample in batch]
-        denoiser.losses(batch, [level.clone() for _ in batch], noises).mean().backward()
-        del batch, noises
+    with _casts_in_step(), _blocks_as_they_were(model) as blocks:
+        # Where not all blocks are checkpointed, the first run finds out which of them have to be.
+        for _ in range(1 if all(block.always for block in blocks) else 2):
+            with simulated(model, training.store) as simulation:
+                batch = [sample.on(training.device) for sample in largest_batch(batches)]
+                noises = [torch.empty(sample.latent.shape) for sample in batch]
+                denoiser.losses(batch, [level.clone() for _ in batch], noises).mean().backward()
+                del batch, noises
     return simulation.peak
+
+
+@contextmanager
+def _casts_in_step():
+    """The host keeps the memory that weights are streamed through for later uses: none of it may be made here."""
+    management = comfy.model_management
+    streams = getattr(management, "get_offload_stream", None)
+    management.get_offload_stream = lambda device: None
+    try:
+        yield
+    finally:
+        if streams is None:
+            del management.get_offload_stream
+        else:
+            management.get_offload_stream = streams
+
+
+@contextmanager
+def _blocks_as_they_were(model):
+    blocks = checkpointing.installed(model)
+    known = [block.overwrites for block in blocks]
+    try:
+        yield blocks
+    finally:
+        for block, overwrites in zip(blocks, known):
+            block.overwrites = overwrites
 
 
 def largest_batch(batches: DenoisingLoss) -> list[Sample]:

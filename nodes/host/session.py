@@ -15,6 +15,7 @@ import torch
 from ...sara_core.delta import SparseDelta
 from ...sara_core.errors import DeltaError, SaRAError, TrainingError
 from ...sara_core.low_rank import LowRankLoss
+from ...sara_core.memory import out_of_memory_advice
 from ...sara_core.noise_levels import NoiseLevels
 from ...sara_core.optimizer import make_inner
 from ...sara_core.optimizer_choice import optimizer_named
@@ -24,7 +25,9 @@ from . import folders
 from .batches import DenoisingLoss
 from .dataset import prepare_samples
 from .denoiser import Denoiser
+from .estimate import estimate, is_out_of_memory, shortage
 from .family import FAMILY_METADATA, model_family
+from .identity import identity_metadata
 from .isolation import TrainingModel
 from .pairing import TrainingData
 from .run_settings import RunSettings, learning_rate
@@ -62,6 +65,7 @@ class TrainingSession:
     """Trains a prepared model once.
 
     training: the model inside `training_model`; data: its images and captions
+    gradient_checkpointing: whether it is on, for the advice that a run gets which needs too much memory
     snapshots: where they go, one every `snapshot_every` steps (0 = only when the run is stopped)
     samples: draws pictures in between, or None
     say: shows a line of text on the node
@@ -72,15 +76,18 @@ class TrainingSession:
         training: TrainingModel,
         data: TrainingData,
         settings: RunSettings,
+        gradient_checkpointing: bool,
         snapshots: RunSnapshots,
         snapshot_every: int,
         samples: Samples | None,
         say: Callable[[str], None],
     ):
         self.training, self.data, self.settings = training, data, settings
+        self.gradient_checkpointing, self.estimate = gradient_checkpointing, None
         self.snapshots, self.snapshot_every, self.samples, self.say = snapshots, snapshot_every, samples, say
         store, theta = training.store, training.selection.theta
         self.rate = learning_rate(settings, theta)
+        self.base = identity_metadata(training.patcher)  # now, as long as Δ is 0
         kind, options = optimizer_named(settings.optimizer)
         options = {**options, "weight_decay": settings.weight_decay}
         low_rank = None
@@ -112,6 +119,7 @@ class TrainingSession:
         """
         settings = self.settings
         logging.info(f"SaRA: {self.data.describe(settings.steps, settings.batch_size * settings.grad_accumulation)}")
+        self._foretell_memory()
         progress = comfy.utils.ProgressBar(settings.steps)
         clock = StepClock(self.run.step, settings.steps)
 
@@ -131,10 +139,28 @@ class TrainingSession:
             kept = self._keep(resumable=not isinstance(error, TrainingError))
             if isinstance(error, SaRAError):
                 raise type(error)(f"{error} {kept}") from error
+            if is_out_of_memory(error):
+                raise TrainingError(f"Memory ran out at step {self.run.step + 1}. {kept} {self._advice()}") from error
             raise
         self.snapshots.discard()
         self.say(self._report())
         return self._delta(), self.run.losses
+
+    def _foretell_memory(self) -> None:
+        self.estimate = estimate(self.training, self.run)
+        if self.estimate is not None:
+            self.say(f"memory: {self.estimate}")
+            logging.info(f"SaRA: this training takes {self.estimate}")
+            warning = shortage(self.training, self.estimate, self._advice())
+            if warning:
+                self.say(warning)
+                logging.warning(f"SaRA: {warning}")
+
+    def _advice(self) -> str:
+        return out_of_memory_advice(
+            self.estimate, gradient_checkpointing=self.gradient_checkpointing, batch_size=self.settings.batch_size,
+            grad_accumulation=self.settings.grad_accumulation,
+        )
 
     def _save_snapshot(self) -> None:
         try:
@@ -187,6 +213,7 @@ class TrainingSession:
             "sara.selection": json.dumps(selected),
             "sara.training": json.dumps(trained),
             "sara.base": self.training.store.base_fingerprint,
+            **self.base,
             FAMILY_METADATA: model_family(self.training.patcher),
         })
 

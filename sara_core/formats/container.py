@@ -5,6 +5,7 @@ spaces, then the tensors' bytes. https://github.com/huggingface/safetensors
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -65,7 +66,7 @@ def write_header(file: BinaryIO, header: Mapping) -> None:
 
 def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a whole safetensors file; tensors of wider dtypes first, so that every one is aligned."""
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = _in_file_order(tensors)
     header: dict = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name, tensor in ordered:
@@ -80,7 +81,22 @@ def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping
         write_tensor(file, tensor)
 
 
+def content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256, hexadecimal, of all that `write` puts after the header."""
+    digest = hashlib.sha256()
+    for _, tensor in _in_file_order(tensors):
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
 def write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
     """Write the tensor's elements in row-major order, little-endian."""
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    file.write(flat.view(torch.uint8).numpy().data)
+    file.write(_bytes(tensor))
+
+
+def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -31,12 +31,14 @@ _UNREADABLE = {
 class AdapterFile:
     """What an adapter file changes, without having read it.
 
+    alpha: of modules that have none of their own in the file (None: their rank)
     modules: by ComfyUI's weight name without prefix, the file's modules that are parts of it
     left_out: modules of text encoders
     """
 
     source: Source
     base: Base
+    alpha: float | None = None
     modules: Mapping[str, list["_Module"]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -47,7 +49,9 @@ class AdapterFile:
         """
         for name, modules in self.modules.items():
             shape = self.base.shapes[name]
-            yield PREFIX + name, functools.reduce(torch.add, (one.change(self.source, shape) for one in modules))
+            yield PREFIX + name, functools.reduce(
+                torch.add, (one.change(self.source, shape, self.alpha) for one in modules)
+            )
 
 
 @dataclass
@@ -58,10 +62,11 @@ class _Module:
     tensors: Mapping[str, str]
     place: Part
 
-    def change(self, source: Source, shape: tuple[int, ...]) -> torch.Tensor:
-        """The change of the whole weight, of `shape`, that this part of it makes."""
+    def change(self, source: Source, shape: tuple[int, ...], alpha: float | None) -> torch.Tensor:
+        """The change of the whole weight, of `shape`, that this part of it makes; alpha: if it has none of its own."""
         tensors = {part: source.tensor(name) for part, name in self.tensors.items() if part != "alpha"}
-        alpha = _alpha(source, self.tensors["alpha"]) if "alpha" in self.tensors else None
+        if "alpha" in self.tensors:
+            alpha = _alpha(source, self.tensors["alpha"])
         own_shape = self.place.own_shape(shape) or ()
         own = dense_to_comfy(change(self.name, tensors, own_shape, alpha), self.place)
         if own_shape == shape:
@@ -72,14 +77,14 @@ class _Module:
         return whole
 
 
-def opened_adapter(source: Source, base: Base) -> AdapterFile:
-    """The adapter in a file, its modules found in the base.
+def opened_adapter(source: Source, base: Base, alpha: float | None = None) -> AdapterFile:
+    """The adapter in a file, its modules found in the base. alpha: what stands beside the file (peft_alpha).
 
     Raises DeltaError for kinds of adapters that are no fixed change of weights, and for modules the base lacks.
     """
     modules = _modules(source.names)
     known = places(base)
-    file = AdapterFile(source, base)
+    file = AdapterFile(source, base, alpha)
     missing = []
     for name, tensors in modules.items():
         if name in known:

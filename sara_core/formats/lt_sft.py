@@ -27,14 +27,15 @@ def is_lt_sft(content: Any) -> bool:
 def read(content: Mapping[str, Any]) -> dict[str, SparseEntry]:
     """The sparse changes by the model's own names. Raises DeltaError unless every one is sound."""
     diffs = content["diffs"]
-    if not isinstance(diffs, dict) or not all(isinstance(name, str) for name in diffs):
-        raise DeltaError("The file's changes are damaged: they are not by name.")
+    by_name = isinstance(diffs, dict) and isinstance(content.get("abs", {}), dict)
+    if not by_name or not all(isinstance(name, str) for name in diffs):
+        raise DeltaError("The file's changes are damaged: they are not by name. Get it again from where it came from.")
     return {name: _entry(name, diff) for name, diff in diffs.items()}
 
 
 def whole_weights(content: Mapping[str, Any], base: Base) -> Iterator[tuple[str, torch.Tensor]]:
     """(own name, dense change) of the weights that the file replaces as a whole."""
-    for name, tensor in (content.get("abs") or {}).items():
+    for name, tensor in content["abs"].items():
         shape = base.own_shapes.get(name)
         if shape is None or not is_plain(tensor, VALUE_DTYPES) or tuple(tensor.shape) != shape:
             raise DeltaError(f"The file's weight '{name}' does not fit '{base.label}'. Give the base it was made for.")

@@ -5,12 +5,14 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 
-from .. import atomic
+from .. import atomic, modelspec
 from ..entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_entry, check_shape
 from ..errors import DeltaError
 from . import container, detect
@@ -25,6 +27,10 @@ _PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.
 _WEIGHT = ".weight"
 _KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
 _ESCAPE = 255
+_INT32_MAX = 2**31 - 1
+# Packing takes most of the time, and zlib and numpy let other threads run meanwhile; small deltas are not worth it.
+_THREADS = min(8, os.cpu_count() or 1)
+_WORTH_THREADS = 500_000
 
 
 def write(
@@ -37,26 +43,36 @@ def write(
     if path.suffix.lower() != SUFFIX:
         raise DeltaError(f"'{path.name}': a delta file's name must end in {SUFFIX}.")
     tensors: dict[str, torch.Tensor] = {}
-    for name, entry in entries.items():
-        stem, encoded = encode(name, entry, dtype)
+    count = sum(len(entry.indices) for entry in entries.values())
+    for stem, encoded in _each(lambda item: encode(*item, dtype), entries.items(), count):
         if part_name(stem, "head") in tensors:
             raise DeltaError(f"The delta has two weights that the file would both call '{stem}'; rename one.")
         tensors.update((part_name(stem, part), tensor) for part, tensor in zip(PARTS, encoded))
+    metadata = {**metadata, "sara.version": VERSION}
+    metadata.pop(modelspec.HASH, None)  # of the file that the delta came from
+    if modelspec.VERSION_KEY in metadata:
+        metadata[modelspec.HASH] = "0x" + container.content_sha256(tensors)
     with atomic.replacing(path) as file:
-        container.write(file, tensors, {**metadata, "sara.version": VERSION})
+        container.write(file, tensors, metadata)
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, SparseEntry], dict[str, str]]:
     """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file."""
     with container.opened(path) as file:
-        names = list(file.keys())
-        entries = dict(decode(stem, file.get_tensor) for stem in stems(names))
-        return entries, file.metadata() or {}
+        every = stems(file.keys())
+        tensors = {name: file.get_tensor(name) for stem in every for name in part_names(stem)}  # mapped, not read yet
+        count = sum(len(tensor) for tensor in tensors.values() if tensor.dim())
+        return dict(_each(lambda stem: decode(stem, tensors.__getitem__), every, count)), file.metadata() or {}
 
 
 def part_name(stem: str, part: str) -> str:
     """Name of the tensor that holds a part (head, index or values) of an entry."""
     return f"{stem}{_MARK}{part}"
+
+
+def part_names(stem: str) -> list[str]:
+    """Names of an entry's three tensors, in the order of PARTS."""
+    return [part_name(stem, part) for part in PARTS]
 
 
 def stems(names: Iterable[str]) -> list[str]:
@@ -100,7 +116,7 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
 
 def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
     """The weight's name and its entry, from the entry's three tensors. Raises DeltaError if they are not sound."""
-    head, index, values = (tensor_named(part_name(stem, part)) for part in PARTS)
+    head, index, values = map(tensor_named, part_names(stem))
     if head.dtype != torch.int64 or head.dim() != 1 or not 2 <= len(head) <= 2 + MAX_DIMENSIONS:
         raise _damaged(stem, "its head is not a short list of int64")
     kind, count, *shape = head.tolist()
@@ -124,10 +140,13 @@ def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str,
 def encode_indices(indices: numpy.ndarray) -> bytes:
     """Strictly increasing int32 [n] → gap bytes through zlib's Huffman-only strategy."""
     gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
-    escapes = gaps // _ESCAPE
-    ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
-    stream = numpy.full(int(ends[-1]) + 1 if len(ends) else 0, _ESCAPE, dtype=numpy.uint8)
-    stream[ends] = gaps - escapes * _ESCAPE
+    if not len(gaps) or gaps.max() < _ESCAPE:
+        stream = gaps.astype(numpy.uint8)
+    else:
+        escapes = gaps // _ESCAPE
+        ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
+        stream = numpy.full(int(ends[-1]) + 1, _ESCAPE, dtype=numpy.uint8)
+        stream[ends] = gaps - escapes * _ESCAPE
     # Gaps of a sparse support have no repetitions to find: matching costs time and gains nothing.
     packer = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
     return packer.compress(stream.data) + packer.flush()
@@ -155,10 +174,25 @@ def decode_indices(packed: bytes, count: int, numel: int) -> numpy.ndarray:
     is_end = stream != _ESCAPE
     if numpy.count_nonzero(is_end) != count or (count and not is_end[-1]) or (not count and len(stream)):
         raise ValueError(f"does not hold {count} positions")
-    if count and int(stream.sum(dtype=numpy.int64)) + count > numel:
+    # Where int32 could overflow below, the sum is taken in int64 first.
+    could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX
+    if could_overflow and int(stream.sum(dtype=numpy.int64)) + count > numel:
         raise ValueError(f"points outside a weight of {numel} elements")
-    # The sum above is below 2^31, so int32 cannot overflow here.
-    return numpy.cumsum(stream, dtype=numpy.int32)[is_end] + numpy.arange(count, dtype=numpy.int32)
+    indices = numpy.cumsum(stream, dtype=numpy.int32)
+    if len(indices) > count:
+        indices = indices[is_end]
+    indices += numpy.arange(count, dtype=numpy.int32)
+    if count and indices[-1] >= numel:
+        raise ValueError(f"points outside a weight of {numel} elements")
+    return indices
+
+
+def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> list:
+    """[function(item) for each], in several threads if there are many elements in them all."""
+    if elements < _WORTH_THREADS:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(function, items))
 
 
 def _damaged(stem: str, finding: str) -> DeltaError:

@@ -1,0 +1,115 @@
+"""Files of other formats as deltas, and deltas as files of other formats."""
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io, ui
+
+from ..sara_core import convert, export
+from ..sara_core.errors import DeltaError
+from .host import folders, foreign
+from .host.progress import show_text
+from .sockets import SaraDelta
+
+NONE = "none"
+
+
+class SaRAConvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        models = foreign.base_names()
+        return io.Schema(
+            node_id="SaRAConvert",
+            display_name="SaRA Convert",
+            category="model/merging",
+            description="Makes a SaRA delta of a file of another kind, which it recognises by itself (the SaRA "
+            "authors' .pt, SHiRA, Super-Tuning, LT-SFT, LoRA, LyCORIS, .diff, a tuned model), and saves it, or "
+            "another delta, as a SaRA file, as dense differences, as a LoRA, or as SHiRA for PEFT.",
+            search_aliases=["convert sara", "lora to sara", "sara to lora", "import delta", "export delta", "shira"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "file_name",
+                    options=[NONE, *foreign.adapter_names(), *models],
+                    tooltip="The file to convert: in models/loras, or a tuned model. None if a delta is connected.",
+                ),
+                io.Combo.Input(
+                    "base_name",
+                    options=[NONE, *models],
+                    tooltip="The model that the file was made for: a checkpoint, a diffusion model, or a pipeline in "
+                    "models/diffusers. Only SaRA files need none.",
+                ),
+                io.Float.Input(
+                    "density",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Percent of the model's weights whose changes are kept, the largest first, for files that "
+                    "change every weight, like LoRAs. 0 keeps every change.",
+                ),
+                io.Combo.Input(
+                    "to",
+                    options=[NONE, *export.FORMATS],
+                    default="sara",
+                    tooltip="What to save: sara for SaRA Loader; diff for Load LoRA of any ComfyUI, as large as the "
+                    "model; lora, which is small but only near; shira, a folder for PEFT; none saves nothing.",
+                ),
+                io.Int.Input(
+                    "rank",
+                    default=export.DEFAULT_RANK,
+                    min=1,
+                    max=4096,
+                    tooltip="Of the LoRA. The higher, the nearer it is and the larger its file.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="sara/converted",
+                    tooltip="Folder and beginning of the name, under the output folder. Files in output/sara are "
+                    "offered by SaRA Loader and Load LoRA.",
+                ),
+                SaraDelta.Input(
+                    "delta",
+                    optional=True,
+                    tooltip="A delta to save, from SaRA Train or SaRA Loader, instead of a file's.",
+                ),
+            ],
+            outputs=[
+                SaraDelta.Output(display_name="delta", tooltip="The delta, to apply, merge or save again."),
+                io.String.Output(
+                    display_name="report", tooltip="What the file was, what was lost, and what was saved where."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file_name, base_name, **others):
+        paths = [foreign.foreign_path(file_name)] if file_name != NONE else []
+        paths += [foreign.base_path(base_name)] if base_name != NONE else []
+        return [folders.fingerprint(path) for path in paths]
+
+    @classmethod
+    def execute(cls, file_name, base_name, density, to, rank, filename_prefix, delta=None) -> io.NodeOutput:
+        progress = comfy.utils.ProgressBar(1)
+
+        def on_progress(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(done, total)
+
+        base = None if base_name == NONE else foreign.base_path(base_name)
+        lines = []
+        if delta is None:
+            if file_name == NONE:
+                raise DeltaError("SaRA Convert has nothing to convert: choose a file, or connect a delta.")
+            conversion = convert.read(foreign.foreign_path(file_name), base, density / 100 or None, on_progress)
+            delta = conversion.delta
+            lines.append(conversion.text())
+        if to != NONE:
+            path = folders.new_output_path(filename_prefix)
+            path = path.with_suffix("") if to == "shira" else path
+            lines.append(export.write(delta, path, to, base, rank, on_progress))
+            saved = f"Saved as output/{folders.relative_to_output(path)}"
+            show_text(cls, saved)
+            lines.append(saved)
+        text = "\n".join(lines)
+        return io.NodeOutput(delta, text, ui=ui.PreviewText(text))

@@ -1,0 +1,65 @@
+"""What LoRA managers read of a file: the `modelspec.` keys of its metadata.
+
+Stability.AI Model Metadata Standard Specification 1.0.0, https://github.com/Stability-AI/ModelSpec; `tags`, separated
+by commas, is not in it, but what model browsers (ComfyUI's among them) read beside it.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+PREFIX = "modelspec."
+VERSION_KEY, ARCHITECTURE, HASH = (PREFIX + name for name in ("sai_model_spec", "architecture", "hash_sha256"))
+VERSION = "1.0.0"
+IMPLEMENTATION = "https://github.com/comfyui-sara/comfyui-sara"
+
+# The identifiers of the specification, and those that trainers write for younger families.
+_ARCHITECTURES = {
+    "SD1.5": "stable-diffusion-v1",
+    "SD2.1": "stable-diffusion-v2",
+    "SDXL": "stable-diffusion-xl-v1-base",
+    "SDXL Refiner": "stable-diffusion-xl-v1-refiner",
+    "SD3": "stable-diffusion-3",
+    "Flux": "flux-1-dev",
+}
+_ADAPTER = "/sara"
+
+
+def architecture(family: str) -> str:
+    """Identifier of a delta for this family ("SD1.5", "Flux" …), as a LoRA's ends in "/lora"."""
+    return _ARCHITECTURES.get(family, family.lower().replace(" ", "-")) + _ADAPTER
+
+
+def described(
+    metadata: Mapping[str, str], family: str, fallback_title: str, fields: Mapping[str, str], now: datetime
+) -> dict[str, str]:
+    """The metadata with all that the specification demands, except the hash, which comes when the file is written.
+
+    fields: "title", "author", "description", "trigger_phrase", "tags", "thumbnail" … → what a person said; where that
+        is empty, what the metadata say already stays
+    fallback_title: for a delta that has no title yet; now: for one that has no date yet, with its time zone
+    """
+    said = {PREFIX + name: text.strip() for name, text in fields.items() if text.strip()}
+    defaults = {
+        PREFIX + "title": fallback_title,
+        PREFIX + "date": now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    fixed = {
+        VERSION_KEY: VERSION,
+        ARCHITECTURE: architecture(family or "unknown"),
+        PREFIX + "implementation": IMPLEMENTATION,
+    }
+    return {**defaults, **metadata, **said, **fixed}
+
+
+def as_lora(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata for a file that holds the same change as a LoRA or as dense differences."""
+    others = {key: text for key, text in metadata.items() if key != HASH}
+    if ARCHITECTURE in others:
+        others[ARCHITECTURE] = others[ARCHITECTURE].removesuffix(_ADAPTER) + "/lora"
+    return others
+
+
+def data_url(jpeg: bytes) -> str:
+    """A JPEG as the text that `thumbnail` is; the specification recommends 256 × 256 pixels."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
