@@ -135,8 +135,8 @@ TRAIN = Graph(
         "latents": Node("VAEEncode", (680, 290), (240, 60)),
         "captions": Node("CLIPTextEncode", (680, 510), (240, 110), title="Captions"),
         "train": Node("SaRATrain", (980, 290), (320, 650)),
-        "save": Node("SaRASave", (1360, 290), (320, 140), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
-        "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
+        "save": Node("SaRASave", (1360, 290), (320, 340), {"filename_prefix": f"sara/{STYLE_FOLDER}"}),
+        "plot": Node("LossGraphNode", (1360, 710), (320, 240)),
     },
     links=[
         ("pictures", "images", "size", "image"),
@@ -176,8 +176,8 @@ SUBJECT = Graph(
         "class latents": Node("VAEEncode", (680, 740), (240, 60)),
         "class captions": Node("CLIPTextEncode", (680, 880), (240, 110), title="Captions (others)"),
         "train": Node("SaRATrain", (980, 290), (320, 690), {"steps": 800}),
-        "save": Node("SaRASave", (1360, 290), (320, 140), {"filename_prefix": f"sara/{SUBJECT_FOLDER}"}),
-        "plot": Node("LossGraphNode", (1360, 510), (320, 240)),
+        "save": Node("SaRASave", (1360, 290), (320, 340), {"filename_prefix": f"sara/{SUBJECT_FOLDER}"}),
+        "plot": Node("LossGraphNode", (1360, 710), (320, 240)),
     },
     links=[
         ("pictures", "images", "size", "image"),

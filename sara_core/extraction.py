@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import base_identity
 from .comparison import Chunk, Comparison, difference, model_weights
 from .delta import SparseDelta, check_fits
 from .elements import added, gather
@@ -26,7 +27,7 @@ RECORD = "sara.extraction"
 
 FAMILY = "sara.family"
 # What the metadata of a support say of the base, which an extract on it shares.
-_OF_BASE = (FAMILY, "sara.base")
+_OF_BASE = (FAMILY, "sara.base", base_identity.IDENTITY, base_identity.NAME)
 
 Source = str | os.PathLike | Mapping[str, torch.Tensor]
 

@@ -35,7 +35,7 @@ RECORD = "sara.merge"
 FAMILY = "sara.family"
 
 # True of one training only.
-_OF_ONE_DELTA = ("sara.selection", "sara.training", RECORD)
+_OF_ONE_DELTA = ("sara.selection", "sara.training", "modelspec.date", "modelspec.title", "modelspec.thumbnail", RECORD)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,14 @@ def test_a_density_cuts_the_difference_and_reports_what_is_lost(tmp_path):
     assert cut.lost == pytest.approx(1 - squares[1] / squares[0]) and cut.lost > 0
 
 
+def test_a_model_with_parameters_called_alpha_is_still_a_model(tmp_path):
+    base = {"model.diffusion_model.a.weight": torch.zeros(8, 8), "model.diffusion_model.snake.alpha": torch.zeros(8)}
+    tuned = {name: tensor + 1 for name, tensor in base.items()}
+    save_file(base, tmp_path / "base.safetensors")
+    save_file(tuned, tmp_path / "tuned.safetensors")
+    assert read(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors").source == "A whole model"
+
+
 def delta_file(path, weights):
     """A delta of every kind of parameter, saved."""
     entries = {

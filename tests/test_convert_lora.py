@@ -340,6 +340,7 @@ HOSTILE = {
     "a bias of another size": {".diff_b": random(3)},
     "DoRA": GOOD | {".dora_scale": random(1280, 1)},
     "OFT": {".oft_blocks": random(4, 4, 4)},
+    "GLoRA": {f".{part}.weight": random(4, 4) for part in ("a1", "a2", "b1", "b2")},
     "weights that replace": {".set_weight": random(*LINEAR)},
     "a layer that grows": GOOD | {".reshape_weight": torch.tensor([1, 2])},
     "something unknown": GOOD | {".wonder": random(3)},
@@ -353,8 +354,11 @@ def test_hostile_files_are_refused(tmp_path, sd15, what):
         read(path, sd15[1], density=0.5)
 
 
-@pytest.mark.parametrize("what, words", [("DoRA", "DoRA"), ("OFT", "OFT"), ("weights that replace", "replace"),
-                                         ("something unknown", "unknown kind")])  # fmt: skip
+@pytest.mark.parametrize(
+    "what, words",
+    [("DoRA", "DoRA"), ("OFT", "OFT"), ("GLoRA", "GLoRA"), ("weights that replace", "replace"),
+     ("something unknown", "unknown kind")],
+)  # fmt: skip
 def test_what_cannot_be_converted_is_called_by_its_name(tmp_path, sd15, what, words):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], HOSTILE[what])
     with pytest.raises(DeltaError, match=words):

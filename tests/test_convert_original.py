@@ -247,6 +247,23 @@ def test_a_sharded_model_with_a_missing_part_is_named(tmp_path, case):
             pass
 
 
+def test_a_whole_pipeline_as_diffusers_saves_it_is_a_base(tmp_path):
+    model = small_unet()
+    vae = diffusers.AutoencoderKL(block_out_channels=(32,), down_block_types=("DownEncoderBlock2D",),
+                                  up_block_types=("UpDecoderBlock2D",))  # fmt: skip
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae, text_encoder=None, tokenizer=None, unet=model, scheduler=diffusers.DDIMScheduler(clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    masks = masks_of(model)
+    trained(model, masks)
+    torch.save(first_optimizers_file(model, masks), tmp_path / "unet.pt")
+    weights = weights_of(tmp_path / "pipeline")
+    read(tmp_path / "unet.pt", tmp_path / "pipeline").delta.apply_(weights)
+    assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model)))
+
+
 def test_the_unet_of_the_pipeline_is_loaded_again_by_diffusers(case):
     """The folders of these tests are what diffusers itself writes and reads."""
     model = diffusers.UNet2DConditionModel.from_pretrained(case[0] / "unet")

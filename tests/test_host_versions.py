@@ -9,6 +9,7 @@ from devtools.server import Server
 
 NODE_IDS = [
     "SaRATrain", "SaRASave", "SaRALoader", "SaRAApply", "SaRABake", "SaRAMerge", "SaRAExtract", "SaRAInspect",
+    "SaRAConvert",
 ]  # fmt: skip
 
 

@@ -13,6 +13,9 @@ _CONVERT = "Convert it with the SaRA Convert node first"
 
 _SARA_PART = re.compile(r".+\.sara\d+_\w+", re.DOTALL)
 _PEFT_SPARSE = {SHIRA: ".shira_weight", SUPER_TUNING: ".supertuning_values"}
+# A model may have parameters called alpha.
+_ADAPTER_ENDINGS = (*PARTS.keys() - {".alpha"}, ".set_weight", ".oft_blocks", ".oft_diag")
+_GLORA = (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight")
 _SIGNS = (
     (_ADAPTER, "a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
                           ".lora.up.weight")),
@@ -43,7 +46,8 @@ def kind(names: Collection[str]) -> str | None:
     for sparse, ending in _PEFT_SPARSE.items():
         if any(name.endswith(ending) for name in names):
             return sparse
-    adapter = (*PARTS, ".set_weight", ".dora_scale", ".oft_blocks", ".oft_diag", ".b1.weight")
-    if any(name.endswith(adapter) for name in names):
+    if any(name.endswith(_ADAPTER_ENDINGS) for name in names) or all(
+        any(name.endswith(ending) for name in names) for ending in _GLORA
+    ):
         return ADAPTER
     return MODEL if any(name.endswith(".weight") for name in names) else None
