@@ -10,19 +10,18 @@ sara_core.low_rank rest on this table.
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import torch
 
 from benchmarks._random_unet import LAYOUTS
+from benchmarks._timing import best_milliseconds
 from devtools.host import prepare
 from sara_core.low_rank import BUDGET, drawing_probabilities, nuclear_norm_gradient
 from sara_core.support import Support
 
 DENSITIES = (0.006, 0.058)
-REPETITIONS = 3
 # The fastest step of `python dev.py bench train` on two cores: SD1.5 at 32×32 latents, 5 M elements.
 STEP_SECONDS = 3.5
 
@@ -74,7 +73,7 @@ def measured(shapes: list[torch.Size], density: float) -> dict[str, dict[str, fl
     for segment, probability in zip(support, probabilities):
         if (name := kind(segment.shape)) not in results:
             values = torch.randn(len(segment), generator=torch.Generator().manual_seed(0))
-            results[name] = {"ms": best(lambda s=segment, v=values: nuclear_norm_gradient(s, v))}
+            results[name] = {"ms": best_milliseconds(lambda s=segment, v=values: nuclear_norm_gradient(s, v))}
             results[name]["probability"] = probability
     return results
 
@@ -90,16 +89,6 @@ def random_support(shapes: list[torch.Size], density: float) -> Support:
 
 def kind(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} × {torch.Size(shape[1:]).numel()}"
-
-
-def best(function) -> float:
-    function()
-    seconds = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) * 1000
 
 
 if __name__ == "__main__":

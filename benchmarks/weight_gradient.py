@@ -7,17 +7,16 @@ chunks and gather, the best of three. The rule of sara_core.weight_gradient for 
 """
 
 import sys
-import time
 import warnings
 
 import torch
 
+from benchmarks._timing import best_milliseconds
 from sara_core.layers import ConvOp, LinearOp
 from sara_core.support import Support
 from sara_core.weight_gradient import sparse_weight_gradient
 
 DENSITIES = (0.001, 0.006, 0.02, 0.06, 0.12, 0.25)
-REPETITIONS = 3
 
 
 def linear(out_features: int, in_features: int, tokens: int, batch: int = 1):
@@ -67,20 +66,10 @@ def cell(op, shape, x, grad_output, density: float, generator) -> str:
     indices = torch.randperm(elements, generator=generator)[:max(1, int(elements * density))]
     segment, = Support.from_indices({"weight": indices.sort().values.to(torch.int32)}, {"weight": shape})
     milliseconds = {
-        route: best(lambda route=route: sparse_weight_gradient(op, segment, x, grad_output, route))
+        route: best_milliseconds(lambda route=route: sparse_weight_gradient(op, segment, x, grad_output, route))
         for route in ("csr", "dense")
     }
     return f"{milliseconds['csr']:.1f} / {milliseconds['dense']:.1f}"
-
-
-def best(function) -> float:
-    function()
-    seconds = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) * 1000
 
 
 if __name__ == "__main__":

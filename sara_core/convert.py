@@ -24,6 +24,8 @@ RECORD, FAMILY = "sara.converted", "sara.family"
 # What PEFT, diffusers and composable-sft call the one file in the folder that they make.
 _ADAPTER_FILES = (shira.WEIGHTS, "adapter_model.bin", "pytorch_lora_weights.safetensors", lt_sft.FILE)
 
+_ROUNDING = 1e-9
+
 Progress = Callable[[int, int], None]
 
 
@@ -44,7 +46,7 @@ class Conversion:
     def text(self) -> str:
         """The report for people."""
         lines = [f"{self.source}: {self.delta.nnz:,} changes in {len(self.delta.entries)} weights."]
-        if self.lost:
+        if self.lost > _ROUNDING:
             lines.append(f"Lost with the smaller changes: {self.lost:.2%} of the squared change.")
         if self.left_out:
             lines.append(f"Left out: {len(self.left_out)} modules of the text encoder.")
@@ -114,7 +116,7 @@ class _Reading:
             as_files = not (base.is_diffusers or tuned.is_diffusers)
             models = (self.base, self.path) if as_files else (base.weights(), tuned.weights())
             delta, report = extract_with_report(*models, density=self.density, on_progress=self.on_progress)
-            lost = 1 - report.squared_share
+            lost = max(0.0, 1 - report.squared_share)
             metadata = delta.metadata | self._metadata(base, "a whole model", lost)
         return Conversion(SparseDelta(delta.entries, metadata), "A whole model", lost, notes=[report.text()])
 
