@@ -11,7 +11,8 @@ CHECKPOINT_SOURCE = {
 }
 STYLE_FOLDER = "my_style"
 SUBJECT_FOLDER, CLASS_FOLDER = "my_dog", "dogs"
-DELTA = f"{STYLE_FOLDER}_00001_.safetensors"
+DELTA, SECOND_DELTA = f"{STYLE_FOLDER}_00001_.safetensors", "other_style_00001_.safetensors"
+TUNED = "tuned.safetensors"
 
 
 class Node(NamedTuple):
@@ -124,6 +125,31 @@ a model connected to it.)
 """
 
 _SCALE = {"upscale_method": "lanczos", "width": 512, "height": 512, "crop": "center"}
+
+MERGE_HELP = """## Merge two styles
+
+1. **Load Checkpoint**: choose the model that both deltas were trained on.
+2. **SaRA Loader**, twice: choose the deltas.
+3. **SaRA Merge**: *weights* says how much of each, like *0.6, 0.6*. A new input appears for a third delta.
+4. **Prompt**: use the words of both.
+5. Press **Run**.
+
+*sum* adds the changes. With deltas that work against each other (the report says so), try *ties*. Connect \
+**SaRA Save** to keep the merged delta, or **SaRA Bake** to put it into a checkpoint.
+"""
+
+INSPECT_HELP = """## Inspect and extract
+
+Makes a delta of a fine-tuned checkpoint: its largest differences from its base.
+
+1. **SaRA Extract**: choose the base and the tuned checkpoint. Neither file is changed.
+2. *density* is the part that is kept, in per cent. The report says how much of the difference it holds.
+3. Press **Run**. **SaRA Inspect** shows what the delta is and where in the model it lies, and **SaRA Save** keeps it \
+in *output/sara*.
+
+Connect a model to **SaRA Inspect** to choose a *threshold* for training: how many weights are below it, and what \
+they are worth.
+"""
 
 TRAIN = Graph(
     nodes={
@@ -269,4 +295,79 @@ BAKE = Graph(
     groups={"1. Choose the delta": ["delta"], "2. Bake it into a checkpoint": ["bake"]},
 )  # fmt: skip
 
-GRAPHS = {"Train a style": TRAIN, "Learn a subject": SUBJECT, "Use a delta": USE, "Bake a delta": BAKE}
+MERGE = Graph(
+    nodes={
+        "help": _note(MERGE_HELP, (0, -90), (700, 270)),
+        "checkpoint": _checkpoint((0, 290)),
+        "first": Node("SaRALoader", (0, 510), (320, 140), {"sara_name": DELTA}, "First style"),
+        "second": Node("SaRALoader", (0, 720), (320, 140), {"sara_name": SECOND_DELTA}, "Second style"),
+        "merge": Node("SaRAMerge", (380, 290), (340, 420), {"weights": "0.6, 0.6"}),
+        "apply": Node("SaRAApply", (780, 290), (270, 110)),
+        "prompt": Node("CLIPTextEncode", (780, 460), (270, 110), {"text": "my style, a ship on the sea"}, "Prompt"),
+        "negative": Node("CLIPTextEncode", (780, 620), (270, 100), {"text": "text, watermark"}, "Negative prompt"),
+        "noise": Node("EmptyLatentImage", (780, 770), (270, 120), {"width": 512, "height": 512}, "Picture size"),
+        "sampler": Node("KSampler", (1110, 290), (300, 270), _SAMPLING),
+        "decoder": Node("VAEDecode", (1110, 620), (300, 60)),
+        "picture": Node("SaveImage", (1450, 290), (300, 300), {"filename_prefix": "merged"}),
+        "report": Node("PreviewAny", (380, 790), (340, 200), title="Report"),
+        "overlap": Node("PreviewImage", (1450, 650), (300, 300), title="Overlap"),
+    },
+    links=[
+        ("first", "delta", "merge", "deltas.delta_1"),
+        ("second", "delta", "merge", "deltas.delta_2"),
+        ("merge", "report", "report", "source"),
+        ("merge", "picture", "overlap", "images"),
+        ("merge", "delta", "apply", "delta"),
+        ("checkpoint", "MODEL", "apply", "model"),
+        ("checkpoint", "CLIP", "prompt", "clip"),
+        ("checkpoint", "CLIP", "negative", "clip"),
+        ("apply", "MODEL", "sampler", "model"),
+        ("prompt", "CONDITIONING", "sampler", "positive"),
+        ("negative", "CONDITIONING", "sampler", "negative"),
+        ("noise", "LATENT", "sampler", "latent_image"),
+        ("sampler", "LATENT", "decoder", "samples"),
+        ("checkpoint", "VAE", "decoder", "vae"),
+        ("decoder", "IMAGE", "picture", "images"),
+    ],
+    groups={
+        "1. Choose the model and the deltas": ["checkpoint", "first", "second"],
+        "2. Merge them": ["merge", "report"],
+        "3. Say what to draw": ["apply", "prompt", "negative", "noise"],
+        "4. Draw": ["sampler", "decoder", "picture", "overlap"],
+    },
+)
+
+INSPECT = Graph(
+    nodes={
+        "help": _note(INSPECT_HELP, (0, -90), (700, 270)),
+        "extract": Node(
+            "SaRAExtract", (0, 290), (340, 220),
+            {"base_name": CHECKPOINT, "tuned_name": TUNED},
+            properties={"models": [CHECKPOINT_SOURCE]},
+        ),
+        "report": Node("PreviewAny", (0, 590), (340, 200), title="How much it holds"),
+        "inspect": Node("SaRAInspect", (420, 290), (340, 340)),
+        "text": Node("PreviewAny", (420, 710), (340, 200), title="What it is"),
+        "save": Node("SaRASave", (840, 290), (320, 340), {"filename_prefix": "sara/extracted"}),
+    },
+    links=[
+        ("extract", "report", "report", "source"),
+        ("extract", "delta", "inspect", "delta"),
+        ("inspect", "report", "text", "source"),
+        ("extract", "delta", "save", "delta"),
+    ],
+    groups={
+        "1. Extract a delta": ["extract", "report"],
+        "2. Look at it": ["inspect", "text"],
+        "3. Keep it": ["save"],
+    },
+)  # fmt: skip
+
+GRAPHS = {
+    "Train a style": TRAIN,
+    "Learn a subject": SUBJECT,
+    "Use a delta": USE,
+    "Bake a delta": BAKE,
+    "Merge two styles": MERGE,
+    "Inspect and extract": INSPECT,
+}

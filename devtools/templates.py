@@ -15,7 +15,9 @@ from pathlib import Path
 
 from .host import ROOT, prepare
 from .server import Server
-from .template_graphs import CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, STYLE_FOLDER, SUBJECT_FOLDER, Graph
+from .template_graphs import (
+    CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, SECOND_DELTA, STYLE_FOLDER, SUBJECT_FOLDER, TUNED, Graph,
+)  # fmt: skip
 from .ui_workflow import Workflow, to_prompt
 
 FOLDER = ROOT / "example_workflows"
@@ -136,7 +138,8 @@ def prepare_files(base: Path) -> Path:
     folder."""
     checkpoints = base / "checkpoints"
     captions = [base / "input" / folder / "cat.txt" for folder in (STYLE_FOLDER, SUBJECT_FOLDER, CLASS_FOLDER)]
-    for file in (checkpoints / CHECKPOINT, base / "output" / "sara" / DELTA, *captions):
+    deltas = [base / "output" / "sara" / name for name in (DELTA, SECOND_DELTA)]
+    for file in (checkpoints / CHECKPOINT, checkpoints / TUNED, *deltas, *captions):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     return checkpoints

@@ -8,6 +8,7 @@ ObjectInfo = Mapping[str, Any]
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # What the page appends to such an input: its value is saved, but not queued.
+GROWING = "COMFY_AUTOGROW_V3"
 CONTROL = "control_after_generate"
 MUTED = 2
 
@@ -19,6 +20,18 @@ def inputs(info: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
         for name, spec in info["input"].get(kind, {}).items():
             named[name] = (spec[0], spec[1] if len(spec) > 1 else {})
     return named
+
+
+def slots(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Name → type of everything that a saved node can have as an input; one that grows can have many."""
+    kinds = {}
+    for name, (kind, options) in inputs(info).items():
+        if kind == GROWING:
+            (grown, *_), = options["template"]["input"]["required"].values()
+            kinds.update({f"{name}.{part}": grown for part in options["template"]["names"]})
+        else:
+            kinds[name] = kind
+    return kinds
 
 
 def widget_names(info: Mapping[str, Any]) -> list[str]:

@@ -79,6 +79,32 @@ def use_delta(
     )
 
 
+def merge_styles(
+    info: ObjectInfo, checkpoint: str, deltas: tuple[str, str], weights: str, caption: str, seed: int
+) -> Prompt:
+    """Draw a caption with two deltas merged."""
+    return _prompt(
+        "Merge two styles",
+        info,
+        {
+            "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
+            "First style": {"sara_name": deltas[0]},
+            "Second style": {"sara_name": deltas[1]},
+            "SaRAMerge": {"weights": weights},
+            "Prompt": {"text": caption},
+            "Negative prompt": {"text": ""},
+            "Picture size": SQUARE,
+            "KSampler": {**SAMPLING, "seed": seed},
+        },
+    )
+
+
+def extract_delta(info: ObjectInfo, base: str, tuned: str, selection: Mapping[str, Any], prefix: str) -> Prompt:
+    """Extract a delta of a tuned checkpoint, look at it and save it. selection: SaRAExtract's widgets for how much."""
+    extract = {"base_name": base, "tuned_name": tuned, **selection}
+    return _prompt("Inspect and extract", info, {"SaRAExtract": extract, "SaRASave": {"filename_prefix": prefix}})
+
+
 def bake_delta(info: ObjectInfo, checkpoint: str, delta: str, prefix: str) -> Prompt:
     """Bake a delta into a checkpoint."""
     bake = {"ckpt_name": checkpoint, "filename_prefix": prefix}

@@ -16,6 +16,9 @@ VECTORS = 3
 # Bytes per trained element that exist for a while between steps: the checks of a step; and where the vector is on the
 # CPU, its copy in a delta or a snapshot.
 CHECKS, COPIES = 6, 10
+# fp64 matrices of a weight's shorter side that its low-rank gradient holds: Gram matrix, eigenvectors, their product
+# with a copy of one, and what the decomposition works in.
+LOW_RANK_MATRICES = 6
 # Elements whose optimizer is asked what it keeps: enough for those that treat short vectors differently.
 PROBE = 1 << 16
 # How torch, its libraries and Python say that memory ran out, where the class of the error does not.
@@ -102,6 +105,12 @@ def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     with LiveBytes() as memory:
         other.step()
     return memory.live / PROBE, (memory.peak - memory.live) / PROBE
+
+
+def low_rank_bytes(store: Store) -> int:
+    """Bytes that the low-rank loss holds at most between steps."""
+    side = max(min(segment.rows, segment.columns) for segment in store.support)
+    return LOW_RANK_MATRICES * 8 * side**2
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -131,3 +131,25 @@ def test_learning_a_subject_beside_others_of_its_kind(session, trained, delta):
     alone = SparseDelta.load(session.server.output / "sara" / delta)
     assert learnt.entries.keys() == alone.entries.keys()
     assert any(not np.array_equal(e.values, alone.entries[name].values) for name, e in learnt.entries.items())
+
+
+def test_a_delta_merged_with_its_negative_draws_the_base(session, before, delta):
+    """And with itself by halves, the delta."""
+    prompt = workflows.merge_styles(session.info, session.checkpoint, (delta, delta), "1, -1", CAPTION, seed=3)
+    assert np.array_equal(session.pixels(prompt, "SaveImage"), before)
+    prompt = workflows.merge_styles(session.info, session.checkpoint, (delta, delta), "0.5, 0.5", CAPTION, seed=3)
+    assert np.array_equal(session.pixels(prompt, "SaveImage"), session.draw(delta))
+
+
+def test_what_is_extracted_of_a_baked_checkpoint_is_what_was_baked(session, delta):
+    """Every element that differs after the rounding of the checkpoint's fp16 weights, and no other."""
+    prompt = workflows.bake_delta(session.info, session.checkpoint, delta, "checkpoints/extract")
+    baked = session.run(prompt, "SaRABake")["text"][0].removeprefix("checkpoints/")
+    selection = {"select_by": "everything"}
+    prompt = workflows.extract_delta(session.info, session.checkpoint, baked, selection, "sara/extracted")
+    saved = session.run(prompt, "SaRASave")["text"][0]
+    extracted = SparseDelta.load(session.server.output / saved)
+    trained = SparseDelta.load(session.server.output / "sara" / delta)
+    assert 0.9 * trained.nnz < extracted.nnz <= trained.nnz
+    for name, entry in extracted.entries.items():
+        assert np.isin(entry.indices, trained.entries[name].indices).all()

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 from devtools.client import PromptError
-from devtools.template_graphs import CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, STYLE_FOLDER, SUBJECT_FOLDER
-from devtools.ui_workflow import executed_nodes, fill, inputs, to_prompt, widget_names, widgets
+from devtools.template_graphs import (
+    CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, SECOND_DELTA, STYLE_FOLDER, SUBJECT_FOLDER, TUNED,
+)  # fmt: skip
+from devtools.ui_workflow import executed_nodes, fill, inputs, slots, to_prompt, widget_names, widgets
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "example_workflows"
 HELP = ROOT / "js" / "docs"
 LOCALES = ROOT / "locales"
 NOTES = {"Note", "MarkdownNote"}
+# The type of an input that takes every output.
+ANYTHING = "*"
 
 # What a user's own ComfyUI may lack, and what it then says; there must be nothing else to complain about.
 MISSING_FILES = {
@@ -26,6 +30,9 @@ MISSING_FILES = {
     "Learn a subject": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
                         *(f"LoadImageTextDataSetFromFolder: folder: '{f}'" for f in (SUBJECT_FOLDER, CLASS_FOLDER))},
     "Use a delta": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
+    "Merge two styles": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
+                         *(f"SaRALoader: sara_name: '{delta}'" for delta in (DELTA, SECOND_DELTA))},
+    "Inspect and extract": {f"SaRAExtract: base_name: '{CHECKPOINT}'", f"SaRAExtract: tuned_name: '{TUNED}'"},
     "Bake a delta": {f"SaRABake: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
 }  # fmt: skip
 
@@ -100,10 +107,10 @@ def test_nodes_exist_with_these_inputs_outputs_and_widgets(workflow, info):
     assert {node["type"] for node in workflow["nodes"]} <= set(info) | NOTES
     for node in executed_nodes(workflow, info):
         real = info[node["type"]]
-        real_inputs = inputs(real)
+        real_slots = slots(real)
         widgets(node, real)  # raises if their number differs
         for slot in node["inputs"]:
-            kind = real_inputs[slot["name"]][0]
+            kind = real_slots[slot["name"]]
             assert slot["type"] == kind or (isinstance(kind, list) and slot["type"] == "COMBO")
         assert [slot["type"] for slot in node["outputs"]] == real["output"]
         assert [slot["name"] for slot in node["outputs"]] == real["output_name"]
@@ -114,7 +121,8 @@ def test_links_agree_with_the_slots_at_both_ends(workflow):
     for link, origin, output, target, into, kind in workflow["links"]:
         assert link in nodes[origin]["outputs"][output]["links"]
         assert nodes[target]["inputs"][into]["link"] == link
-        assert nodes[origin]["outputs"][output]["type"] == nodes[target]["inputs"][into]["type"] == kind
+        assert nodes[origin]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][into]["type"] in (kind, ANYTHING)
     ends = [slot["link"] for node in nodes.values() for slot in node["inputs"] if slot["link"] is not None]
     assert sorted(ends) == sorted(link[0] for link in workflow["links"])
 

@@ -27,7 +27,8 @@ def estimate(training: TrainingModel, run: Training) -> MemoryEstimate | None:
     """
     try:
         state = memory.sparse_state(run.store, run.optimizer)
-        working = max(_activations(training, run.batches), state.between_steps)
+        between_steps = state.between_steps + (memory.low_rank_bytes(run.store) if run.low_rank else 0)
+        working = max(_activations(training, run.batches), between_steps)
     except Exception as error:  # whatever a model's code may do: the training does not depend on it
         logging.warning(f"SaRA: no estimate of the memory for this model ({type(error).__name__}: {error})")
         return None
@@ -59,15 +60,29 @@ def _activations(training: TrainingModel, batches: DenoisingLoss) -> int:
     # Without what other nodes have put into the options: it may keep what it is given for later.
     denoiser = Denoiser(SimpleNamespace(model=model, model_options={}))
     level = denoiser.sigmas[len(denoiser.sigmas) // 2]
+
+    def peak() -> int:
+        with simulated(model, training.store) as simulation:
+            batch = [sample.on(training.device) for sample in largest_batch(batches)]
+            noises = [torch.empty(sample.latent.shape) for sample in batch]
+            denoiser.losses(batch, [level.clone() for _ in batch], noises).mean().backward()
+            del batch, noises
+        return simulation.peak
+
     with _casts_in_step(), _blocks_as_they_were(model) as blocks:
-        # Where not all blocks are checkpointed, the first run finds out which of them have to be.
-        for _ in range(1 if all(block.always for block in blocks) else 2):
-            with simulated(model, training.store) as simulation:
-                batch = [sample.on(training.device) for sample in largest_batch(batches)]
-                noises = [torch.empty(sample.latent.shape) for sample in batch]
-                denoiser.losses(batch, [level.clone() for _ in batch], noises).mean().backward()
-                del batch, noises
-    return simulation.peak
+        optional = [block for block in blocks if not block.always]
+        try:
+            _assume(optional, False)  # as it is for most models, and saves a run
+            return peak()
+        except RuntimeError:  # autograd's: a block writes over its inputs, so the first run has to find out which do
+            _assume(optional, None)
+            peak()
+            return peak()
+
+
+def _assume(blocks: list[checkpointing.Block], overwrites: bool | None) -> None:
+    for block in blocks:
+        block.overwrites = overwrites
 
 
 @contextmanager
