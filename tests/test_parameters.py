@@ -346,7 +346,7 @@ def test_simulating_the_memory_leaves_no_gradient_and_changes_nothing(copies):
     model = mixed()
     store = attached(model, density=0.6, copy_weights=copies, preset=EVERYTHING)
     bits = every_bit(model)
-    with simulated(model) as memory:
+    with simulated(model, store) as memory:
         loss_on(model).backward()
     assert memory.peak > 0
     assert store.values.grad is None and same_bits(every_bit(model), bits)

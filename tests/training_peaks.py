@@ -23,22 +23,20 @@ STEPS = 2  # the first finds out which blocks need checkpointing, and has no mom
 WARM_UP = "SD1.5:1:4,8,8:on"  # loads the libraries, which stay
 
 
-class Estimates:
-    """Makes the estimate before every run of SaRA Train."""
+def recorded_estimates(host: InProcessHost) -> list:
+    """Every estimate that a run of SaRA Train makes, from now on."""
+    session = host.pack_module("nodes.host.session")
+    estimate, made = session.estimate, []
 
-    def __init__(self, host: InProcessHost):
-        session, self.estimate = host.pack_module("nodes.host.session"), host.pack_module("nodes.host.estimate")
-        self.made = []
-        execute = session.TrainingSession.execute
+    def recording(*args):
+        made.append(estimate(*args))
+        return made[-1]
 
-        def estimate_and_execute(run):
-            self.made.append(self.estimate.estimate(run.training, run.run))
-            return execute(run)
-
-        session.TrainingSession.execute = estimate_and_execute
+    session.estimate = recording
+    return made
 
 
-def measure(host: InProcessHost, estimates: Estimates, specification: str) -> dict:
+def measure(host: InProcessHost, estimates: list, specification: str) -> dict:
     import comfy.model_management
     import torch
 
@@ -58,13 +56,13 @@ def measure(host: InProcessHost, estimates: Estimates, specification: str) -> di
     )
     growth = memory("VmHWM") - loaded
     comfy.model_management.unload_all_models()
-    return {"run": specification, **dataclasses.asdict(estimates.made[-1]), "growth": round(growth * 2**20)}
+    return {"run": specification, **dataclasses.asdict(estimates[-1]), "growth": round(growth * 2**20)}
 
 
 def main(specifications: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-peaks-") as base:
         host = InProcessHost(prepare(), Path(base))
-        estimates = Estimates(host)
+        estimates = recorded_estimates(host)
         measure(host, estimates, WARM_UP)
         for specification in specifications:
             print(json.dumps(measure(host, estimates, specification)), flush=True)
