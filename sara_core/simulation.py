@@ -124,7 +124,7 @@ class _StoreWithoutContent(Store):
     def take(self, number, op, x, grad_output, route):
         segment = self.support.segments[number]
         for possible in _possible_routes(route, segment, x.device):
-            (_sampled_products if possible == "csr" else _dense_chunk)(op, segment, x, grad_output)
+            (_sampled_products if possible == "csr" else _dense_chunks)(op, segment, x, grad_output)
 
     def take_dense(self, number, gradient):
         gradient.new_empty(len(self.support.segments[number]), dtype=torch.float32)
@@ -150,8 +150,9 @@ def _sampled_products(op, segment, x, grad_output):
         x.new_empty(SAMPLED_PRODUCT_VECTORS * len(segment))
 
 
-def _dense_chunk(op, segment, x, grad_output):
-    x.new_empty(min(DENSE_BYTES // x.element_size(), segment.rows * segment.columns))
+def _dense_chunks(op, segment, x, grad_output):
+    # While a chunk is computed the one before it is still there.
+    x.new_empty(min(2 * DENSE_BYTES // x.element_size(), segment.rows * segment.columns))
 
 
 @contextmanager

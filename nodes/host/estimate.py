@@ -22,8 +22,9 @@ from .isolation import TrainingModel
 def estimate(training: TrainingModel, run: Training) -> MemoryEstimate | None:
     """Memory that a run will take at its peak, with batches drawn by a DenoisingLoss, before its first step.
 
-    Patches of other nodes (attention, wrappers) and pictures drawn in between are left out. The model, the run and all
-    random numbers stay as they are. None, and a line in the log, if the model's code cannot be followed.
+    Patches of other nodes (attention, wrappers) and pictures drawn in between are left out; on the CPU, so is what the
+    C library keeps of freed memory. The model, the run and all random numbers stay as they are. None, and a line in
+    the log, if the model's code cannot be followed.
     """
     try:
         state = memory.sparse_state(run.store, run.optimizer)
