@@ -27,13 +27,13 @@ def estimate(training: TrainingModel, run: Training) -> MemoryEstimate | None:
     the log, if the model's code cannot be followed.
     """
     try:
+        weights = _weights(training)
         state = memory.sparse_state(run.store, run.optimizer)
         between_steps = state.between_steps + (memory.low_rank_bytes(run.store) if run.low_rank else 0)
         working = max(_activations(training, run.batches), between_steps)
     except Exception as error:  # whatever a model's code may do: the training does not depend on it
         logging.warning(f"SaRA: no estimate of the memory for this model ({type(error).__name__}: {error})")
         return None
-    weights = _weights(training)
     return MemoryEstimate(weights, state.kept, working, present=weights + state.present)
 
 

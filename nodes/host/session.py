@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -136,6 +137,7 @@ class TrainingSession:
         try:
             self.run.run(on_step, comfy.model_management.throw_exception_if_processing_interrupted)
         except BaseException as error:  # the host's Cancel is no Exception
+            traceback.clear_frames(error.__traceback__)  # they hold the step's activations, and saving needs memory
             kept = self._keep(resumable=not isinstance(error, TrainingError))
             if isinstance(error, SaRAError):
                 raise type(error)(f"{error} {kept}") from error
