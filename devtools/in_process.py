@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .host import PACK_FOLDER, Host, link_pack
+from .host import Host, link_pack
 
 
 class NodeResult(NamedTuple):
@@ -57,10 +57,6 @@ class InProcessHost:
         if not asyncio.run(nodes.load_custom_node(str(link), module_parent="custom_nodes")):
             raise RuntimeError("ComfyUI could not load the pack; its log says why.")
         self._pack_name = str(link).replace(".", "_x_")
-
-    @property
-    def pack_folder(self) -> Path:
-        return self.base / "custom_nodes" / PACK_FOLDER
 
     def pack_module(self, name: str = "") -> ModuleType:
         """A module of the pack as the host has it, for example ``sara_core.delta``.

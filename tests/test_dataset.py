@@ -3,17 +3,6 @@
 import pytest
 import torch
 
-from tests import toy_models
-
-
-@pytest.fixture(scope="module")
-def model(comfy):
-    import comfy.model_management
-
-    with torch.inference_mode():  # as the host makes and loads models inside a prompt
-        model = toy_models.sd15_model()
-        comfy.model_management.load_models_gpu([model])
-    return model
 
 
 @pytest.fixture(scope="module")
