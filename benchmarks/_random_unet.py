@@ -3,10 +3,17 @@
     python -m benchmarks._random_unet LAYOUT FILE
 """
 
+import hashlib
+import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
-from devtools.host import prepare
+from benchmarks._process import run_module
+from devtools.host import HostError, cache_root, prepare
+from devtools.locking import locked
+from devtools.progress import Progress
 
 COMMON = {
     "image_size": 32,
@@ -40,6 +47,7 @@ LAYOUTS = {
 # 2e-3. Every Linear and convolution but the last follows a norm, so that activations stay in range.
 STANDARD_DEVIATION = 0.0275
 SEED = 0
+FILE_BYTES = {"sd15": 3_500_000_000, "small": 70_000_000}
 
 
 def write(layout: str, path: Path) -> None:
@@ -58,6 +66,28 @@ def write(layout: str, path: Path) -> None:
         else:  # norms: the identity; biases: none
             weights[name] = torch.full(shape, float(name.endswith("weight")))
     safetensors.torch.save_file(weights, path)
+
+
+def unet_file(layout: str, progress: Progress) -> Path:
+    """The UNet's file, written by the first run of this benchmark."""
+    recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION])
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
+    path = cache_root() / "bench" / f"random-{layout}-{digest}.safetensors"
+    with locked(cache_root() / "bench.lock", lambda: progress.update("waiting for another process")):
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < FILE_BYTES[layout]:
+            raise HostError(
+                f"{path.parent} needs {FILE_BYTES[layout] / 1e9:.1f} GB for a random UNet, and its disk has "
+                f"{free / 1e9:.1f} GB free. Free some space, or set SARA_CACHE to a folder on a larger disk."
+            )
+        progress.say(f"writing a random UNet to {path} (kept for the next time)")
+        unfinished = path.with_suffix(".unfinished")
+        run_module("benchmarks._random_unet", [layout, str(unfinished)])
+        os.replace(unfinished, path)
+    return path
 
 
 if __name__ == "__main__":

@@ -6,17 +6,15 @@ The model is loaded completely before the high-water mark is reset, so that the 
 the model that any use of it needs.
 """
 
-import ctypes
-import gc
 import json
 import math
-import os
 import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks._memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
 from devtools.host import prepare
 from devtools.in_process import InProcessHost
 
@@ -55,10 +53,10 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
     conditioning = [[torch.randn(1, TOKENS, WIDTH, generator=generator), {}]]
     node, inputs = node_inputs(method, gradient_checkpointing, steps, trained)
     recorder = StepRecorder()
-    start, others = time.perf_counter(), cpu_seconds_of_others()
+    start, others = time.perf_counter(), OthersWatch()
     result = host.execute(node, model=model, latents=latent, positive=[conditioning], **inputs)
     later_peak = memory("VmHWM")
-    others = (cpu_seconds_of_others() - others) / (time.perf_counter() - start)
+    cores_used_by_others = others.cores()
 
     ends, losses = recorder.ends, result.outputs[1]["loss"]
     if len(ends) != steps or not all(map(math.isfinite, losses)):
@@ -75,7 +73,7 @@ def measure(unet: Path, method: str, gradient_checkpointing: bool, steps: int, t
         "later_growth": later_peak - loaded,
         "first_step": ends[0] - start,
         "steps": [end - begin for begin, end in zip(ends, ends[1:])],
-        "cores_used_by_others": others,
+        "cores_used_by_others": cores_used_by_others,
         "losses": losses,
         "parameters": sum(weight.numel() for weight in model.model.diffusion_model.parameters()),
         "density_below_2e-4": density(model, 2e-4),
@@ -92,32 +90,6 @@ def make_resident(model) -> None:
         comfy.model_management.load_models_gpu([model], force_full_load=True)
         for weight in model.model.parameters():
             weight.sum()
-
-
-def give_back_freed_memory() -> None:
-    """Freed memory that the process keeps would hide as much of what training takes."""
-    gc.collect()
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
-
-
-def reset_high_water_mark() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory(field: str) -> float:
-    """A field of this process's status in MiB: VmRSS (resident now) or VmHWM (its high-water mark)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"This system does not report {field}: memory can be measured on Linux only.")
-
-
-def cpu_seconds_of_others() -> float:
-    """CPU seconds that everything but this process has used since the machine started, time stolen by its host
-    included."""
-    total, = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu "))
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, total.split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 class StepRecorder:

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # Bytes of unfolded convolution input held at a time.
 UNFOLD_BYTES = 24 << 20
+# On the CPU a convolution lays its weight out anew for every use. Above 32 MiB the system's malloc gives such a copy
+# back and fetches fresh memory every time, which takes longer than the convolution: so at most this of it at a time.
+WEIGHT_COPY_BYTES = 24 << 20
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,23 @@ class ConvOp:
 
     def forward(self, x, weight, bias):
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_dims - 1]
-        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        parts = [
+            convolve(
+                x, weight[rows], None if bias is None else bias[rows],
+                self.stride, self.padding, self.dilation, self.groups,
+            )
+            for rows in self._output_channels(weight)
+        ]  # fmt: skip
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def input_gradient(self, grad_output, weight, input_shape):
         # Only the input's shape matters here: a zero-stride stand-in saves keeping the input.
         stand_in = grad_output.new_empty(1).expand(input_shape)
-        return self._backward(grad_output, stand_in, weight, self.groups, [True, False, False])[0]
+        total = None
+        for rows in self._output_channels(weight):
+            part = self._backward(grad_output[:, rows], stand_in, weight[rows], self.groups, [True, False, False])[0]
+            total = part if total is None else total.add_(part)
+        return total
 
     def bias_gradient(self, grad_output):
         """fp32 [out]"""
@@ -127,6 +141,14 @@ class ConvOp:
                      per_sample, *(s * d for s, d in zip(per_dim, self.stride))),
                 )
                 yield g.transpose(0, 1).reshape(g.shape[1], -1), unfolded.reshape(columns, -1)
+
+    def _output_channels(self, weight) -> list[slice]:
+        """All output channels, in as many parts as keep the copies of the weight small."""
+        channels = weight.shape[0]
+        if weight.device.type != "cpu" or self.groups > 1:
+            return [slice(0, channels)]
+        at_a_time = max(1, WEIGHT_COPY_BYTES * channels // (weight.numel() * weight.element_size()))
+        return [slice(first, first + at_a_time) for first in range(0, channels, at_a_time)]
 
     def _channels_of(self, tensor, group):
         width = tensor.shape[1] // self.groups

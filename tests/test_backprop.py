@@ -175,6 +175,37 @@ def test_a_frozen_layer_saves_nothing_and_a_trained_one_its_input_only():
     assert [tensor.data_ptr() for tensor in saved] == [inputs[0].data_ptr()]
 
 
+def test_what_several_layers_take_as_their_input_is_saved_once():
+    model = nn.ModuleList(nn.Linear(6, 7) for _ in range(3))
+    attached(model)
+    x = torch.randn(2, 5, 6)
+    saved = saved_by(lambda: [layer(x) for layer in model])
+    assert [tensor.untyped_storage().data_ptr() for tensor in saved] == [x.untyped_storage().data_ptr()] * 3
+
+
+@WAYS
+@pytest.mark.parametrize("batch, bias", [(1, True), (3, False)])
+def test_a_convolution_never_uses_more_of_its_weight_at_a_time_than_allowed(monkeypatch, batch, bias, copies):
+    module, plain = nn.Conv2d(6, 10, 3, padding=1, bias=bias), nn.Conv2d(6, 10, 3, padding=1, bias=bias)
+    plain.load_state_dict(module.state_dict())
+    attached(module, density=0.3, copy_weights=copies)
+    used = []
+
+    def watched(function):
+        return lambda x, weight, *others: used.append(weight.numel()) or function(x, weight, *others)
+
+    monkeypatch.setattr(layers, "WEIGHT_COPY_BYTES", 4 * 6 * 9 * 4)
+    monkeypatch.setattr(layers.F, "conv2d", watched(F.conv2d))
+    x, y = (torch.randn(batch, 6, 5, 5).requires_grad_(True) for _ in range(2))
+    y.data = x.data
+    output, expected = module(x), plain(y)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    assert used[:3] == [4 * 6 * 9, 4 * 6 * 9, 2 * 6 * 9]
+    assert relative_error(output.detach(), expected.detach()) <= 1e-6
+    assert relative_error(x.grad, y.grad) <= 1e-6
+
+
 def test_layers_before_the_first_trained_one_build_no_graph():
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
     attached(model, include=["2.weight"])

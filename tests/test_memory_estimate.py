@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks._training_run import give_back_freed_memory, memory, reset_high_water_mark
+from benchmarks._memory import give_back_freed_memory, memory, reset_high_water_mark
 from sara_core.memory import (
     GIB, MIB, MemoryEstimate, bytes_of, is_out_of_memory, out_of_memory_advice, shortage, sparse_state,
 )  # fmt: skip

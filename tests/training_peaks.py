@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 # Before the host, which has a folder of the same name, is on the path.
-from benchmarks._training_run import give_back_freed_memory, make_resident, memory, reset_high_water_mark
+from benchmarks._memory import give_back_freed_memory, memory, reset_high_water_mark
+from benchmarks._training_run import make_resident
 from devtools.host import prepare
 from devtools.in_process import InProcessHost
 from tests.family_models import FAMILIES

@@ -1,0 +1,147 @@
+"""Training steps in plain PyTorch: SaRA beside the floor, PEFT's methods and full fine-tuning, on one model."""
+
+import json
+import statistics
+from argparse import Namespace
+
+from benchmarks._process import OutOfMemory, measured
+from benchmarks._report import Spread, text_table
+from devtools.progress import Progress
+
+FLOOR, OURS = "floor", "SaRA"
+# Trained elements at 0.6 % and at 5.8 % of the model: normal weights below 2e-4 and below 2e-3.
+ELEMENTS = {
+    "sd15": (5_000_000, 50_000_000),
+    "sdxl": (15_000_000, 150_000_000),
+    "flux-pair": (3_000_000, 30_000_000),
+    "small": (30_000, 300_000),
+}
+BYTES_PER_ELEMENT, ALLOWANCE = 28, 64
+MIB = 1 << 20
+# Most that the figures should be: ratio to the floor at either number of elements, share of a step.
+STEP_LIMITS, UPDATE_LIMITS = (1.20, 1.45), (0.03, 0.08)
+
+
+def plan(arguments: Namespace) -> list[dict]:
+    """The specifications of one round, for _step_run."""
+    common = {name: getattr(arguments, name) for name in ("model", "latent", "batch", "steps", "device", "dtype")}
+    few, many = ELEMENTS[arguments.model]
+    specs = []
+    for checkpointing in (True, False):
+        for method in arguments.methods:
+            for elements in (few, many) if method == OURS else (few,):
+                specs.append({**common, "method": method, "elements": elements, "checkpointing": checkpointing})
+    return specs
+
+
+def run(specs: list[dict], rounds: int, progress: Progress) -> list[dict]:
+    """Every specification in a process of its own, in turns, so that a change of the machine's load meets all. One that
+    the memory does not suffice for is left out."""
+    measurements, impossible = [], []
+    for number in range(rounds):
+        for spec in specs:
+            if spec in impossible:
+                continue
+            progress.say(f"round {number + 1} of {rounds}: {label(spec)}")
+            try:
+                result = measured("benchmarks._step_run", [json.dumps(spec)])
+            except OutOfMemory:
+                impossible.append(spec)
+                progress.say("    left out: the memory does not suffice")
+                continue
+            measurements.append({**result, "round": number})
+            progress.say(f"    growth {result['growth']:.0f} MiB, step {statistics.median(result['steps']):.2f} s")
+    return measurements
+
+
+def label(row: dict) -> str:
+    name = row["method"]
+    if name == OURS:
+        name += f" {row['elements'] / 1e6:g} M"
+    return name + (", checkpointing" if row["checkpointing"] else "")
+
+
+def ratios(measurements: list[dict]) -> list[dict]:
+    """What the project promises of itself, per round against the same round: name, spread, limit (None: no promise)."""
+    found = []
+
+    def compare(name: str, limit: float | None, ratio, *needed: str):
+        figures = []
+        for number in sorted({m["round"] for m in measurements}):
+            runs = {label(m): m for m in measurements if m["round"] == number}
+            if all(one in runs for one in needed):
+                figures.append(ratio(*(runs[one] for one in needed)))
+        if figures:
+            found.append({"name": name, "spread": Spread.of(figures), "limit": limit})
+
+    elements = sorted({m["elements"] for m in measurements if m["method"] == OURS})
+    for checkpointing in (True, False):
+        suffix = ", checkpointing" if checkpointing else ""
+        floor, attention, everywhere = FLOOR + suffix, f"LoRA attention{suffix}", f"LoRA everywhere{suffix}"
+        for count, step_limit, update_limit in zip(elements, STEP_LIMITS, UPDATE_LIMITS):
+            ours = label({"method": OURS, "elements": count, "checkpointing": checkpointing})
+            fewest = count == elements[0]
+            compare(f"{ours}: step / floor", step_limit, _steps, ours, floor)
+            compare(f"{ours}: step / LoRA attention", 1.0 if fewest else None, _steps, ours, attention)
+            if fewest:
+                compare(f"{ours}: step / LoRA everywhere", 0.8, _steps, ours, everywhere)
+                compare(f"{ours}: peak / LoRA everywhere", 1.0, _peaks, ours, everywhere)
+            compare(f"{ours}: peak / LoRA attention", 1.0 if fewest else None, _peaks, ours, attention)
+            if checkpointing:
+                compare(f"{ours}: peak / (floor + 28 B an element + 64 MiB)", 1.0, _over_floor, ours, floor)
+            elif not fewest:
+                compare(f"{ours}: peak / (LoRA attention + 28 B a further element)", 1.0, _over_lora, ours, attention)
+            compare(f"{ours}: optimizer and writing back, share of a step", update_limit, _update_share, ours)
+    return found
+
+
+def _steps(ours, theirs) -> float:
+    return statistics.median(ours["steps"]) / statistics.median(theirs["steps"])
+
+
+def _peaks(ours, theirs) -> float:
+    return ours["peak"] / theirs["peak"]
+
+
+def _over_floor(ours, floor) -> float:
+    return ours["peak"] / (floor["peak"] + ours["trained_elements"] * BYTES_PER_ELEMENT / MIB + ALLOWANCE)
+
+
+def _over_lora(ours, lora) -> float:
+    further = ours["trained_elements"] - lora["trained_elements"]
+    return ours["peak"] / (lora["peak"] + further * BYTES_PER_ELEMENT / MIB)
+
+
+def _update_share(ours) -> float:
+    return ours["update_share"]
+
+
+def summarise(measurements: list[dict]) -> list[dict]:
+    """One row per method: medians over the rounds, steps over all of them."""
+    rows = []
+    for name in dict.fromkeys(label(m) for m in measurements):
+        runs = [m for m in measurements if label(m) == name]
+        row = {"name": name, "steps": Spread.of(step for run in runs for step in run["steps"])}
+        for field in ("trained_elements", "loaded", "peak", "growth", "update_share", "preparing", "first_step"):
+            row[field] = statistics.median(run[field] for run in runs)
+        rows.append(row)
+    return rows
+
+
+def text(report: dict) -> list[str]:
+    rows = [
+        [row["name"], f"{row['trained_elements'] / 1e6:.2f}", Spread(*row["steps"]).text(2), f"{row['growth']:.0f}",
+         f"{row['peak']:.0f}", f"{row['update_share']:.1%}", f"{row['preparing']:.1f}", f"{row['first_step']:.1f}"]
+        for row in report["summary"]
+    ]  # fmt: skip
+    header = ["method", "trained M", "step s", "growth MiB", "peak MiB", "update", "prepare s", "first s"]
+    first = report["measurements"][0]
+    return [
+        *text_table(header, rows), "",
+        f"{first['model']}: {first['parameters'] / 1e6:.1f} M random parameters, {first['dtype']}, latents of "
+        f"{first['latent']}×{first['latent']}, batch {first['batch']}, {first['accelerator'] or first['device']}; "
+        f"loaded {first['loaded']:.0f} MiB.",
+        "growth: peak since the model was loaded, less the loaded model. update: share of the optimizer with writing "
+        "the values back in a step. A ratio compares within one round; in brackets, the lowest and highest.",
+    ]  # fmt: skip
+
