@@ -182,6 +182,7 @@ def test_any_convolution(data, dims):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight_gradient, "DENSE_BYTES", data.draw(st.integers(1, 2000)))
         patch.setattr(layers, "UNFOLD_BYTES", data.draw(st.integers(1, 20000)))
+        patch.setattr(layers, "WEIGHT_COPY_BYTES", data.draw(st.sampled_from([1, 100, layers.WEIGHT_COPY_BYTES])))
         route, copies = data.draw(st.sampled_from(WAYS))
         check(convolution(dims, options, channels), x, route=route, copies=copies, density=0.4)
 
