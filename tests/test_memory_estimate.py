@@ -95,7 +95,7 @@ def test_simulated_memory_is_what_torch_allocates(model, shape, options):
 
 @LINUX
 def test_simulated_memory_includes_what_a_convolution_takes_for_itself():
-    model, x = nn.Conv2d(1280, 1280, 3), torch.randn(1, 1280, 8, 8)
+    model, x = nn.Conv2d(800, 800, 3), torch.randn(1, 800, 8, 8)
     store = attached(model, route="csr", density=0.001)
 
     def forward_and_backward():
