@@ -15,7 +15,9 @@ from .layers import CONVOLUTIONS, layer_op
 from .parameters import ParameterOf, identity, train_parameter
 from .patterns import ALL_LAYERS, KINDS, LAYER_WEIGHT, Choice, NamedParameter
 from .store import Store
+from .streaming import Streamed, move_all_but, move_back
 
+IN_PLACE, COPIED, STREAMED = REACHES = ("in place", "copied", "streamed")
 _PLAIN_FORWARDS = {torch.nn.Linear.forward, *(convolution.forward for convolution in CONVOLUTIONS)}
 
 
@@ -169,17 +171,23 @@ def attach_model(
     store: Store,
     weights: Mapping[str, torch.nn.Module | ParameterOf],
     route: str = "auto",
-    copy_weights: bool = False,
+    reach: str = IN_PLACE,
 ) -> None:
     """Attach every Linear and Conv layer of `model`: those whose weight has a segment train it, the others freeze.
     Other parameters with a segment are replaced where they are read.
 
     weights: as from `trainable_weights`
-    copy_weights: add Δ to a copy of each weight in each forward and backward instead of writing the weight in place
+    reach: one of REACHES. IN_PLACE writes Δ into the weights; COPIED adds it to a copy of a weight in each forward and
+        backward; STREAMED does so with a copy on the device of the layer's input (streaming.py)
     """
+    if reach == STREAMED:
+        access = Streamed
+    else:
+        def access(added):
+            return InPlace() if added is None else added
     attach_layers(
         model, plain_layers(model), store, weights, route,
-        is_written=lambda location: not copy_weights, access=lambda added: InPlace() if added is None else added,
+        is_written=lambda location: reach == IN_PLACE, access=access,
     )  # fmt: skip
 
 
@@ -225,12 +233,16 @@ def detach_model(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def attached_for_gradients(model: torch.nn.Module, store: Store, weights, route: str = "auto") -> Iterator[None]:
+def attached_for_gradients(
+    model: torch.nn.Module, store: Store, weights, route: str = "auto", reach: str = IN_PLACE
+) -> Iterator[None]:
     """Inside, a backward leaves gradients in `store` and nowhere else; afterwards the model is as it was before."""
+    device = store.values.device
+    moved = move_all_but(model, plain_layers(model).values(), device) if reach == STREAMED else []
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # norms in training mode change theirs
     try:
-        attach_model(model, store, weights, route)
+        attach_model(model, store, weights, route, reach)
         for parameter in frozen:
             parameter.requires_grad_(False)
         yield
@@ -240,6 +252,7 @@ def attached_for_gradients(model: torch.nn.Module, store: Store, weights, route:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+        move_back(moved)
 
 
 def unfreeze(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -15,7 +15,7 @@ import torch
 from .class_swap import original_class, swap, swap_back
 from .errors import UnsupportedModelError
 from .layers import layer_op
-from .parameters import StandIns, in_backward, refuse_reentrant, with_delta
+from .parameters import StandIns, add_delta_, in_backward, refuse_reentrant
 from .store import Store
 
 
@@ -42,7 +42,11 @@ class AddedCopy:
 
     def add(self, weight: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
         """A new tensor: `weight`, stored in `stored_dtype`, with Δ added."""
-        return with_delta(weight, self.store, self.number, stored_dtype)
+        return self.add_to(weight.detach().clone(), stored_dtype)
+
+    def add_to(self, copy: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
+        """Add Δ to a copy of the weight, stored in `stored_dtype`, that is the caller's own; returns it."""
+        return add_delta_(copy, self.store, self.number, stored_dtype)
 
 
 class Attachment:

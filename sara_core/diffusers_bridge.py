@@ -1,4 +1,4 @@
-"""Deltas in diffusers models: loading one, renaming one that was trained there, and preparing a pipeline for training.
+"""Deltas in diffusers models: loading one, and renaming one that was trained there.
 
     handle = load_delta(pipeline, "style.safetensors", strength=0.8)
     ...
@@ -8,27 +8,22 @@
     ...
     comfyui_delta(pipeline.unet, optimizer.delta()).save("style.safetensors")
 
-diffusers is imported only where a pipeline is opened; it is the caller's otherwise.
+diffusers itself is the caller's: nothing here imports it.
 """
 
 import os
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from . import names
 from .base import PREFIX
 from .delta import AppliedDelta, SparseDelta
-from .errors import TrainingError, UnsupportedModelError
-from .image_folder import CaptionedImage
+from .errors import UnsupportedModelError
 from .names_diffusers import diffusers_parts, family, to_comfy, to_diffusers
 
 FAMILY = "sara.family"
 # PEFT puts a layer that it adds a LoRA to into another one, under this name.
 _INSIDE_LORA = ".base_layer."
-_TRAINABLE_PIPELINE = "StableDiffusionPipeline"
-_PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def load_delta(
@@ -101,105 +96,3 @@ def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> Spa
     known = names.resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")
     entries = to_diffusers({known[name]: entry for name, entry in delta.entries.items()}, parts)
     return SparseDelta(entries, delta.metadata)
-
-
-class Sample(NamedTuple):
-    """latent: fp32 [channels, height, width], scaled as the model sees it; text: fp32 [tokens, width], the encoded
-    caption; both on the CPU"""
-
-    latent: torch.Tensor
-    text: torch.Tensor
-
-
-class Prepared(NamedTuple):
-    """What is trained: the UNet, in fp32 on the CPU; schedule: a DDPMScheduler with the model's noise levels and
-    prediction type; samples: the images, encoded"""
-
-    unet: torch.nn.Module
-    schedule: object
-    samples: list[Sample]
-
-
-@torch.no_grad()
-def prepare_training(
-    folder: str | os.PathLike, images: list[CaptionedImage], resolution: int, device: torch.device
-) -> Prepared:
-    """Open the pipeline in a diffusers folder and encode the images and captions on `device`.
-
-    resolution: side of the squares, in pixels, that images are cut and scaled to
-
-    Raises TrainingError if diffusers is missing, the folder cannot be read, an image is damaged or the resolution does
-    not suit the model; UnsupportedModelError for pipelines other than those of Stable Diffusion 1 and 2.
-    """
-    pipeline = _open_pipeline(Path(folder))
-    schedule = _noise_schedule(pipeline)
-    if resolution <= 0 or resolution % pipeline.vae_scale_factor:
-        raise TrainingError(f"The resolution must be a multiple of {pipeline.vae_scale_factor}, not {resolution}.")
-    pipeline.vae.to(device)
-    pipeline.text_encoder.to(device)
-    texts = {image.caption: None for image in images}
-    for caption in texts:
-        texts[caption] = pipeline.encode_prompt(caption, device, 1, False)[0][0].float().cpu()
-    samples = [Sample(_latent(pipeline, image.path, resolution, device), texts[image.caption]) for image in images]
-    return Prepared(pipeline.unet, schedule, samples)
-
-
-def _open_pipeline(folder: Path):
-    diffusers = _diffusers()
-    if not (folder / "model_index.json").is_file():
-        raise TrainingError(
-            f"'{folder}' is no diffusers folder (it has no model_index.json): give the folder of a whole pipeline. A "
-            "single checkpoint file can be made into one with diffusers: StableDiffusionPipeline.from_single_file(…)"
-            ".save_pretrained(…)."
-        )
-    try:
-        kind = diffusers.DiffusionPipeline.load_config(folder)["_class_name"]
-        if kind != _TRAINABLE_PIPELINE:
-            raise UnsupportedModelError(
-                f"'{folder.name}' is a {kind}: this command trains Stable Diffusion 1 and 2. Train other models in "
-                "ComfyUI with SaRA Train, or in a diffusers script of your own with sara_core.SaRA."
-            )
-        return diffusers.StableDiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(
-            f"The model in '{folder}' cannot be opened ({error}). Its weights must be .safetensors files: download or "
-            "save it again."
-        ) from error
-
-
-def _diffusers():
-    try:
-        import diffusers
-    except ImportError as error:
-        raise TrainingError(
-            f"This needs diffusers ({error}): pip install diffusers transformers accelerate pillow."
-        ) from error
-    return diffusers
-
-
-def _noise_schedule(pipeline):
-    config, unet = pipeline.scheduler.config, pipeline.unet.config
-    prediction = config.get("prediction_type", "epsilon")
-    if "beta_schedule" not in config or prediction not in _PREDICTIONS:
-        raise UnsupportedModelError(
-            "This command trains models that predict noise or velocity, and this one does neither: train it in ComfyUI "
-            "with SaRA Train."
-        )
-    if unet.in_channels != pipeline.vae.config.latent_channels:
-        raise UnsupportedModelError(
-            "This model takes a picture beside the noise (as for inpainting), which training cannot give it."
-        )
-    return _diffusers().DDPMScheduler.from_config(config)
-
-
-def _latent(pipeline, path: Path, resolution: int, device: torch.device) -> torch.Tensor:
-    try:
-        image = _diffusers().utils.load_image(str(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TrainingError(f"The image '{path.name}' is damaged or no image: {error}") from error
-    pixels = pipeline.image_processor.preprocess(image, resolution, resolution, resize_mode="crop")
-    latent = pipeline.vae.encode(pixels.to(device)).latent_dist.mode()[0] * pipeline.vae.config.scaling_factor
-    return latent.cpu()

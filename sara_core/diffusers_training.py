@@ -1,17 +1,15 @@
-"""A training of a diffusers UNet on captioned images: the loss of its batches, and the run with its settings."""
+"""A training of a diffusers model on captioned images: the loss of its batches, and the run with its settings."""
 
 import json
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 
 from .delta import SparseDelta
-from .diffusers_bridge import Prepared, Sample, comfyui_delta
-from .epochs import ShuffledEpochs
-from .errors import TrainingError
+from .diffusers_bridge import comfyui_delta
+from .diffusers_prepare import Prepared
+from .draws import Draws
 from .low_rank import LowRankLoss
-from .noise_levels import NoiseLevels
 from .optimizer import SaRA
 from .processes import Processes
 from .training import Training, TrainingSettings
@@ -42,75 +40,68 @@ class RunSettings:
     data: str
 
 
-class Draw(NamedTuple):
-    """sample: one of the images; level: number of its noise level; noise: fp32 on the CPU, of its latent's shape"""
-
-    sample: Sample
-    level: int
-    noise: torch.Tensor
-
-
 class DenoisingLoss:
-    """Losses of one batch after the other: the mean squared error of the noise, or velocity, that the UNet predicts.
+    """Losses of one batch after the other: the mean squared error of what the network predicts.
 
     Every process draws the batch of all from the same seed and computes its own part, so that the losses' mean does
-    not depend on how many share it. All numbers are drawn on the CPU.
+    not depend on how many share it.
     """
 
     def __init__(self, prepared: Prepared, settings: RunSettings, processes: Processes):
-        self.unet, self.schedule, self.samples = prepared
+        self.model, self.family, self.noising, samples = prepared
         self.processes, self.dtype = processes, DTYPES[settings.dtype]
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        shapes = [sample.latent.shape for sample in self.samples]
-        self.epochs = ShuffledEpochs(shapes, settings.batch_size, self.generator)
+        self.draws = Draws(samples, settings.batch_size, settings.seed, self.noising.levels)
 
     def __call__(self) -> torch.Tensor:
         """Loss of this process's part of the next batch, fp32 scalar with graph."""
-        draws = [self._draw(self.samples[number]) for number in self.epochs.next_batch()]
-        own = draws[self.processes.rank::self.processes.count]
-        device, dtype = self.processes.device, self.dtype
-        clean = torch.stack([draw.sample.latent for draw in own]).to(device)
+        own = self.draws.next_batch()[self.processes.rank::self.processes.count]
+        device, samples = self.processes.device, [draw.sample for draw in own]
+        clean = torch.stack([sample.latent for sample in samples]).to(device)
         noise = torch.stack([draw.noise for draw in own]).to(device)
         level = torch.tensor([draw.level for draw in own], device=device)
-        text = torch.stack([draw.sample.text for draw in own]).to(device, dtype)
-        noisy = self.schedule.add_noise(clean, noise, level).to(dtype)
-        predicted = self.unet(noisy, level, encoder_hidden_states=text).sample
-        return torch.nn.functional.mse_loss(predicted.float(), self._target(clean, noise, level))
+        conditions = {
+            name: self._as_input(torch.stack([sample.conditions[name] for sample in samples]))
+            for name in samples[0].conditions
+        }
+        noisy = self._as_input(self.noising.noisy(clean, noise, level))
+        predicted = self.family.predict(self.model, noisy, self.noising.timesteps(level), conditions)
+        return torch.nn.functional.mse_loss(predicted.float(), self.noising.target(clean, noise, level))
 
-    def _target(self, clean, noise, level) -> torch.Tensor:
-        is_velocity = self.schedule.config.prediction_type == "v_prediction"
-        return self.schedule.get_velocity(clean, noise, level) if is_velocity else noise
-
-    def _draw(self, sample: Sample) -> Draw:
-        level = NoiseLevels().draw(self.schedule.config.num_train_timesteps, self.generator)
-        return Draw(sample, level, torch.randn(sample.latent.shape, generator=self.generator))
+    def _as_input(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.processes.device, self.dtype if tensor.is_floating_point() else None)
 
     def state(self) -> dict:
-        """What the coming batches depend on: a list of numbers, and the generator's state, uint8 [n]."""
-        return {"queue": list(self.epochs.queue), "generator": self.generator.get_state()}
+        """What the coming batches depend on (Draws.state), to be taken between two batches."""
+        return self.draws.state()
 
     def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken, with the same samples; TrainingError if it is damaged."""
-        if not set(state["queue"]) <= set(range(len(self.samples))):
-            raise TrainingError("The order of images in the snapshot is damaged: choose an earlier snapshot.")
-        self.epochs.queue = list(state["queue"])
-        self.generator.set_state(state["generator"])
+        """Go on where `state` was taken, with the same samples; TrainingError if it is damaged or there are others."""
+        self.draws.load_state(state)
 
 
 class DiffusersRun:
-    """One training of a prepared UNet; `training` is its loop.
+    """One training of a prepared model; `training` is its loop.
+
+    checkpointing: recompute activations in the backward; stream: leave the weights in the main memory and let them pass
+        through the device one layer at a time (streaming.py). Neither decides the run's numbers.
 
     Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained.
     """
 
-    def __init__(self, prepared: Prepared, settings: RunSettings, processes: Processes, checkpointing: bool = False):
+    def __init__(
+        self, prepared: Prepared, settings: RunSettings, processes: Processes, checkpointing: bool = False,
+        stream: bool = False,
+    ):
         self.settings, self.images = settings, len(prepared.samples)
-        self.unet = prepared.unet.to(processes.device)
+        self.model = prepared.model if stream else prepared.model.to(processes.device)
         if settings.dtype != "float32":  # diffusers warns of every cast
-            self.unet.to(DTYPES[settings.dtype])
+            self.model.to(DTYPES[settings.dtype])
         if checkpointing:
-            self.unet.enable_gradient_checkpointing()
-        self.optimizer = SaRA(self.unet, **settings.selection, lr=settings.learning_rate)
+            self.model.enable_gradient_checkpointing()
+        self.optimizer = SaRA(
+            self.model, **settings.selection, lr=settings.learning_rate,
+            stream_to=processes.device if stream else None,
+        )  # fmt: skip
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         store, theta = self.optimizer.store, self.optimizer.selection.theta
         low_rank = None
@@ -137,4 +128,4 @@ class DiffusersRun:
             "sara.training": json.dumps(trained),
             "sara.base": store.base_fingerprint,
         }
-        return comfyui_delta(self.unet, store.delta(metadata))
+        return comfyui_delta(self.model, store.delta(metadata))

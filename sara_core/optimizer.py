@@ -9,7 +9,8 @@ import torch
 
 from .adjustment import Adjustment, adjust
 from .attachment import (
-    attach_model, attached_for_gradients, detach_model, left_out, trainable_weights, unfreeze,
+    IN_PLACE, STREAMED, attach_model, attached_for_gradients, detach_model, left_out, plain_layers, trainable_weights,
+    unfreeze,
 )  # fmt: skip
 from .delta import SparseDelta
 from .errors import DeltaError, TrainingError
@@ -17,7 +18,9 @@ from .gradient_scores import GradientScores
 from .patterns import ALL_LAYERS
 from .selection import select
 from .store import Store
+from .streaming import move_all_but, move_back
 from .support import Support
+from .weight_gradient import check_route
 
 # The paper's equation 12 was fitted for thresholds of 2e-4 to 5e-3 on weights of Stable Diffusion.
 PAPER_RATE, PAPER_DECAY = 1e-3, 350.0
@@ -50,10 +53,13 @@ class SaRA(torch.optim.Optimizer):
     lr: learning rate; by default the paper's rule for the selected θ
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
         model towards its base) and is 0 by default.
-    weight_gradient: "auto" takes the faster way per layer: by its density on the CPU, by measurement elsewhere, where
-        "dense" or "csr" makes runs repeat bit for bit
+    weight_gradient: "auto" takes the fastest way per layer: by its density on the CPU, by measurement elsewhere, where
+        any other of weight_gradient.ROUTES makes runs repeat bit for bit
+    stream_to: the device to compute on, if the weights are to stay where they are and pass through it one layer at a
+        time (streaming.py); everything else of the model moves there. The weights are written by `detach` only.
 
-    Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models).
+    Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models)
+    and for a `weight_gradient` that does not work on the model's device.
     """
 
     def __init__(
@@ -73,14 +79,21 @@ class SaRA(torch.optim.Optimizer):
         lr: float | None = None,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_gradient: str = "auto",
+        stream_to: torch.device | str | None = None,
         **options,
     ):
         weights = trainable_weights(model, include, exclude, preset)
         tensors = {name: location.weight for name, location in weights.items()}
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        self.reach, self._moved = IN_PLACE, []
+        if stream_to is not None:
+            device, self.reach = torch.device(stream_to), STREAMED
+        check_route(weight_gradient, device)
         by_gradient = None
         if loss is not None:
-            attached = functools.partial(attached_for_gradients, model, weights=weights, route=weight_gradient)
+            attached = functools.partial(
+                attached_for_gradients, model, weights=weights, route=weight_gradient, reach=self.reach
+            )
             by_gradient = GradientScores(attached, loss, device).largest
         selection = select(
             tensors, threshold=threshold, count=count, density=density, rule=rule, per_layer=per_layer, seed=seed,
@@ -91,8 +104,10 @@ class SaRA(torch.optim.Optimizer):
         self.store = Store(support, device)
         self.model = model
         self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
+        if self.reach == STREAMED:
+            self._moved = move_all_but(model, plain_layers(model).values(), device)
         self._frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        attach_model(model, self.store, weights, route=weight_gradient)
+        attach_model(model, self.store, weights, weight_gradient, self.reach)
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         model.register_parameter(PARAMETER_NAME, self.store.values)
@@ -182,6 +197,10 @@ class SaRA(torch.optim.Optimizer):
         if restore:
             self.store.restore()
         detach_model(self.model)
+        move_back(self._moved)
+        if self.reach == STREAMED and not restore:
+            locations = zip(self.store.support, self.store.locations)
+            self.delta().apply_({segment.name: location.weight for segment, location in locations})
         for hook in self._hooks:
             hook.remove()
         del self.model._parameters[PARAMETER_NAME]

@@ -36,15 +36,15 @@ def identity(parameter: torch.Tensor) -> tuple:
     return parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape, parameter.stride()
 
 
-def with_delta(weight: torch.Tensor, store: Store, number: int, stored_dtype: torch.dtype) -> torch.Tensor:
-    """A new tensor: `weight` with the elements of segment `number` at round(weight + Δ).
+def add_delta_(copy: torch.Tensor, store: Store, number: int, stored_dtype: torch.dtype) -> torch.Tensor:
+    """Set the elements of segment `number` in a copy of its weight to round(weight + Δ); returns the copy.
 
-    stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `weight` is a cast of it, so
+    stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `copy` is a cast of it, so
         that this way of reaching a weight and writing it in place compute with the same bits
     """
-    position, values = (tensor.to(weight.device) for tensor in store.whole(number))
-    changed = added(gather(weight, position).to(stored_dtype), values, 1.0)
-    return scatter_(weight.detach().clone(), position, changed.to(weight.dtype))
+    position, values = (tensor.to(copy.device) for tensor in store.whole(number))
+    changed = added(gather(copy, position).to(stored_dtype), values, 1.0)
+    return scatter_(copy, position, changed.to(copy.dtype))
 
 
 class StandIns(Swapped):
@@ -72,10 +72,10 @@ class TrainedParameters:
 
     def copy(self, number: int) -> torch.Tensor:
         """The parameter with Δ in it."""
-        weight = self.store.locations[number].weight
+        weight = self.store.locations[number].weight.detach()
         if self.store.base[number] is not None:
-            return weight.detach().clone()
-        return with_delta(weight, self.store, number, weight.dtype)
+            return weight.clone()
+        return add_delta_(weight.clone(), self.store, number, weight.dtype)
 
     def add_gradient(self, number: int, gradient: torch.Tensor) -> None:
         """Add the parameter's gradient, of its shape, at the chosen elements to the vector's."""

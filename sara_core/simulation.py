@@ -124,7 +124,7 @@ class _StoreWithoutContent(Store):
     def take(self, number, op, x, grad_output, route):
         segment = self.support.segments[number]
         for possible in _possible_routes(route, segment, x.device):
-            (_sampled_products if possible == "csr" else _dense_chunks)(op, segment, x, grad_output)
+            (_dense_chunks if possible == "dense" else _sampled_products)(op, segment, x, grad_output)
 
     def take_dense(self, number, gradient):
         gradient.new_empty(len(self.support.segments[number]), dtype=torch.float32)
@@ -140,7 +140,7 @@ def _possible_routes(route: str, segment, device) -> tuple[str, ...]:
     if route != "auto":
         return (route,)
     if device.type != "cpu":
-        return ("csr", "dense")
+        return ("csr", "dense")  # kernels take no more than csr
     return ("csr",) if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else ("dense",)
 
 

@@ -1,25 +1,31 @@
-"""The gradient of the chosen elements of one weight, by two routes with the same result.
+"""The gradient of the chosen elements of one weight, by several routes with the same result.
 
 dense   the weight gradient in chunks of rows, from each of which the chosen elements are gathered; no more than a
         chunk of it ever exists
 csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
+triton-tiles, triton-dots   the same products by kernels of our own (triton_gradient.py), on GPUs where Triton works
 
-Which is faster depends on the layer's shape, density, number of tokens and machine. On the CPU the sampled product
+Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU the sampled product
 wins for nearly every layer up to densities far above the usual ones (`python dev.py bench weight_gradient`), so there
 the density decides and the same run has the same bits every time. On other devices the first use of each combination
-times both, and the answer is kept for the process.
+times all that work there, and the answer is kept for the process.
 """
 
+import functools
+import logging
 import math
+import textwrap
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
+from .errors import UnsupportedModelError
 from .support import Segment
 
-ROUTES = ("auto", "dense", "csr")
+KERNELS = ("triton-tiles", "triton-dots")
+ROUTES = ("auto", "dense", "csr", *KERNELS)
 # Bytes of the dense gradient that exist at a time.
 DENSE_BYTES = 16 << 20
 # Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
@@ -29,6 +35,8 @@ CPU_CSR_DENSITY = 0.12
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 _fastest: dict[tuple, str] = {}
+# Kernels that failed on this machine.
+_given_up: set[str] = set()
 
 
 def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "auto") -> torch.Tensor:
@@ -36,14 +44,66 @@ def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "a
 
     op: the layer's operation (layers.py)
     x: the layer's input, after `op.prepare`; grad_output: gradient of its output; same floating dtype, any layout
-    route: "dense" or "csr", or "auto" for the faster one
+    route: one of ROUTES; "auto" for the fastest one that works here
+
+    Raises what `check_route` raises.
     """
-    if route == "auto":
-        route = _faster_route(op, segment, x, grad_output)
-    return {"dense": _dense, "csr": _csr}[route](op, segment, x, grad_output)
+    check_route(route, x.device)
+    if route != "auto":
+        return _compute(route, op, segment, x, grad_output)
+    while True:
+        route = _fastest_route(op, segment, x, grad_output)
+        try:
+            return _compute(route, op, segment, x, grad_output)
+        except Exception as error:
+            # Compiled anew for another layout, a kernel may fail that worked when it was measured.
+            _give_up(route, error)
 
 
-def _faster_route(op, segment, x, grad_output) -> str:
+def check_route(route: str, device: torch.device) -> None:
+    """Raises ValueError for an unknown route, and UnsupportedModelError for one that does not work on `device`."""
+    if route not in ROUTES:
+        raise ValueError(f"The way of computing weight gradients is one of {', '.join(ROUTES)}, not {route!r}.")
+    if route in KERNELS and (obstacle := _obstacle(device)):
+        raise UnsupportedModelError(
+            f'Weight gradients cannot be computed by "{route}": {obstacle}. Choose "auto": it takes the fastest way '
+            "that works here."
+        )
+
+
+def _obstacle(device) -> str | None:
+    """Why kernels do not run on a device, if so."""
+    kernels, error = _kernels()
+    if kernels is None:
+        return f"it needs the Python package triton, which cannot be loaded here ({error})"
+    if device.type != "cuda" and not kernels.INTERPRETED:
+        return f"it runs on NVIDIA and AMD GPUs only, and this model is on the {device.type.upper()}"
+
+
+@functools.cache
+def _kernels():
+    """(the module of the kernels, None), or (None, what is wrong with Triton)"""
+    try:
+        from . import triton_gradient
+    except Exception as error:  # a Triton that does not go with this torch or driver raises anything
+        return None, error
+    return triton_gradient, None
+
+
+def _give_up(route: str, error: Exception) -> None:
+    """Never use a kernel again in this process. Raises the error if a kernel is not to blame."""
+    if route not in KERNELS or isinstance(error, torch.OutOfMemoryError):
+        raise error
+    _given_up.add(route)
+    logging.warning(
+        "SaRA: computing weight gradients by %s does not work on this machine, so it is done another way (%s: %s)",
+        route, type(error).__name__, textwrap.shorten(str(error), 300),
+    )  # fmt: skip
+    for key in [key for key, fastest in _fastest.items() if fastest == route]:
+        del _fastest[key]
+
+
+def _fastest_route(op, segment, x, grad_output) -> str:
     if x.device.type == "cpu":
         return "csr" if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else "dense"
     return _measured_route(op, segment, x, grad_output)
@@ -54,6 +114,12 @@ def _measured_route(op, segment, x, grad_output) -> str:
     if key not in _fastest:
         _fastest[key] = _measure(op, segment, x, grad_output)
     return _fastest[key]
+
+
+def _compute(route, op, segment, x, grad_output):
+    return {"dense": _dense, "csr": _csr, "triton-tiles": _tiles, "triton-dots": _dots}[route](
+        op, segment, x, grad_output
+    )
 
 
 def row_chunks(op, segment: Segment, x) -> Iterator[tuple[int, int]]:
@@ -78,19 +144,51 @@ def _dense(op, segment, x, grad_output):
 
 def _csr(op, segment, x, grad_output):
     # The sampled product exists in fp32 only, and half precision would lose the sum over tokens anyway.
-    x, grad_output = x.float(), grad_output.float()
+    return _sum_of_products(
+        op, segment, x.float(), grad_output.float(), op.weight_gradient_factors, _add_sampled_product
+    )
+
+
+def _add_sampled_product(total, crow, col, a, b):
+    pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, a, b.t()).values()
+
+
+def _tiles(op, segment, x, grad_output):
+    kernels, _ = _kernels()
+    # Tiles are as fast in any layout: no transposed copies of a Linear's input and gradient.
+    factors = _linear_views if op.spatial_dims is None else op.weight_gradient_factors
+    return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.tiles))
+
+
+def _dots(op, segment, x, grad_output):
+    kernels, _ = _kernels()
+    return _sum_of_products(op, segment, x, grad_output, op.weight_gradient_factors, _adding(kernels.dots))
+
+
+def _linear_views(x, grad_output, group):
+    yield grad_output.reshape(-1, grad_output.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t()
+
+
+def _adding(product: Callable) -> Callable:
+    return lambda total, *factors: total.add_(product(*factors))
+
+
+def _sum_of_products(op, segment, x, grad_output, factors, add_product):
+    """The sum of the products of all factors, at the segment's elements.
+
+    factors: (x, grad_output, group) → as of an op's `weight_gradient_factors`
+    add_product: (total, crow, col, a, b) → total + a bᵀ at the elements of a group's compressed rows
+    """
     rows_per_group = segment.rows // op.groups
     parts = []
     for group in range(op.groups):
         crow = segment.crow[group * rows_per_group:(group + 1) * rows_per_group + 1]
         begin, end = (int(crow[0]), int(crow[-1])) if op.groups > 1 else (0, len(segment))
-        col = segment.col[begin:end]
+        crow, col = crow - begin, segment.col[begin:end]
         total = torch.zeros(end - begin, device=x.device)
-        for a, b in op.weight_gradient_factors(x, grad_output, group):
-            pattern = torch.sparse_csr_tensor(
-                crow - begin, col, total, size=(rows_per_group, segment.columns), check_invariants=False
-            )
-            total = torch.sparse.sampled_addmm(pattern, a, b.t()).values()
+        for a, b in factors(x, grad_output, group):
+            total = add_product(total, crow, col, a, b)
         parts.append(total)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -101,15 +199,21 @@ def _about(count: int) -> int:
 
 
 def _measure(op, segment, x, grad_output) -> str:
+    routes = ["csr", "dense"]
+    if _obstacle(x.device) is None:
+        routes += KERNELS
     seconds = {}
     for _ in range(2):  # the first of each also warms up; the faster counts
-        for name, function in (("csr", _csr), ("dense", _dense)):
-            _wait(x.device)
-            start = time.perf_counter()
-            function(op, segment, x, grad_output)
-            _wait(x.device)
-            seconds[name] = min(time.perf_counter() - start, seconds.get(name, math.inf))
-    return min(seconds, key=seconds.get)
+        for route in (route for route in routes if route not in _given_up):
+            try:
+                _wait(x.device)
+                start = time.perf_counter()
+                _compute(route, op, segment, x, grad_output)
+                _wait(x.device)
+                seconds[route] = min(time.perf_counter() - start, seconds.get(route, math.inf))
+            except Exception as error:
+                _give_up(route, error)
+    return min(seconds.keys() - _given_up, key=seconds.get)
 
 
 def _wait(device):

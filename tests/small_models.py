@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from sara_core.attachment import attach_model, trainable_weights
+from sara_core.attachment import COPIED, IN_PLACE, attach_model, trainable_weights
 from sara_core.selection import select
 from sara_core.store import Store
 from sara_core.support import Support
@@ -75,7 +75,7 @@ def attached(model, *, density=0.3, route="dense", copy_weights=False, **pattern
     tensors = {name: layer.weight for name, layer in weights.items()}
     shapes = {name: weight.shape for name, weight in tensors.items()}
     store = Store(Support.from_indices(select(tensors, density=density).indices, shapes))
-    attach_model(model, store, weights, route, copy_weights)
+    attach_model(model, store, weights, route, COPIED if copy_weights else IN_PLACE)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return store

@@ -17,7 +17,8 @@ from tests import tiny_diffusers, toy_models
 from tests.small_models import every_bit, same_bits
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = {"UNet": tiny_diffusers.unet, "SD3": tiny_diffusers.sd3, "Flux": tiny_diffusers.flux}
+UNETS = {"SD": tiny_diffusers.unet, "SDXL": tiny_diffusers.sdxl}
+MODELS = {**UNETS, "SD3": tiny_diffusers.sd3, "Flux": tiny_diffusers.flux}
 
 
 def comfyui_weights(model):
@@ -67,7 +68,7 @@ def test_a_delta_changes_exactly_what_it_says_and_every_bit_comes_back(name, dty
     before, delta = every_bit(model), random_delta(model)
     delta.save(tmp_path / "style.safetensors")
     with_delta = expected_bits(model, delta, 0.7)
-    pipeline = SimpleNamespace(**{"unet" if name == "UNet" else "transformer": model})
+    pipeline = SimpleNamespace(**{"unet" if name in UNETS else "transformer": model})
     handle = load_delta(pipeline, tmp_path / "style.safetensors", strength=0.7)
     assert same_bits(every_bit(model), with_delta) and not same_bits(before, with_delta)
     handle.remove()

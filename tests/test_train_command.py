@@ -12,7 +12,8 @@ import torch
 
 from sara_core import SaRA, SparseDelta, snapshot
 from sara_core.__main__ import main
-from sara_core.diffusers_bridge import load_delta, prepare_training
+from sara_core.diffusers_bridge import load_delta
+from sara_core.diffusers_prepare import prepare_training
 from sara_core.diffusers_training import DenoisingLoss, DiffusersRun, RunSettings
 from sara_core.image_folder import read_image_folder
 from sara_core.processes import Processes, joined_processes
@@ -87,7 +88,7 @@ def whole_run(base, images, processes):
     run.training.run()
     assert len(run.training.adjustments) == 1
     delta = run.optimizer.delta().entries
-    weights = {name: weight.clone() for name, weight in run.unet.state_dict().items()}
+    weights = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     return torch.cat([entry.values for entry in delta.values()]), weights
 
 
@@ -136,7 +137,7 @@ def mean_loss(base, images, delta=None):
     """Over the same draws each time."""
     model = prepared(base, images)
     if delta is not None:
-        load_delta(model.unet, delta)
+        load_delta(model.model, delta)
     with torch.no_grad():
         loss = DenoisingLoss(model, settings(seed=9), ALONE)
         return sum(loss().item() for _ in range(8)) / 8
@@ -148,16 +149,15 @@ def test_the_gradient_is_that_of_the_obvious_loss(images, tmp_path, prediction):
     gradient, loss = first_gradient(tmp_path / "model", images, ALONE)
     model = prepared(tmp_path / "model", images)
     support = SaRA(tiny_diffusers.unet(), density=0.05).store.support
-    draws = DenoisingLoss(model, settings(), ALONE)
-    batch = [draws._draw(model.samples[number]) for number in draws.epochs.next_batch()]
+    batch = DenoisingLoss(model, settings(), ALONE).draws.next_batch()
     alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
     for sample, level, noise in batch:
         signal_rate, noise_rate = alphas[level].sqrt(), (1 - alphas[level]).sqrt()
         noisy = signal_rate * sample.latent + noise_rate * noise
         target = noise if prediction == "epsilon" else signal_rate * noise - noise_rate * sample.latent
-        predicted = model.unet(noisy[None], level, sample.text[None]).sample[0]
+        predicted = model.model(noisy[None], level, sample.conditions["text"][None]).sample[0]
         ((predicted - target).square().mean() / len(batch)).backward()
-    dense = {name: parameter.grad for name, parameter in model.unet.named_parameters()}
+    dense = {name: parameter.grad for name, parameter in model.model.named_parameters()}
     assert relative_error(gradient, at_support(dense, support)) <= 1e-5 and loss > 0
 
 
@@ -240,7 +240,7 @@ REFUSED = {
     "no folder of images": (["{base}", "{tmp}/none", "{tmp}/o.safetensors"], "There is no folder"),
     "no caption": (["{base}", "{base}", "{tmp}/o.safetensors"], "put a .txt file with the caption beside each image"),
     "a single file": (["{images}/0.png", "{images}", "{tmp}/o.safetensors"], "is no diffusers folder"),
-    "another pipeline": (["{tmp}/flux", "{images}", "{tmp}/o.safetensors"], "is a FluxPipeline: this command trains"),
+    "another pipeline": (["{tmp}/fill", "{images}", "{tmp}/o.safetensors"], "is a FluxFillPipeline: this command"),
     "a damaged pipeline": (["{tmp}/damaged", "{images}", "{tmp}/o.safetensors"], "cannot be opened"),
     "another ending": (["{base}", "{images}", "{tmp}/o.pt"], "must be a .safetensors file"),
     "a folder that is not there": (["{base}", "{images}", "{tmp}/no/o.safetensors"], "in a folder that exists"),
@@ -254,7 +254,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_trained_is_refused_in_words(base, images, tmp_path, capsys, what):
-    for name, kind in {"flux": "FluxPipeline", "damaged": "StableDiffusionPipeline"}.items():
+    for name, kind in {"fill": "FluxFillPipeline", "damaged": "StableDiffusionPipeline"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": kind}))
     folders = {"bad": {"x.png": b"no"}, "two": {"x.png": b"", "x.jpg": b""}, "binary": {"x.png": b"", "x.txt": b"\xff"}}

@@ -1,67 +1,13 @@
-"""Which samples, captions, noise levels and noise the next batch has: every random choice of a training, from one
-seed."""
-
-from typing import NamedTuple
+"""The loss of the next batch, put together from what is drawn for it."""
 
 import torch
 
-from ...sara_core.epochs import ShuffledEpochs
+from ...sara_core.draws import Draw, Draws
 from ...sara_core.errors import TrainingError
 from ...sara_core.noise_levels import NoiseLevels
 from .dataset import Sample
 from .denoiser import Denoiser
 from .prediction import min_snr_weights, snr_prediction
-
-
-class Draw(NamedTuple):
-    """sample: with the caption it is trained with this time; level: position of its noise level in the model's table;
-    noise: fp32 on the CPU, of the shape of the sample's latent"""
-
-    sample: Sample
-    level: int
-    noise: torch.Tensor
-
-
-class Draws:
-    """The random choices over one set of samples. All numbers are drawn on the CPU, so that a seed means the same on
-    every device."""
-
-    def __init__(
-        self, samples: list[Sample], batch_size: int, seed: int, levels: int, noise_levels: NoiseLevels,
-        caption_dropout: float,
-    ):
-        self.samples, self.levels, self.noise_levels = samples, levels, noise_levels
-        self.caption_dropout = caption_dropout
-        self.generator = torch.Generator().manual_seed(seed)
-        self.epochs = ShuffledEpochs([sample.latent.shape for sample in samples], batch_size, self.generator)
-
-    def next_batch(self) -> list[Draw]:
-        """One by one, so that a batch draws what as many batches of one sample would."""
-        return [self._draw(self.samples[number]) for number in self.epochs.next_batch()]
-
-    def _draw(self, sample: Sample) -> Draw:
-        if self.caption_dropout and torch.rand(1, generator=self.generator).item() < self.caption_dropout:
-            sample = sample.without_caption()
-        level = self.noise_levels.draw(self.levels, self.generator)
-        return Draw(sample, level, torch.randn(sample.latent.shape, generator=self.generator))
-
-    def state(self) -> dict:
-        """What the coming draws depend on: numbers, a list of numbers, and the generator's state, uint8 [n]."""
-        return {
-            "samples": len(self.samples), "queue": list(self.epochs.queue), "generator": self.generator.get_state(),
-        }
-
-    def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken. TrainingError if it is damaged or of another number of samples."""
-        if state["samples"] != len(self.samples):
-            raise TrainingError(
-                f"The training to be resumed had {state['samples']} images, now there are {len(self.samples)}: connect "
-                "the same images, or start a new training."
-            )
-        if not set(state["queue"]) <= set(range(len(self.samples))):
-            raise TrainingError("The order of images in the snapshot is damaged: choose an earlier snapshot.")
-        self.epochs.queue = list(state["queue"])
-        self.generator.set_state(state["generator"])
 
 
 class DenoisingLoss:

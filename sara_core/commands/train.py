@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import snapshot
-from ..diffusers_bridge import prepare_training
+from ..diffusers_prepare import prepare_training
 from ..diffusers_training import DTYPES, DiffusersRun, RunSettings
 from ..errors import DeltaError, SaRAError, TrainingError
 from ..image_folder import ImageFolder, read_image_folder
@@ -25,7 +25,7 @@ SNAPSHOTS_KEPT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 or 2")
+    parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 to 3.5, SDXL or Flux")
     parser.add_argument("folder", metavar="FOLDER", help="images, each with its caption in a .txt of the same name")
     parser.add_argument("target", metavar="OUT", type=Path, help="the delta, a .safetensors file; ComfyUI loads it")
     amount = parser.add_mutually_exclusive_group()
@@ -43,9 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adjust-at", type=float, default=0.5,
         help="part of the run after which only weights that are still small train on; 0: never (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--resolution", type=int, default=512, help="images are cut to such squares: %(default)s")
+    parser.add_argument(
+        "--resolution", type=int, default=512,
+        help="images are cut to such squares (default %(default)s; SDXL, SD3 and Flux were made for 1024)",
+    )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default %(default)s)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, longer steps")
+    parser.add_argument(
+        "--stream", action="store_true",
+        help="for a GPU that the model does not fit: weights stay in the main memory and pass through it layer by layer",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--snapshot-every", type=int, default=0, metavar="STEPS", help="default: when stopped only")
     parser.add_argument("--resume", metavar="SNAPSHOT", help="go on with a stopped run, all else being as it was")
@@ -59,10 +66,13 @@ def run(arguments: argparse.Namespace) -> str:
         _say(processes, images.text())
         settings = _settings(arguments, images, processes)
         state = None if arguments.resume is None else _resumed(arguments.resume, settings)
-        prepared = prepare_training(arguments.base, images.images, arguments.resolution, processes.device)
-        session = _Session(
-            DiffusersRun(prepared, settings, processes, arguments.gradient_checkpointing), processes, arguments
+        prepared = prepare_training(
+            arguments.base, images.images, arguments.resolution, processes.device, DTYPES[arguments.dtype]
         )
+        session = _Session(
+            DiffusersRun(prepared, settings, processes, arguments.gradient_checkpointing, arguments.stream), processes,
+            arguments,
+        )  # fmt: skip
         if state is not None:
             session.training.load_state(state)
         return session.execute()

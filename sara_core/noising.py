@@ -1,0 +1,61 @@
+"""How a model's training adds noise to a clean latent, and what its network then predicts.
+
+Each has `levels`, the number of its noise levels, and takes their positions in rising order, int64 [batch].
+"""
+
+import torch
+
+
+class DiffusionNoising:
+    """x_t = √ᾱ_t · x0 + √(1 − ᾱ_t) · noise; the network predicts the noise, or the velocity
+    √ᾱ_t · noise − √(1 − ᾱ_t) · x0 (Salimans & Ho, "Progressive Distillation for Fast Sampling", 2022).
+
+    schedule: a diffusers DDPMScheduler, with ᾱ and the kind of prediction
+    """
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+        self.levels: int = schedule.config.num_train_timesteps
+
+    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """x_t of these fp32 latents [batch, channels, height, width]."""
+        return self.schedule.add_noise(clean, noise, level)
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """What the network should predict, of the latents' shape."""
+        is_velocity = self.schedule.config.prediction_type == "v_prediction"
+        return self.schedule.get_velocity(clean, noise, level) if is_velocity else noise
+
+    def timesteps(self, level: torch.Tensor) -> torch.Tensor:
+        """t as the network is told it, [batch]."""
+        return level
+
+
+class FlowNoising:
+    """x_σ = (1 − σ) · x0 + σ · noise; the network predicts noise − x0 (Esser et al., "Scaling Rectified Flow
+    Transformers for High-Resolution Image Synthesis", 2024).
+
+    sigmas: the noise levels, rising from above 0 to 1, with the model's shift: fp32 [levels]
+    """
+
+    TIMESTEPS = 1000
+
+    def __init__(self, sigmas: torch.Tensor):
+        self.sigmas = sigmas
+        self.levels = len(sigmas)
+
+    def noisy(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """x_σ of these fp32 latents [batch, channels, height, width]."""
+        sigma = self._sigma(level).view(-1, 1, 1, 1)
+        return (1 - sigma) * clean + sigma * noise
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """What the network should predict, of the latents' shape."""
+        return noise - clean
+
+    def timesteps(self, level: torch.Tensor) -> torch.Tensor:
+        """t = 1000 · σ, fp32 [batch]."""
+        return self.TIMESTEPS * self._sigma(level)
+
+    def _sigma(self, level: torch.Tensor) -> torch.Tensor:
+        return self.sigmas.to(level.device)[level]
