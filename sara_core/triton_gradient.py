@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-# None of these sizes was chosen by measurement; that the kernels then need no more registers than there are, and no
-# more shared memory than every GPU has, was read off what the compiler makes of them for compute capability 8.0 to 12.0.
+# None of these sizes was chosen by measurement. That the kernels find registers enough, and no more shared memory than
+# every GPU has, was read off what the compiler makes of them for compute capabilities 8.0 to 12.0.
 # Programs that keep one of the GPU's processors busy; with fewer, the tokens of each are divided.
 PROGRAMS_PER_PROCESSOR = 2
 # A part has no fewer tokens.
