@@ -26,9 +26,10 @@ class InProcessHost:
 
     Args:
         base: the folder that holds models, input, output and so on, as with ComfyUI's --base-directory.
+        device: "cpu", or "cuda" for whatever ComfyUI chooses by itself.
     """
 
-    def __init__(self, host: Host, base: Path):
+    def __init__(self, host: Host, base: Path, device: str = "cpu"):
         if "comfy.cli_args" in sys.modules:
             raise RuntimeError("ComfyUI is already imported in this process, perhaps with other arguments.")
         # First place: this repository has a `nodes` folder, ComfyUI a `nodes` module.
@@ -37,12 +38,12 @@ class InProcessHost:
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (base / name).mkdir(parents=True, exist_ok=True)
         self.base = base
-        self._start()
+        self._start(device)
 
-    def _start(self) -> None:
+    def _start(self, device: str) -> None:
         from comfy.cli_args import args
 
-        args.cpu = True
+        args.cpu = device == "cpu"
         args.base_directory = str(self.base)
         import execution
         import folder_paths
