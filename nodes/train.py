@@ -64,7 +64,7 @@ def _train(lists, scalars, say):
     with training_model(
         scalars["model"], settings.selection, data.batch_shape(settings.batch_size), settings.include,
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
-        scoring_loss=lambda patcher: first_loss(patcher, data, settings),
+        scoring_loss=lambda patcher: first_loss(patcher, data, settings), checkpoint_depth=scalars["checkpoint_depth"],
     ) as training:
         samples = None
         if "samples" in scalars:

@@ -113,6 +113,11 @@ def _options():
             "snapshots_kept", default=1, min=1, max=1000,
             tooltip="How many of a run's snapshots are kept. They go when the run has come to its end.",
         ),
+        io.Int.Input(
+            "checkpoint_depth", default=1, min=1, max=4,
+            tooltip="With gradient_checkpointing: 1 recomputes whole blocks, 2 their parts (attention, feed-forward), "
+            "more goes deeper. Which takes least memory depends on the model; the node shows its estimate.",
+        ),
     ]
 
 

@@ -42,20 +42,102 @@ class Stack(torch.nn.Module):
         return self.blocks[2](x, gate=gate)
 
 
-def gradients(comfy, overwrites, always=None, steps=1):
-    """Gradients of all weights and of the input; always: None leaves checkpointing out."""
+def gradients(comfy, overwrites, always=None, steps=1, make=Stack, depth=None):
+    """Gradients of all weights and of the input; always: None leaves checkpointing out; depth: as install_all."""
     checkpointing = comfy.pack_module("nodes.host.checkpointing")
     with torch.inference_mode(False), torch.enable_grad():
-        model = Stack(overwrites)
+        model = make(overwrites)
         undo = [] if always is None else [checkpointing.install(block, always) for block in model.blocks]
+        if depth is not None:
+            attach_layers(comfy, model)
+            undo = [*undo, *checkpointing.install_all(model, depth)]
         for _ in range(steps):
             model.zero_grad()
             x = torch.linspace(-1, 1, 4 * 8, dtype=torch.float64).view(4, 8).requires_grad_()
             model(x).square().sum().backward()
         for undo_one in reversed(undo):
             undo_one()
-        assert not any("forward" in block.__dict__ for block in model.blocks)
+        assert not any("forward" in module.__dict__ for module in model.modules())
+        if depth is not None:
+            comfy.pack_module("sara_core.attachment").detach_model(model)
         return [x.grad, *(parameter.grad for parameter in model.parameters())], [b.calls for b in model.blocks]
+
+
+class Attention(torch.nn.Module):
+    """A part of a block, of several layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = (torch.nn.Linear(8, 8) for _ in range(2))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.q(x) * torch.tanh(self.k(x))
+
+
+class BlockOfParts(torch.nn.Module):
+    def __init__(self, overwrites):
+        super().__init__()
+        self.attention, self.feed_forward, self.overwrites = Attention(), Attention(), overwrites
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        for part in (self.attention, self.feed_forward):
+            if self.overwrites == "its input":
+                x += part(F.layer_norm(x, (8,)))
+            elif self.overwrites == "a part's input":
+                normed = F.layer_norm(x, (8,))
+                change = part(normed)
+                normed += x
+                x = x + change
+            else:
+                x = x + part(F.layer_norm(x, (8,)))
+        return x
+
+
+class StackOfParts(torch.nn.Module):
+    def __init__(self, overwrites):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = torch.nn.ModuleList(BlockOfParts(overwrites) for _ in range(2)).double()
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x * 2))
+
+
+def attach_layers(comfy, model):
+    """Attached but frozen: checkpointing looks for attached layers, and gradients go to the blocks' inputs only."""
+    pack = comfy.pack_module("sara_core.attachment")
+    store = comfy.pack_module("sara_core.store").Store(comfy.pack_module("sara_core.support").Support([]))
+    pack.attach_model(model, store, {})
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("overwrites", ["nothing", "its input"])
+def test_gradients_are_right_at_every_depth(comfy, overwrites, depth):
+    (expected, *_), _ = gradients(comfy, "nothing", make=StackOfParts)
+    for steps in (1, 2):
+        (found, *_), _ = gradients(comfy, overwrites, make=StackOfParts, depth=depth, steps=steps)
+        assert torch.allclose(found, expected, rtol=1e-12)
+
+
+def test_a_block_that_writes_over_what_it_gives_to_a_part_is_an_error_with_a_remedy(comfy):
+    errors = comfy.pack_module("sara_core.errors")
+    with pytest.raises(errors.UnsupportedModelError, match="set checkpoint_depth to 1"):
+        gradients(comfy, "a part's input", make=StackOfParts, depth=2, steps=2)
+    gradients(comfy, "a part's input", make=StackOfParts, depth=1, steps=2)
+
+
+def test_at_a_greater_depth_the_parts_are_recomputed_instead_of_the_block(comfy):
+    """Of two steps the first finds out whether the block can be taken apart, and is checkpointed as a whole."""
+    calls = {}
+    for overwrites in ("nothing", "its input"):
+        made = []
+        gradients(comfy, overwrites, make=lambda how: made.append(StackOfParts(how)) or made[-1], depth=2, steps=2)
+        calls[overwrites] = made[0].blocks[0].calls, made[0].blocks[0].attention.calls
+    assert calls == {"nothing": (3, 4), "its input": (4, 4)}
 
 
 @pytest.mark.parametrize("steps", [1, 2])

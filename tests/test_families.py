@@ -92,12 +92,12 @@ def test_the_host_recognises_it(comfy, family, model):
     assert model.model.model_type.name == PREDICTIONS[family.name]
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_gradients_equal_dense_masked_ones(comfy, family, model, dense, untouched, checkpointing):
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_gradients_equal_dense_masked_ones(comfy, family, model, dense, untouched, depth):
     expected_loss, gradients = dense
     isolation = comfy.pack_module("nodes.host.isolation")
     with torch.inference_mode(False), torch.enable_grad():
-        options = {"gradient_checkpointing": checkpointing}
+        options = {"gradient_checkpointing": depth > 0, "checkpoint_depth": max(depth, 1)}
         with isolation.training_model(model, {"density": DENSITY}, (BATCH, *family.latent), **options) as training:
             losses = fixed_losses(comfy, training.patcher, family)
             loss = losses().mean()

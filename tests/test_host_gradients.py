@@ -29,10 +29,10 @@ def dense(comfy):
         return {f"diffusion_model.{n}": p.grad for n, p in model.model.diffusion_model.named_parameters()}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("route", ["dense", "csr"])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_gradients_equal_dense_ones(comfy, dense, monkeypatch, in_place, route, checkpointing):
+def test_gradients_equal_dense_ones(comfy, dense, monkeypatch, in_place, route, depth):
     isolation = comfy.pack_module("nodes.host.isolation")
     if not in_place:
         monkeypatch.setattr(isolation, "can_be_written", lambda layer, device: False)
@@ -40,7 +40,7 @@ def test_gradients_equal_dense_ones(comfy, dense, monkeypatch, in_place, route, 
         model = toy_models.sd15_model()
     with torch.inference_mode(False), torch.enable_grad():
         rule, shape = {"density": 0.02}, (BATCH, 4, 8, 8)
-        options = {"gradient_checkpointing": checkpointing, "route": route}
+        options = {"gradient_checkpointing": depth > 0, "checkpoint_depth": max(depth, 1), "route": route}
         with isolation.training_model(model, rule, shape, **options) as training:
             assert {base is not None for base in training.store.base} == {in_place}
             loss = host_loss(comfy, training.patcher)

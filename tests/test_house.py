@@ -34,7 +34,7 @@ NODES = {
     "SaRATrainOptions": (
         ["optimizer", "schedule", "warmup_steps", "weight_decay", "noise_levels", "noise_level_mean",
          "noise_level_std", "min_snr_gamma", "caption_dropout", "selection_rule", "per_layer", "snapshot_every",
-         "snapshots_kept"],
+         "snapshots_kept", "checkpoint_depth"],
         ["SARA_OPTIONS"],
     ),
     "SaRATrainSamples": (["positive", "vae", "every", "steps", "cfg"], ["SARA_SAMPLES"]),

@@ -4,10 +4,14 @@ torch.utils.checkpoint does not do here. Blocks of several families (Flux, Chrom
 hidden states (`x += …`) after autograd has saved them: without checkpointing autograd notices and refuses, but what
 torch's checkpoint recomputes is kept by reference and unchecked, so the gradients are silently wrong. This one copies
 what such a block saves, and changes nothing for the others.
+
+At a greater depth the parts of a block (attention, feed-forward) are checkpointed instead of the block: more inputs are
+kept, less is recomputed at a time. A block that writes over its hidden states between its parts stays whole.
 """
 
 import logging
 import weakref
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import torch
@@ -22,6 +26,10 @@ CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     """The modules worth checkpointing: the outermost with at least two trained or frozen layers that are no mere
     containers and hold no list of further blocks (residual blocks and transformer blocks, in every family)."""
+    return _outermost(model)
+
+
+def _outermost(model: torch.nn.Module) -> list[torch.nn.Module]:
     found = []
 
     def descend(module):
@@ -36,14 +44,34 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
-def install(module: torch.nn.Module, always: bool = True):
-    """Checkpoint one block; returns a function that undoes it. Attach sparse layers before, detach them after.
+def parts(block: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
+    """What is checkpointed in a block at a depth: 1 is the block itself, 2 what it is made of, and so on, as far as
+    there is something that holds several layers."""
+    found = [block]
+    for _ in range(depth - 1):
+        found = [part for module in found for part in _outermost(module) or [module]]
+    return found
+
+
+def install_all(model: torch.nn.Module, depth: int) -> Iterator[Callable[[], None]]:
+    """Checkpoint all blocks of a model at a depth, 0 being none but those that have no gradient without it; yields
+    functions that undo it. Attach sparse layers before, detach them after."""
+    for block in blocks(model):
+        inner = [part for part in parts(block, depth) if part is not block]
+        yield install(block, always=depth > 0 and not inner)
+        for part in inner:
+            yield install(part, inside=block.forward)
+
+
+def install(module: torch.nn.Module, always: bool = True, inside: "Block | None" = None) -> Callable[[], None]:
+    """Checkpoint one block; returns a function that undoes it.
 
     always: otherwise the block is checkpointed the first time, and later only if it writes over its inputs, which has
         no gradient without that
+    inside: the block that this is a part of, and as long as that one is checkpointed as a whole this part is not
     """
     overridden = module.__dict__.get("forward")
-    module.forward = Block(module, always)
+    module.forward = Block(module, always, inside)
 
     def undo():
         if overridden is None:
@@ -63,19 +91,26 @@ class Block:
     """One module's forward under checkpointing, and what is known of it.
 
     overwrites: whether it writes over tensors that it was given or that autograd has saved; None before its first run
+    recomputes: whether it is being recomputed just now
     """
 
-    def __init__(self, module: torch.nn.Module, always: bool):
-        self.name, self.forward, self.always = type(module).__name__, module.forward, always
+    def __init__(self, module: torch.nn.Module, always: bool, inside: "Block | None" = None):
+        self.name, self.forward, self.always, self.inside = type(module).__name__, module.forward, always, inside
         self.overwrites: bool | None = None
+        self.recomputes = False
 
     def __call__(self, *args, **kwargs):
         if not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
-        if self.always or self.overwrites is not False:
+        left_to_the_whole = self.inside is not None and self.inside.is_whole()
+        if not left_to_the_whole and (self.always or self.overwrites is not False):
             return _Run(self, args, kwargs).output()
         args, kwargs = _inputs(args, kwargs, copies=False)
         return self.forward(*args, **kwargs)
+
+    def is_whole(self) -> bool:
+        """Whether its parts are to leave checkpointing to it."""
+        return self.overwrites is not False or self.recomputes
 
     def found_overwriting(self):
         if not self.overwrites and not self.always:
@@ -124,9 +159,12 @@ class _Run:
 
     def _recompute(self):
         if _versions(self.args, self.kwargs) != self.versions:
+            remedy = "leave out the node that changes the model, or train another model"
+            if self.block.inside is not None:
+                remedy = "set checkpoint_depth to 1"
             raise UnsupportedModelError(
-                f"This model writes over what it gives to its {self.block.name}, which training cannot follow: leave "
-                "out the node that changes the model, or train another model."
+                f"This model writes over what it gives to its {self.block.name}, which training cannot follow: "
+                f"{remedy}."
             )
         saved = self._saved_again()
         if any(_version(tensor) != version for tensor, version in saved):
@@ -153,10 +191,14 @@ class _Run:
         def not_used(_):
             raise AssertionError("the recomputed graph has no backward")
 
-        with torch.enable_grad():
-            args, kwargs = _inputs(self.args, self.kwargs, copies)
-            with saved_tensors_hooks(keep, not_used):
-                self.block.forward(*args, **kwargs)
+        self.block.recomputes = True
+        try:
+            with torch.enable_grad():
+                args, kwargs = _inputs(self.args, self.kwargs, copies)
+                with saved_tensors_hooks(keep, not_used):
+                    self.block.forward(*args, **kwargs)
+        finally:
+            self.block.recomputes = False
         return saved
 
 

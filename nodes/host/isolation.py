@@ -51,13 +51,14 @@ class TrainingModel:
 @contextmanager
 def training_model(
     model, rule: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
-    preset=ALL_LAYERS, scoring_loss: Callable | None = None,
+    preset=ALL_LAYERS, scoring_loss: Callable | None = None, checkpoint_depth=1,
 ):  # fmt: skip
     """Load `model`, choose elements by `rule` (keyword of `select` → value), and attach sparse backward to it.
 
     batch_shape: shape of a batch of latents; the host leaves room for it when it loads the model
     include, exclude, preset: sara_core.patterns.Choice
     gradient_checkpointing: of all blocks; otherwise only of those that have no gradient without it
+    checkpoint_depth: 1 = of whole blocks, 2 = of their parts, and so on (checkpointing.py)
     route: way of computing weight gradients (sara_core.weight_gradient.ROUTES)
     scoring_loss: for the rule "gradient": patcher → function that computes the same loss each time it is called
 
@@ -80,8 +81,8 @@ def training_model(
             undo.callback(store.restore)
             attach_layers(module, layers(module), store, weights, route, is_written, HostWeight)
             _replace_inference_tensors(undo, module)
-            for block in checkpointing.blocks(module):
-                undo.callback(checkpointing.install(block, always=gradient_checkpointing))
+            for undo_one in checkpointing.install_all(module, checkpoint_depth if gradient_checkpointing else 0):
+                undo.callback(undo_one)
             yield
 
     if rule.get("rule") == "gradient":

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, longer steps")
     parser.add_argument(
         "--stream", action="store_true",
-        help="for a GPU that the model does not fit: weights stay in the main memory and pass through it layer by layer",
+        help="for a GPU that the model does not fit: its weights stay in main memory and pass through layer by layer",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--snapshot-every", type=int, default=0, metavar="STEPS", help="default: when stopped only")
