@@ -71,7 +71,7 @@ def of_safetensors(content: bytes, choose: random.Random) -> bytes:
         tensors[other], (dtype, shape, data) = tensors[name], tensors[other]
     else:
         key, text = choose.choice(sorted(metadata.items()) or [("sara.version", "1")])
-        metadata[key] = of_bytes(text.encode(), choose).decode("utf-8", "replace")
+        metadata[key] = _other_text(text, choose)
     if name:
         tensors[name] = (dtype, shape, data)
     return safetensors_file(tensors, metadata)
@@ -127,6 +127,23 @@ def _read_safetensors(content: bytes) -> tuple[dict, dict]:
 
 def _other_data(name: str, data: bytes, choose: random.Random) -> bytes:
     return _repacked(data, choose) if name.endswith("_index") else of_bytes(data, choose)
+
+
+def _other_text(text: str, choose: random.Random) -> str:
+    """Settings in JSON with another name or value, or the text changed as it is."""
+    try:
+        settings = json.loads(text)
+        inside = choose.choice([settings, *(value for value in settings.values() if isinstance(value, dict))])
+        name = choose.choice(sorted(inside))
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError):
+        settings = None
+    if settings is None or choose.random() < 0.3:
+        return of_bytes(text.encode(), choose).decode("utf-8", "replace")
+    if choose.random() < 0.5:
+        inside[name] = choose.choice([*_NUMBERS, *_FLOATS, None, True, "", [], {}, {".*": choose.choice(_NUMBERS)}])
+    else:
+        inside[of_bytes(name.encode(), choose).decode("utf-8", "replace")] = inside.pop(name)
+    return json.dumps(settings)
 
 
 def _repacked(packed: bytes, choose: random.Random) -> bytes:

@@ -3,6 +3,7 @@ base, and every importer."""
 
 import base64
 import io
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,10 @@ def targets(folder: Path) -> Iterator[Target]:
     yield importer("delta file", _delta_files(folder), lambda path: _check_sound(SparseDelta.load(path)))
     yield Target("base identity", [_identity(base)], _reader_of_identity(base), mutations.of_bytes, ())
     yield importer("LoRA, LyCORIS, .diff", _adapters(), thinned)
+    yield importer("DoRA, OFT, GLoRA", _relative_adapters(), thinned)
     yield importer("SHiRA", [_shira()], imported)
     yield importer("Super-Tuning", [_super_tuning()], imported)
+    yield importer("Super-Tuning with a LoRA", [_hybrid()], thinned)
     yield importer("whole model", [save({name: weight + 0.1 for name, weight in base.items()})], thinned)
     yield of_torch("LT-SFT", _lt_sft(), imported)
     yield of_torch("LT-SFT with whole weights", _lt_sft_whole(), thinned)
@@ -116,10 +119,35 @@ def _adapters() -> list[bytes]:
     lokr = {"lokr_w1": (2, 2), "lokr_w2": (rows // 2, columns // 2)}
     locon = {"lora_up.weight": (4, 2, 1, 1), "lora_down.weight": (2, 3, 3, 3)}
     parts = [(LINEAR, lora), (LINEAR, loha), (LINEAR, lokr), (CONVOLUTION, locon), (CONVOLUTION, {"diff": convolution})]
+    return [_adapter(module, tensors) for module, tensors in parts]
+
+
+def _relative_adapters() -> list[bytes]:
+    """Those whose change depends on the base's weights, and a LoRA with settings beside it."""
+    linear, convolution = SHAPES[f"{LINEAR}.weight"], SHAPES[f"{CONVOLUTION}.weight"]
+    rows, columns = linear
+    lora = {"lora_B.weight": (rows, 2), "lora_A.weight": (2, columns)}
+    glora = {"a1.weight": (columns, 2), "a2.weight": (2, columns), "b1.weight": (rows, 2), "b2.weight": (2, columns)}
+    boft = {"oft_blocks": (2, 2, 4, 4), "alpha": (), "rescale": (rows, 1)}
+    patterns = {"alpha_pattern": {LINEAR: 3, "time.*linear_2": 4}, "rank_pattern": {"conv_in": 1}}
     return [
-        save({f"diffusion_model.{module}.{part}": _random(shape, 1) for part, shape in tensors.items()})
-        for module, tensors in parts
-    ]
+        _adapter(LINEAR, {**lora, "dora_scale": (rows, 1)}),
+        _adapter(CONVOLUTION, {"lora_up.weight": (4, 2, 1, 1), "lora_down.weight": (2, 3, 3, 3),
+                               "dora_scale": (1, 3, 1, 1)}),
+        _adapter(LINEAR, {"oft_blocks": (2, 4, 4), "alpha": ()}),
+        _adapter(LINEAR, boft),
+        _adapter(LINEAR, glora),
+        _adapter(CONVOLUTION, {"set_weight": convolution}),
+        _adapter(LINEAR, {**lora, "lora_magnitude_vector": (rows,)}),
+        _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "lora_B.bias": (4,)}),
+        _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "base_layer.bias": (4,)}),
+        _adapter(LINEAR, lora, {"lora_alpha": 2, "r": 2, "use_rslora": True, **patterns}),
+    ]  # fmt: skip
+
+
+def _adapter(module: str, tensors: dict[str, tuple[int, ...]], settings: dict | None = None) -> bytes:
+    metadata = {"lora_adapter_metadata": json.dumps(settings)} if settings else None
+    return save({f"base_model.model.{module}.{part}": _random(shape, 1) for part, shape in tensors.items()}, metadata)
 
 
 def _shira() -> bytes:
@@ -130,6 +158,14 @@ def _shira() -> bytes:
 def _super_tuning() -> bytes:
     positions = torch.tensor([40, 3, 7], dtype=torch.int32)
     return save({f"{LINEAR}.supertuning_values": torch.ones(3), f"{LINEAR}.supertuning_indices": positions})
+
+
+def _hybrid() -> bytes:
+    rows, columns = SHAPES[f"{LINEAR}.weight"]
+    tensors = {"values": torch.ones(3), "indices": torch.tensor([40, 3, 7], dtype=torch.int32),
+               "lora_A.weight": _random((2, columns), 1), "lora_B.weight": _random((rows, 2), 2)}  # fmt: skip
+    return save({f"{LINEAR}.supertuning_{part}": tensor for part, tensor in tensors.items()},
+                {"lora_adapter_metadata": json.dumps({"lora_alpha": 2, "r": 2})})  # fmt: skip
 
 
 def _lt_sft() -> dict:

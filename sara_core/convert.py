@@ -14,7 +14,7 @@ from .errors import DeltaError
 from .extraction import extract_with_report
 from .formats import detect, lt_sft, original, shira, super_tuning, torch_file
 from .formats.lora import opened_adapter
-from .formats.peft_alpha import alpha_of
+from .formats.peft_alpha import alphas_of
 from .formats.source import Source, model_files, opened
 from .names_diffusers import diffusers_parts, to_comfy
 from .thinning import Thinned, thin
@@ -126,17 +126,26 @@ class _Reading:
         if kind not in _PEFT:
             raise self._unknown()
         what, of_peft = _PEFT[kind]
+        if kind == detect.SUPER_TUNING and super_tuning.is_hybrid(source.names):
+            return self._of_hybrid(source)
         self._refuse_density()
         with self._opened_base(what) as base:
             return self._made(of_peft(source, base), base, what)
 
     def _of_adapter(self, source: Source) -> Conversion:
         with self._opened_base("A LoRA or weight difference") as base:
-            adapter = opened_adapter(source, base, alpha_of(self.path, source.metadata))
+            adapter = opened_adapter(source, base, alphas_of(self.path, source.metadata))
             thinned = self._thinned(adapter.changes, len(adapter.modules), base)
             made = self._made(thinned.entries, base, "A LoRA or weight difference", thinned.lost)
             made.left_out = adapter.left_out
             return made
+
+    def _of_hybrid(self, source: Source) -> Conversion:
+        what = "Super-Tuning with a LoRA"
+        with self._opened_base(what) as base:
+            hybrid = super_tuning.Hybrid(source, base, alphas_of(self.path, source.metadata))
+            thinned = self._thinned(hybrid.changes, len(hybrid), base)
+            return self._made(thinned.entries, base, what, thinned.lost)
 
     def _of_original(self, content: Mapping) -> Conversion:
         self._refuse_density()
@@ -175,7 +184,7 @@ class _Reading:
         if self.base is None:
             raise DeltaError(
                 f"{what} ('{self.path.name}') can only be converted beside the base model that it was made for: give "
-                "it as a checkpoint or a diffusers folder."
+                "it, a checkpoint or a diffusers folder, as base_name in SaRA Convert or as --base."
             )
         with opened_base(self.base) as base:
             yield base

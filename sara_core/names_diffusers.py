@@ -13,8 +13,9 @@ from .entry import SparseEntry, check_entry, check_shape
 from .errors import DeltaError
 from .names import listed
 from .names_parts import Part
-from .names_transformer import FLUX, TransformerNames, transformer_table
-from .names_unet import UNetNames, context_width, is_unet
+from .names_transformer import FLUX, FLUX2, TransformerNames, table_of_aliases, transformer_table
+from .names_unet import UNetNames, is_unet
+from .unet_family import unet_family
 
 Shape = tuple[int, ...]
 
@@ -34,12 +35,24 @@ def diffusers_parts(shapes: Mapping[str, Shape]) -> dict[str, Part]:
     return parts
 
 
+def diffusers_aliases(shapes: Mapping[str, Shape]) -> dict[str, Part]:
+    """Further diffusers names that adapter files have for a model's weights, with their places.
+
+    shapes: ComfyUI's name → shape
+    """
+    translator = TransformerNames(table_of_aliases(transformer_table(shapes)), shapes)
+    aliases: dict[str, Part] = {}
+    for name in shapes:
+        aliases |= translator.to_diffusers(name)
+    return aliases
+
+
 def family(shapes: Mapping[str, Shape]) -> str | None:
     """The model's family in the words its users know, as far as the names and shapes tell."""
     if is_unet(shapes):
-        return {768: "SD1.5", 1024: "SD2.1", 2048: "SDXL"}.get(context_width(shapes))
+        return unet_family(shapes)
     table = transformer_table(shapes)
-    return None if table is None else "Flux" if table is FLUX else "SD3"
+    return None if table is None else "Flux" if table is FLUX else "Flux.2" if table is FLUX2 else "SD3"
 
 
 def is_diffusers(shapes: Mapping[str, Shape]) -> bool:

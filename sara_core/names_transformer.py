@@ -1,11 +1,11 @@
-"""Parameter names of SD3 and Flux, as diffusers and ComfyUI give them.
+"""Parameter names of SD3, Flux and Flux.2, as diffusers and ComfyUI give them.
 
 ComfyUI keeps query, key and value in one weight (in Flux's single blocks the MLP's first layer too), diffusers each in
 one of its own. Of a norm that is modulated by scale and shift alone, diffusers has the scale first, ComfyUI the shift.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from .errors import DeltaError
 from .names_parts import Part
@@ -90,6 +90,27 @@ _FLUX_ENDS = {
     "norm_out.linear": ("final_layer.adaLN_modulation.1", 0, 1, 1, True),
     "proj_out": "final_layer.linear",
 }
+# Flux.2 has one modulation for all blocks of a kind, and keeps the single blocks' fused layers in diffusers too.
+_FLUX2_RENAMED = {
+    "ff.net.0.proj": "ff.linear_in",
+    "ff.net.2": "ff.linear_out",
+    "ff_context.net.0.proj": "ff_context.linear_in",
+    "ff_context.net.2": "ff_context.linear_out",
+}
+_FLUX2_DOUBLE = {_FLUX2_RENAMED.get(own, own): place for own, place in _FLUX_DOUBLE.items() if "norm1" not in own}
+_FLUX2_SINGLE = {
+    "attn.to_qkv_mlp_proj": "linear1",
+    "attn.norm_q": "norm.query_norm",
+    "attn.norm_k": "norm.key_norm",
+    "attn.to_out": "linear2",
+}
+_FLUX2_ENDS = {
+    **{own.replace("time_text_embed", "time_guidance_embed"): place
+       for own, place in _FLUX_ENDS.items() if ".text_embedder." not in own},
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+}  # fmt: skip
 
 _BLOCK_NUMBER = re.compile(r"(?<=_blocks\.)\d+(?=\.)")
 _CONTEXT_MODULATION = ("transformer_blocks.{}.norm1_context.linear", "joint_blocks.{}.context_block.adaLN_modulation.1")
@@ -113,12 +134,31 @@ FLUX = _table(
     transformer_blocks=("double_blocks", _FLUX_DOUBLE),
     single_transformer_blocks=("single_blocks", _FLUX_SINGLE),
 )
+FLUX2 = _table(
+    _FLUX2_ENDS,
+    transformer_blocks=("double_blocks", _FLUX2_DOUBLE),
+    single_transformer_blocks=("single_blocks", _FLUX2_SINGLE),
+)
+# What files for either of them are found to say, too: each other's names, where the layer is the same.
+_FLUX_ALIASES = _table(
+    {},
+    transformer_blocks=("double_blocks", {own: _FLUX_DOUBLE[old] for old, own in _FLUX2_RENAMED.items()}),
+    single_transformer_blocks=("single_blocks", {"attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2"}),
+)
+_FLUX2_ALIASES = _table(
+    {own: place for own, place in _FLUX_ENDS.items() if own.startswith("time_text_embed.")},
+    transformer_blocks=("double_blocks", {old: _FLUX_DOUBLE[old] for old in _FLUX2_RENAMED}),
+    single_transformer_blocks=(
+        "single_blocks",
+        {"proj_out": "linear2"} | {f"attn.to_{row}": ("linear1", first, 1, 9) for first, row in enumerate("qkv")},
+    ),
+)
 # Whole names, where only one of the two sides has a module around the parameter.
 _SD3_PARAMETERS = {"pos_embed.pos_embed": Part("pos_embed")}
 
 
 class TransformerNames:
-    """Translates names of one SD3 or Flux model; `shapes` maps some or all of its parameters, in either naming."""
+    """Translates names of an SD3, Flux or Flux.2 model; `shapes`: some or all of its parameters', in either naming."""
 
     def __init__(self, table: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]):
         self._table = table
@@ -164,22 +204,42 @@ class TransformerNames:
         raise DeltaError(f"Whether '{name}' is in SD3's last block cannot be told without the base model: give it.")
 
 
-def transformer_table(names: Collection[str]) -> Mapping[str, Part] | None:
-    """SD3 or FLUX if these are parameter names of one, in either naming; None for other models.
+def transformer_table(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Part] | None:
+    """SD3, FLUX or FLUX2 if these are parameters (name → shape) of one, in either naming; None for other models.
 
-    Raises DeltaError for diffusers names that both have.
+    Raises DeltaError for diffusers names that both SD3 and Flux have.
     """
-    if any(name.startswith("joint_blocks.") for name in names):
+    if any(name.startswith("joint_blocks.") for name in shapes):
         return SD3
-    if any(name.startswith(("double_blocks.", "single_blocks.")) for name in names):
+    if any(_only_in_flux2(name, shape) for name, shape in shapes.items()):
+        return FLUX2
+    if any(name.startswith(("double_blocks.", "single_blocks.")) for name in shapes):
         return FLUX
-    if not any(_BLOCK_NUMBER.search(name) and _split(name)[0] in {**SD3, **FLUX} for name in names):
+    if not any(_BLOCK_NUMBER.search(name) and _split(name)[0] in {**SD3, **FLUX} for name in shapes):
         return None
-    is_sd3 = any(name.startswith("pos_embed.") or ".attn2." in name for name in names)
-    is_flux = any(name.startswith(("single_transformer_blocks.", "x_embedder.")) for name in names)
+    is_sd3 = any(name.startswith("pos_embed.") or ".attn2." in name for name in shapes)
+    is_flux = any(name.startswith(("single_transformer_blocks.", "x_embedder.")) for name in shapes)
     if is_sd3 == is_flux:
+        if any(name.startswith("transformer_blocks.") and _split(name)[0] not in {**SD3, **FLUX} for name in shapes):
+            return None  # Qwen-Image, LTX-Video and others have blocks with some of the same names
         raise DeltaError("These layers exist in both SD3 and Flux models. Give the base model they belong to.")
     return SD3 if is_sd3 else FLUX
+
+
+def table_of_aliases(table: Mapping[str, Part] | None) -> Mapping[str, Part]:
+    """Further diffusers names that adapter files have for modules of the models of a table."""
+    return _FLUX_ALIASES if table is FLUX else _FLUX2_ALIASES if table is FLUX2 else {}
+
+
+def _only_in_flux2(name: str, shape: tuple[int, ...]) -> bool:
+    template = _split(name)[0]
+    if template in FLUX2:
+        return template not in FLUX
+    # The MLPs are gated: twice as wide as their width says, which is three times the model's.
+    widths = {"double_blocks.{}.img_mlp.0": 6, "double_blocks.{}.txt_mlp.0": 6, "single_blocks.{}.linear1": 9}
+    if template in widths:
+        return len(shape) == 2 and shape[0] == widths[template] * shape[1]
+    return template.startswith(("double_stream_modulation_", "single_stream_modulation."))
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -74,14 +74,11 @@ def test_shira_indices_of_windows_are_float32(tmp_path):
     assert read(tmp_path / "windows.safetensors", base).delta.nnz == read(tmp_path / "adapter", base).delta.nnz
 
 
-def test_super_tuning_without_positions_or_with_a_lora_says_what_to_do(tmp_path):
+def test_super_tuning_without_positions_says_what_to_do(tmp_path):
     base = pipeline_folder(tmp_path / "base", small_unet())
     adapter(small_unet(), super_tuning(UNET_LAYERS, save_precomputed_indices=False), tmp_path / "without")
-    adapter(small_unet(), super_tuning(UNET_LAYERS, r=2), tmp_path / "hybrid")
     with pytest.raises(DeltaError, match="save_precomputed_indices=True"):
         read(tmp_path / "without", base)
-    with pytest.raises(DeltaError, match="hybrid.*Merge it"):
-        read(tmp_path / "hybrid", base)
 
 
 def delta_for(folder, layers, share=0.02, seed=0):

@@ -11,8 +11,8 @@ from benchmarks._exploration import Target, explore
 from benchmarks._untrusted import targets
 
 NAMES = (
-    "positions", "delta file", "base identity", "LoRA, LyCORIS, .diff", "SHiRA", "Super-Tuning", "whole model",
-    "LT-SFT", "LT-SFT with whole weights", "authors' file",
+    "positions", "delta file", "base identity", "LoRA, LyCORIS, .diff", "DoRA, OFT, GLoRA", "SHiRA",
+    "Super-Tuning", "Super-Tuning with a LoRA", "whole model", "LT-SFT", "LT-SFT with whole weights", "authors' file",
 )  # fmt: skip
 INPUTS = 250
 

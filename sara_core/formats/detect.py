@@ -13,12 +13,15 @@ _CONVERT = "Convert it with the SaRA Convert node first"
 
 _SARA_PART = re.compile(r".+\.sara\d+_\w+", re.DOTALL)
 _PEFT_SPARSE = {SHIRA: ".shira_weight", SUPER_TUNING: ".supertuning_values"}
-# A model may have parameters called alpha.
-_ADAPTER_ENDINGS = (*PARTS.keys() - {".alpha"}, ".set_weight", ".oft_blocks", ".oft_diag")
 _GLORA = (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight")
+# A model may have parameters called so too.
+_OF_MODELS = {".alpha", ".rescale", ".up.weight", ".down.weight", *_GLORA}
+_ADAPTER_ENDINGS = (
+    *PARTS.keys() - _OF_MODELS, ".oft_diag", "_lora1.up.weight", "_lora2.up.weight",
+)  # fmt: skip
 _SIGNS = (
     (_ADAPTER, "a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
-                          ".lora.up.weight")),
+                          ".lora.up.weight", "_lora1.up.weight")),
     (_ADAPTER, "a LoHa or LoKr adapter (LyCORIS)", (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
     (_ADAPTER, "an OFT or BOFT adapter", (".oft_blocks", ".oft_diag")),
     (_ADAPTER, "a dense weight difference", (".diff", ".diff_b", ".set_weight")),

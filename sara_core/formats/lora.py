@@ -1,6 +1,7 @@
 """Reading adapter files: LoRA and LyCORIS, and the weight differences that ComfyUI writes (`.diff`, `.diff_b`)."""
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -8,37 +9,38 @@ import torch
 
 from ..base import PREFIX, Base
 from ..errors import DeltaError
-from ..names import listed
-from ..names_diffusers import dense_to_comfy
+from ..names import SCALE, listed
+from ..names_diffusers import dense_to_comfy, dense_to_diffusers
 from ..names_parts import Part
 from .adapter_math import PARTS, change
 from .adapter_names import is_text_encoder, places
+from .alpha import Alpha
+from .peft_alpha import Alphas
 from .source import Source
 
 _BY_LENGTH = sorted(PARTS, key=len, reverse=True)
 _UNREADABLE = {
-    ".dora_scale": "DoRA, whose change depends on the strength it is applied with",
-    ".set_weight": "weights that replace the model's own",
-    ".reshape_weight": "layers that change their size",
-    ".oft_blocks": "OFT, which rotates weights",
-    ".oft_diag": "OFT, which rotates weights",
-    ".boft_blocks": "BOFT, which rotates weights",
-    ".b1.weight": "GLoRA, whose change depends on the model's own weights",
+    ".oft_diag": "OFT of an early LyCORIS, whose versions meant different things by it",
+    ".lora_E": "AdaLoRA",
 }
+# What PEFT trains as a whole beside the factors (modules_to_save, bias), under its own names.
+_WHOLE = re.compile(r"(base_model\.model\..+?)(?:\.base_layer)?\.(weight|bias)")
+_OF_BIAS = {"bias": "diff", "set_bias": "set"}
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass
 class AdapterFile:
     """What an adapter file changes, without having read it.
 
-    alpha: of modules that have none of their own in the file (None: their rank)
+    alphas: of modules that have none of their own in the file
     modules: by ComfyUI's weight name without prefix, the file's modules that are parts of it
     left_out: modules of text encoders
     """
 
     source: Source
     base: Base
-    alpha: float | None = None
+    alphas: Alphas
     modules: Mapping[str, list["_Module"]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
@@ -48,27 +50,29 @@ class AdapterFile:
         Raises DeltaError if a module's tensors do not make a change of its weight.
         """
         for name, modules in self.modules.items():
-            shape = self.base.shapes[name]
-            yield PREFIX + name, functools.reduce(
-                torch.add, (one.change(self.source, shape, self.alpha) for one in modules)
-            )
+            yield PREFIX + name, functools.reduce(torch.add, (one.change(self.source, self.base) for one in modules))
 
 
 @dataclass
 class _Module:
-    """One module of the file. tensors: part (see adapter_math.PARTS) → name in the file; place: of its weight"""
+    """One module of the file.
+
+    tensors: part (see adapter_math.PARTS) → name in the file; place: of its weight; alpha: where the file has none
+    """
 
     name: str
     tensors: Mapping[str, str]
     place: Part
+    alpha: Alpha
 
-    def change(self, source: Source, shape: tuple[int, ...], alpha: float | None) -> torch.Tensor:
-        """The change of the whole weight, of `shape`, that this part of it makes; alpha: if it has none of its own."""
-        tensors = {part: source.tensor(name) for part, name in self.tensors.items() if part != "alpha"}
-        if "alpha" in self.tensors:
-            alpha = _alpha(source, self.tensors["alpha"])
+    def change(self, source: Source, base: Base) -> torch.Tensor:
+        """The change of the whole weight that this part of it makes."""
+        shape = base.shapes[self.place.name]
         own_shape = self.place.own_shape(shape) or ()
-        own = dense_to_comfy(change(self.name, tensors, own_shape, alpha), self.place)
+        tensors = {part: source.tensor(name) for part, name in self.tensors.items() if part != "alpha"}
+        alpha = Alpha(_number(source, self.tensors["alpha"])) if "alpha" in self.tensors else self.alpha
+        own = change(self.name, tensors, own_shape, alpha, lambda: self._weight(base))
+        own = dense_to_comfy(own, self.place)
         if own_shape == shape:
             return own
         whole = torch.zeros(shape)
@@ -76,15 +80,25 @@ class _Module:
         whole.view(-1)[begin : begin + own.numel()] = own.reshape(-1)
         return whole
 
+    def _weight(self, base: Base) -> torch.Tensor:
+        """The base's values of this part, float32, as the file's own model has them."""
+        whole = base.weight(self.place.name)
+        if whole.dtype not in _PLAIN:
+            raise DeltaError(
+                f"'{self.name}' changes a weight depending on what it is, and '{base.label}' has it quantised "
+                f"({whole.dtype}). Give the base in fp16, bf16 or fp32."
+            )
+        return dense_to_diffusers(whole, self.place).float()
 
-def opened_adapter(source: Source, base: Base, alpha: float | None = None) -> AdapterFile:
-    """The adapter in a file, its modules found in the base. alpha: what stands beside the file (peft_alpha).
 
-    Raises DeltaError for kinds of adapters that are no fixed change of weights, and for modules the base lacks.
+def opened_adapter(source: Source, base: Base, alphas: Alphas) -> AdapterFile:
+    """The adapter in a file, its modules found in the base. alphas: what stands beside the file.
+
+    Raises DeltaError for kinds of adapters that are not known, and for modules the base lacks.
     """
     modules = _modules(source.names)
     known = places(base)
-    file = AdapterFile(source, base, alpha)
+    file = AdapterFile(source, base, alphas)
     missing = []
     for name, tensors in modules.items():
         if name in known:
@@ -103,15 +117,39 @@ def opened_adapter(source: Source, base: Base, alpha: float | None = None) -> Ad
     return file
 
 
-def _add(file: AdapterFile, name: str, tensors: Mapping[str, str], place: Part) -> None:
-    weight = {part: found for part, found in tensors.items() if part != "bias"}
-    if set(weight) - {"alpha"}:
-        file.modules.setdefault(place.name, []).append(_Module(name, weight, place))
-    if "bias" in tensors:
+def _add(file: AdapterFile, name: str, tensors: dict[str, str], place: Part) -> None:
+    alpha = file.alphas.of(name)
+    _check_size(file, name, tensors, place)
+    scale = {"alpha": tensors["alpha"]} if "alpha" in tensors else {}
+    others = {"shape", "alpha", "lora_bias", *_OF_BIAS}
+    weight = {part: found for part, found in tensors.items() if part not in others}
+    if weight:
+        file.modules.setdefault(place.name, []).append(_Module(name, weight | scale, place, alpha))
+    of_bias = {own: tensors[part] for part, own in _OF_BIAS.items() if part in tensors}
+    if "lora_bias" in tensors:
+        beside = {"beside": tensors["down"]} if "down" in tensors else {}
+        of_bias |= {"lora_bias": tensors["lora_bias"]} | beside | scale
+    if of_bias:
         bias = place._replace(name=place.name.removesuffix(".weight") + ".bias")
         if bias.name not in file.base.shapes:
             raise DeltaError(f"'{name}' has no bias in '{file.base.label}'. Give the base that the file was made for.")
-        file.modules.setdefault(bias.name, []).append(_Module(name, {"diff": tensors["bias"]}, bias))
+        file.modules.setdefault(bias.name, []).append(_Module(name, of_bias, bias, alpha))
+
+
+def _check_size(file: AdapterFile, name: str, tensors: Mapping[str, str], place: Part) -> None:
+    """Raises DeltaError for layers that the file makes larger, as control LoRAs do with Flux's first."""
+    shape = file.base.shapes[place.name]
+    wider = False
+    if "shape" in tensors:
+        size = file.source.tensor(tensors["shape"])
+        wider = size.numel() > len(shape) or tuple(size.flatten().tolist()) != shape
+    elif place.name == "img_in.weight" and "down" in tensors:
+        wider = file.source.shape(tensors["down"])[1:] > shape[1:]
+    if wider:
+        raise DeltaError(
+            f"The file makes the layer '{name}' larger than '{file.base.label}' has it (a control LoRA), and a delta "
+            "keeps every shape. Bake the file into a checkpoint in its own program; nothing can be cut out of it."
+        )
 
 
 def _modules(names: list[str]) -> dict[str, dict[str, str]]:
@@ -120,10 +158,14 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
     foreign = []
     for name in names:
         ending = next((ending for ending in _BY_LENGTH if name.endswith(ending)), None)
-        if ending is None:
-            foreign.append(name)
-        else:
+        if ending is not None:
             modules.setdefault(name.removesuffix(ending), {})[PARTS[ending]] = name
+        elif name.endswith(SCALE):
+            modules.setdefault(name.removesuffix(".scale"), {})["set"] = name
+        elif whole := _WHOLE.fullmatch(name):
+            modules.setdefault(whole[1], {})["set" if whole[2] == "weight" else "set_bias"] = name
+        else:
+            foreign.append(name)
     for ending, what in _UNREADABLE.items():
         if any(name.endswith(ending) for name in foreign):
             raise DeltaError(f"The file holds {what}: this cannot be converted. Bake it into a checkpoint in its own "
@@ -133,7 +175,7 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
     return modules
 
 
-def _alpha(source: Source, name: str) -> float:
+def _number(source: Source, name: str) -> float:
     tensor = source.tensor(name)
     if tensor.numel() != 1:
         raise DeltaError(f"'{name}' is not one number. Get the file again from where it came from.")

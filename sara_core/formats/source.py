@@ -1,6 +1,7 @@
 """An opened file of named tensors, foreign or ours: nothing of it is in memory until it is asked for."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,22 +23,31 @@ class Source:
         self.label = label
         self._files = {name: file for file in files for name in file.keys()}
         self._tensors = tensors or {}
+        self._stored = {name: name for name in (*self._files, *self._tensors)}
         self.metadata: dict[str, str] = next((file.metadata() or {} for file in files), {})
 
     @property
     def names(self) -> list[str]:
         """All tensor names."""
-        return [*self._files, *self._tensors]
+        return list(self._stored)
+
+    def renamed(self, names: Mapping[str, str]) -> "Source":
+        """Some of the tensors under other names. names: new name → name"""
+        other = copy.copy(self)
+        other._stored = {new: self._stored[name] for new, name in names.items()}
+        return other
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        if name in self._tensors:
-            return tuple(self._tensors[name].shape)
-        return tuple(self._files[name].get_slice(name).get_shape())
+        stored = self._stored[name]
+        if stored in self._tensors:
+            return tuple(self._tensors[stored].shape)
+        return tuple(self._files[stored].get_slice(stored).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor, which may be a view of the mapped file: use it while the file is open, and do not keep it."""
-        return self._tensors[name] if name in self._tensors else self._files[name].get_tensor(name)
+        stored = self._stored[name]
+        return self._tensors[stored] if stored in self._tensors else self._files[stored].get_tensor(stored)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,50 @@
+"""OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243) of LyCORIS: rotations of a weight's rows.
+
+A block B stands for the rotation R = (I + Q)(I − Q)⁻¹ with Q = B − Bᵀ (Cayley). Alpha, where there is one, bounds ‖Q‖
+over all blocks together. OFT turns each group of neighbouring rows by Rᵀ of its block, BOFT all rows several times by
+R, each time in groups of rows that lie further apart (a butterfly). Shapes that do not fit raise IndexError.
+"""
+
+import torch
+
+from .alpha import Alpha
+
+# Each doubles the distance of the rows that are turned together, which no weight has more rows for.
+_MOST_STEPS = 31
+
+
+def oft(blocks: torch.Tensor, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
+    """W' − W. blocks: [groups, n, n]; weight: float32 [groups · n, …]"""
+    rotation = _rotation(blocks, alpha)
+    rows = _grouped(weight, blocks)
+    return (rotation.transpose(-1, -2) @ rows - rows).view(weight.shape)
+
+
+def boft(blocks: torch.Tensor, alpha: Alpha, weight: torch.Tensor, rescale: torch.Tensor | None) -> torch.Tensor:
+    """W' − W. blocks: [steps, groups, n, n], n even; rescale: a factor for each row, as it broadcasts"""
+    steps, _, size, _ = blocks.shape
+    if size % 2 or steps > _MOST_STEPS:
+        raise IndexError(blocks.shape)
+    turned = weight
+    for step, rotation in enumerate(_rotation(blocks, alpha)):
+        order = torch.arange(weight.shape[0], device=weight.device).view(-1, 2, size // 2 << step)
+        order = order.transpose(1, 2).reshape(-1)
+        groups = rotation @ _grouped(turned[order], rotation)
+        turned = torch.empty_like(weight).index_copy(0, order, groups.view(weight.shape))
+    return (turned if rescale is None else turned * rescale) - weight
+
+
+def _rotation(blocks: torch.Tensor, alpha: Alpha) -> torch.Tensor:
+    if blocks.shape[-1] != blocks.shape[-2] or not blocks.numel():
+        raise IndexError(blocks.shape)
+    skew = blocks - blocks.transpose(-1, -2)
+    if alpha.value is not None and alpha.value > 0:
+        skew = skew * torch.clamp(alpha.value / (skew.norm() + 1e-8), max=1)
+    identity = torch.eye(blocks.shape[-1], device=blocks.device)
+    # The two factors commute, so that the inverse may stand on either side.
+    return torch.linalg.solve(identity - skew, identity + skew)
+
+
+def _grouped(weight: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    groups, size, _ = blocks.shape
+    return weight.reshape(groups, size, weight.shape[1:].numel())
