@@ -1,20 +1,22 @@
 """How large delta files are and how long they take, beside plain safetensors of int32 positions and bf16 values.
 
-    python dev.py bench files [--elements N] [--json FILE]
+    python dev.py bench files [--elements N …] [--json FILE]
 
 Random supports in weights of 1280 × 1280. Sizes are in bytes for each changed element, the whole file; the index is
-compared with the entropy of its positions. Times are the best of three for one delta at 6 % density: both kinds of
-file are written by the same atomic, fsynced save, and read whole into memory, from the page cache and (on Linux) from
-the disk.
+compared with the entropy of its positions. Times are of deltas at 6 % density, in rounds that take the kinds of file in
+turn: the median, and the fastest and slowest. All kinds are written by the same atomic, fsynced save, and read whole
+into memory, from the page cache and (on Linux) from the disk.
 """
 
 import argparse
 import json
 import math
 import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,36 +28,55 @@ from sara_core.formats import container, sara
 DENSITIES = (0.005, 0.01, 0.02, 0.06)
 SIDE = 1280
 SIZED_ELEMENTS = 1_000_000
-TIMED_ELEMENTS = 50_000_000
-REPETITIONS = 3
+TIMED_ELEMENTS = (1_000_000, 10_000_000, 50_000_000)
+ROUNDS = 5
+STEPS = ("save", "load, cached", "load, from disk")
+PLAIN, SMALL, EXACT = "plain", "delta, bf16", "delta, fp32"
+
+Seconds = dict[str, list[float]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench files", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--elements", type=int, default=TIMED_ELEMENTS, help=f"of the delta that is timed (default: {TIMED_ELEMENTS:,})"
-    )
+        "--elements", type=int, nargs="+", default=TIMED_ELEMENTS, metavar="N",
+        help="of the deltas that are timed (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sizes = {density: sized(Path(folder), density) for density in DENSITIES}
-        times = timed(Path(folder), random_delta(arguments.elements, DENSITIES[-1]))
-    print("| density | bytes/element, fp32 | bf16 | index / entropy |\n|---|---|---|---|")
-    for density, size in sizes.items():
-        print(f"| {density:.1%} | {size['fp32']:.3f} | {size['bf16']:.3f} | {size['index']:.4f} |")
-    print("\n| | save s | load s, cached | load s, from disk | save + load, cached |\n|---|---|---|---|---|")
-    for name, (save, cached, from_disk) in times.items():
-        print(f"| {name} | {save:.2f} | {cached:.2f} | {from_disk:.2f} | {save + cached:.2f} |")
-    ratios = [ours / plain for ours, plain in zip(times["delta, bf16"], times["plain"])]
-    both = sum(times["delta, bf16"][:2]) / sum(times["plain"][:2])
-    print(
-        f"\n{arguments.elements:,} elements, {os.cpu_count()} processors. The bf16 delta takes, of plain safetensors: "
-        f"saving {ratios[0]:.2f} ×, loading {ratios[1]:.2f} × (from disk {ratios[2]:.2f} ×), both {both:.2f} ×"
-    )
+        print("| density | bytes/element, fp32 | bf16 | index / entropy |\n|---|---|---|---|")
+        for density, size in sizes.items():
+            print(f"| {density:.1%} | {size['fp32']:.3f} | {size['bf16']:.3f} | {size['index']:.4f} |")
+        times = {}
+        for elements in arguments.elements:
+            times[elements] = timed(Path(folder), random_delta(elements, DENSITIES[-1]))
+            print_times(elements, times[elements])
     if arguments.json:
         report = {"sizes": {f"{density:.1%}": size for density, size in sizes.items()}, "seconds": times}
-        arguments.json.write_text(json.dumps({**report, "elements": arguments.elements}, indent=1), encoding="utf-8")
+        report["ratios"] = {elements: ratios(of_size) for elements, of_size in times.items()}
+        arguments.json.write_text(json.dumps({**report, "processors": os.cpu_count()}, indent=1), encoding="utf-8")
     return 0
+
+
+def print_times(elements: int, times: dict[str, Seconds]) -> None:
+    print(f"\n{elements:,} elements, {os.cpu_count()} processors, ms\n\n| | {' | '.join(STEPS)} |\n|---|---|---|---|")
+    for kind, seconds in times.items():
+        cells = (
+            f"{statistics.median(rounds) * 1000:.0f} ({min(rounds) * 1000:.0f} … {max(rounds) * 1000:.0f})"
+            for rounds in seconds.values()
+        )
+        print(f"| {kind} | {' | '.join(cells)} |")
+    said = ", ".join(f"{name} {ratio:.2f} ×" for name, ratio in ratios(times).items())
+    print(f"\nThe bf16 delta takes, of plain safetensors: {said}")
+
+
+def ratios(times: dict[str, Seconds]) -> dict[str, float]:
+    """Median time of the bf16 delta over that of the plain file: of each step, and of saving and loading together."""
+    ours, plain = ([statistics.median(rounds) for rounds in times[kind].values()] for kind in (SMALL, PLAIN))
+    both = (ours[0] + ours[1]) / (plain[0] + plain[1])
+    return {**{step: mine / other for step, mine, other in zip(STEPS, ours, plain)}, "save and load, cached": both}
 
 
 def sized(folder: Path, density: float) -> dict[str, float]:
@@ -69,18 +90,25 @@ def sized(folder: Path, density: float) -> dict[str, float]:
     return {**result, "index": index / sum(map(entropy, delta.entries.values()))}
 
 
-def timed(folder: Path, delta: SparseDelta) -> dict[str, tuple[float, float, float]]:
-    """Kind of file → seconds to save, to load from the page cache, and to load from the disk."""
-    path = folder / "timed.safetensors"
+def timed(folder: Path, delta: SparseDelta) -> dict[str, Seconds]:
+    """Kind of file → step → seconds of each round."""
     plain = {}
     for name, (indices, values, _) in delta.entries.items():
         plain[f"{name}.indices"], plain[f"{name}.values"] = indices, values.to(torch.bfloat16)
+    path = folder / "timed.safetensors"
     kinds = {
-        "plain": (lambda: save_plain(path, plain), lambda: load_plain(path)),
-        "delta, bf16": (lambda: delta.save(path, torch.bfloat16), lambda: SparseDelta.load(path)),
-        "delta, fp32": (lambda: delta.save(path), lambda: SparseDelta.load(path)),
+        PLAIN: (lambda: save_plain(path, plain), lambda: load_plain(path)),
+        SMALL: (lambda: delta.save(path, torch.bfloat16), lambda: SparseDelta.load(path)),
+        EXACT: (lambda: delta.save(path), lambda: SparseDelta.load(path)),
     }
-    return {name: (best(save), best(load), best(load, lambda: forget(path))) for name, (save, load) in kinds.items()}
+    times = {kind: {step: [] for step in STEPS} for kind in kinds}
+    for _ in range(ROUNDS):
+        for kind, (save, load) in kinds.items():
+            times[kind]["save"].append(seconds_of(save))
+            times[kind]["load, cached"].append(seconds_of(load))
+            forget(path)
+            times[kind]["load, from disk"].append(seconds_of(load))
+    return times
 
 
 def save_plain(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -118,14 +146,10 @@ def forget(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def best(function, before=lambda: None) -> float:
-    seconds = []
-    for _ in range(REPETITIONS):
-        before()
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def seconds_of(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class SaRABake(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update_absolute(done, total)
 
-        bake(folders.checkpoint_path(ckpt_name), path, delta, strength, on_progress)
+        report = bake(folders.checkpoint_path(ckpt_name), path, delta, strength, on_progress)
         filename = folders.relative_to_output(path)
-        show_text(cls, f"Saved as output/{filename}")
+        show_text(cls, f"Saved as output/{filename}\n{report.text()}".strip())
         return io.NodeOutput(filename, ui=ui.PreviewText(filename))

@@ -10,7 +10,7 @@ from ..sara_core.inspection import describe
 from ..sara_core.weight_survey import WeightSurvey
 from .density_picture import density_picture
 from .drawing import Sheet, stacked
-from .host import zeroing
+from .host import identity, zeroing
 from .host.progress import show_text
 from .sockets import SaraDelta
 from .theta_picture import theta_picture
@@ -26,13 +26,17 @@ class SaRAInspect(io.ComfyNode):
             node_id="SaRAInspect",
             display_name="SaRA Inspect",
             category="model/merging",
-            description="Shows what a SaRA delta is, or how many weights of a model lie below each threshold and what "
-            "setting them to zero does.",
+            description="Shows what a SaRA delta is, how many weights of a model lie below each threshold and what "
+            "setting them to zero does, and with both whether the model is the one the delta was trained on.",
             search_aliases=["inspect sara", "delta info", "lora info", "threshold", "sparsity", "density"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 SaraDelta.Input("delta", optional=True, tooltip="A delta to describe, from SaRA Loader or SaRA Train."),
-                io.Model.Input("model", optional=True, tooltip="A model to choose a threshold for."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="A model to choose a threshold for, or to compare with the one the delta was trained on.",
+                ),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
@@ -72,13 +76,15 @@ class SaRAInspect(io.ComfyNode):
             texts.append(facts.text())
             sheets.append(density_picture(f"{facts.elements:,} changes", facts.blocks))
         if model is not None:
+            if delta is not None:
+                texts.append(identity.verdict(model, delta).text())
             text, sheet = _survey(model, threshold, positive, latent)
             texts.append(text)
             sheets.append(sheet)
             zeroed = zeroing.zeroed_model(model, zeroing.ZeroBelow(threshold))
         if not texts:
             raise SelectionError("There is nothing to inspect: connect a delta, a model, or both.")
-        show_text(cls, texts[0].splitlines()[0])
+        show_text(cls, "\n".join(text.splitlines()[0] for text in texts))
         picture = stacked(sheets).image()
         return io.NodeOutput("\n\n".join(texts), picture, zeroed, ui=ui.PreviewImage(picture, cls=cls))
 

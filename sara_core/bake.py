@@ -4,22 +4,51 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 
-from . import atomic, names
+from . import atomic, names, quantised
 from .delta import SparseDelta, check_fits
-from .elements import add_sparse_
 from .entry import SparseEntry
 from .errors import DeltaError, UnsupportedModelError
 from .formats import container
 
 RECORD = "sara.baked"
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = quantised.DTYPES | quantised.FLOAT8
 _CHUNK = 1 << 24
+_MANY_LOST = 0.1
+
+
+@dataclass
+class BakeReport:
+    """What rounding to the checkpoint's precision left of a delta.
+
+    changes: all elements of the delta; lost: those that are as before, though their change was not zero
+    """
+
+    changes: int
+    lost: int = 0
+
+    def text(self) -> str:
+        """For people; empty if nothing was lost."""
+        if not self.lost:
+            return ""
+        text = f"{self.lost:,} of {self.changes:,} changes ({self.lost / self.changes:.1%}) are lost in its rounding."
+        if self.lost < _MANY_LOST * self.changes:
+            return text
+        return f"{text} Bake into the fp16, bf16 or fp32 version of the checkpoint to keep them."
+
+
+class _Change(NamedTuple):
+    """What happens to one weight; scale: by which float8 is multiplied."""
+
+    entry: SparseEntry
+    dtype: torch.dtype
+    scale: float
 
 
 def bake(
@@ -28,18 +57,23 @@ def bake(
     delta: SparseDelta,
     strength: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> BakeReport:
     """Write to `target` the checkpoint `base` with every named weight round(float32(weight) + strength · Δ).
 
-    Each weight keeps its dtype, every other tensor its bytes, the file its metadata, to which the bake is added under
-    "sara.baked". The target appears only when complete. `on_progress` is called with bytes done and bytes in all,
-    and may raise to stop.
+    Each weight keeps its dtype (and a float8 weight its scale), every other tensor its bytes, the file its metadata, to
+    which the bake is added under "sara.baked". The target appears only when complete. `on_progress` is called with
+    bytes done and bytes in all, and may raise to stop.
     Raises DeltaError if a file cannot be read or written, or the delta does not fit the checkpoint;
-    UnsupportedModelError, by name, for a weight that is stored as fp8 or quantised.
+    UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
     """
     base, target = Path(base), Path(target)
     if not math.isfinite(strength):
         raise DeltaError(f"Strength must be a finite number, not {strength}.")
+    if base.suffix.lower() == ".gguf":
+        raise UnsupportedModelError(
+            f"'{base.name}' is quantised (GGUF). Bake into the fp16, bf16 or fp32 version of the checkpoint, a "
+            ".safetensors file."
+        )
     if base.suffix.lower() != ".safetensors":
         raise DeltaError(f"'{base.name}' is not a .safetensors file. Save the checkpoint as .safetensors first.")
     with container.opened(base):
@@ -49,34 +83,35 @@ def bake(
     with open(base, "rb") as source:
         header, begin = container.read_header(source)
         metadata = header.pop(container.METADATA, {})
-        entries = _entries(header, delta, base.name)
+        report, changes = BakeReport(delta.nnz), _changes(source, begin, header, delta, base.name)
         total = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         with atomic.replacing(target) as file:
             container.write_header(file, {container.METADATA: _recorded(metadata, delta, strength), **header})
             source.seek(begin)
             for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
                 start, end = tensor["data_offsets"]
-                if name in entries:
-                    _write_changed(source, file, end - start, _DTYPES[tensor["dtype"]], entries[name], strength)
+                if name in changes:
+                    report.lost += _write_changed(source, file, end - start, name, changes[name], strength)
                 else:
                     _copy(source, file, end - start)
                 if on_progress is not None:
                     on_progress(end, total)
+    return report
 
 
-def _entries(header: Mapping[str, Mapping], delta: SparseDelta, checkpoint: str) -> dict[str, SparseEntry]:
-    """The delta's entries under the checkpoint's names, checked against its shapes and dtypes."""
-    entries = {}
+def _changes(
+    source: BinaryIO, begin: int, header: Mapping[str, Mapping], delta: SparseDelta, checkpoint: str
+) -> dict[str, _Change]:
+    """The delta's entries under the checkpoint's names, checked against its shapes, dtypes and scales."""
+    quantised.check_not_packed(header, checkpoint)
+    changes = {}
     for name, found in names.resolve(delta.entries, header, f"the checkpoint '{checkpoint}'").items():
         entry, tensor = delta.entries[name], header[found]
+        scale_name = quantised.scale_name(found, header, checkpoint)  # packed weights have another shape, too
         check_fits(found, entry, tuple(tensor["shape"]))
-        if tensor["dtype"] not in _DTYPES:
-            raise UnsupportedModelError(
-                f"The weight '{found}' of '{checkpoint}' is stored as {tensor['dtype']}: a sparse delta would be lost "
-                "in its rounding. Bake into the fp16, bf16 or fp32 version of the checkpoint."
-            )
-        entries[found] = entry
-    return entries
+        scale = 1.0 if scale_name is None else quantised.read_scale(source, begin, scale_name, header[scale_name])
+        changes[found] = _Change(entry, _DTYPES[tensor["dtype"]], scale)
+    return changes
 
 
 def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) -> dict[str, str]:
@@ -89,12 +124,12 @@ def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) 
     return {**metadata, RECORD: json.dumps([*(earlier if isinstance(earlier, list) else []), bake_record])}
 
 
-def _write_changed(
-    source: BinaryIO, file: BinaryIO, size: int, dtype: torch.dtype, entry: SparseEntry, strength: float
-) -> None:
-    weight = torch.frombuffer(bytearray(source.read(size)), dtype=dtype)
-    add_sparse_(weight, entry.indices.cpu(), entry.values.cpu(), strength)
+def _write_changed(source: BinaryIO, file: BinaryIO, size: int, name: str, change: _Change, strength: float) -> int:
+    """Returns how many changes were lost in rounding."""
+    weight = torch.frombuffer(bytearray(source.read(size)), dtype=change.dtype)
+    lost = quantised.add_to_weight_(name, weight, change.entry, strength, change.scale)
     container.write_tensor(file, weight)
+    return lost
 
 
 def _copy(source: BinaryIO, file: BinaryIO, size: int) -> None:

@@ -48,6 +48,18 @@ class Verdict:
     likeness: float = 0.0
     base_name: str = ""
 
+    def text(self) -> str:
+        """For people: which of the four it is, and what to expect of the delta then."""
+        named = f" ('{self.base_name}')" if self.base_name else ""
+        said = {
+            BASE: f"This model is the base that the delta was trained on{named}, in this precision or another.",
+            FINE_TUNE: "This model is a fine-tune.",
+            OTHER: "This model is of another family, or was trained on its own.",
+            UNKNOWN: "Whether the delta was trained on this model is not known: the delta does not say what it was "
+            "trained on, or the model is quantised.",
+        }
+        return f"{said[self.kind]} {self.warning()}".strip()
+
     def warning(self) -> str:
         """For people: what to expect of the delta on this model; empty if there is nothing to warn of."""
         named = f"'{self.base_name}'" if self.base_name else "another model"
@@ -104,11 +116,11 @@ def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) ->
     same, count, cosines = 0, 0, []
     for record in found:
         own, start = places[int(record["key"])]
-        then = record["elements"].astype(numpy.float64)
-        if not _is_readable(weights[own]) or not numpy.isfinite(then).all():
+        weight, then = weights[own], record["elements"].astype(numpy.float64)
+        if not _is_readable(weight) or not numpy.isfinite(then).all():
             continue
-        now = _elements(weights[own], start)
-        tolerance = _rounding(now, then, _DTYPES[record["dtype"]], weights[own].dtype)
+        now = _elements(weight, start)
+        tolerance = _rounding(now, then, _DTYPES[record["dtype"]], weight.dtype)
         same += int((numpy.isfinite(now) & (numpy.abs(now - then) <= tolerance)).sum())
         count += _RUN
         if then.any():

@@ -61,6 +61,11 @@ def check_entry(name: str, entry: SparseEntry) -> None:
         raise _damaged(name, f"an index lies outside the weight of shape {list(shape)}")
     if not bool((indices[1:] > indices[:-1]).all()):
         raise _damaged(name, "its indices are not in strictly increasing order (unsorted or duplicated)")
+    check_finite(name, values)
+
+
+def check_finite(name: str, values: torch.Tensor) -> None:
+    """Raise DeltaError if one of the changes is NaN or infinite."""
     if not all_finite(values):
         raise _damaged(name, "it has values that are NaN or infinite")
 

@@ -146,8 +146,6 @@ def test_what_does_not_fit_is_refused_and_nothing_left_behind(base):
     refused(base, SparseDelta({"diffusion_model.z.weight": entry((4,), 1), **entries}), "1 of the delta's 5.*z.weight")
     refused(base, SparseDelta({"other.z.weight": entry((4,), 1)}), "None of the delta's 1.*base.safetensors")
     refused(base, SparseDelta({"diffusion_model.a.weight": entry((40, 30), 1)}), r"\[30, 40\].*\[40, 30\]")
-    quantised = SparseDelta({"quantised.weight": entry((16, 16), 3)})
-    refused(base, quantised, "quantised.weight.*F8_E4M3", UnsupportedModelError)
     refused(base, SparseDelta({"flag": entry((3,), 1)}), "flag.*BOOL", UnsupportedModelError)
     refused(base, delta(), "finite", strength=math.nan)
 
@@ -201,6 +199,18 @@ def test_memory_stays_within_twice_the_largest_tensor(tmp_path):
     finally:
         tracemalloc.stop()
     assert largest < peak < 2 * largest + 2**20
+
+
+def test_what_other_precisions_lose_is_counted_too(tmp_path, base):
+    report = bake(base, tmp_path / "out.safetensors", delta())
+    weights = checkpoint_tensors()
+    lost = sum(
+        int((weights[f"model.{name}"].view(-1)[i.long()] == new.view(-1)[i.long()]).sum())
+        for name, (i, v, _) in delta().entries.items()
+        for new in [load_file(tmp_path / "out.safetensors")[f"model.{name}"]]
+    )
+    assert report.lost == lost and bool(report.text()) == bool(lost)
+    assert bake(base, tmp_path / "none.safetensors", delta(), 0.0).lost == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from sara_core.__main__ import main
 from sara_core.base_identity import (
     BASE, FINE_TUNE, IDENTITY, NAME, OTHER, UNKNOWN, compare, identity_of,
 )  # fmt: skip
-from sara_core.delta import SparseDelta
+from sara_core.delta import SparseDelta, SparseEntry
 from tests.toy_models import delta_entries
 
 VECTOR = Path(__file__).parent / "vectors" / "base_identity.json"
@@ -198,6 +200,23 @@ def test_the_vector_and_the_page_say_the_same_as_we_do():
     }
     assert vector["identity"] == identity_by_the_page(vector["base"], vector["divided_by"])
     assert vector["identity"] == identity_of(weights)[IDENTITY]
+
+
+@pytest.mark.parametrize(
+    "make, kind, words",
+    [(lambda: cast(model(), torch.float16), BASE, "is the base"), (lambda: tuned(model()), FINE_TUNE, "is a fine-tune"),
+     (lambda: model(width=32), OTHER, "of another family")],
+)  # fmt: skip
+def test_the_command_line_says_what_a_file_is_to_the_delta(tmp_path, capsys, make, kind, words):
+    file, other = tmp_path / "delta.safetensors", tmp_path / "other.safetensors"
+    entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (24, 16))
+    SparseDelta({PREFIX + "0.weight": entry}, identity_of(model(), "base.safetensors")).save(file)
+    save_file({f"model.{name}": weight for name, weight in make().items()}, other)
+    assert main(["inspect", str(file), "--base", str(other)]) == 0
+    assert words in capsys.readouterr().out.splitlines()[-1]
+    assert main(["inspect", str(file), "--base", str(other), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["model"]
+    assert said["kind"] == kind and said["file"] == other.name and said["base_name"] == "base.safetensors"
 
 
 # In the host

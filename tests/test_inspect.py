@@ -8,6 +8,7 @@ import torch
 from sara_core import SparseDelta, SparseEntry
 from sara_core.inspection import density_by_block, describe, file_size
 from sara_core.weight_survey import THETAS, WeightSurvey
+from tests.family_models import FAMILIES
 from tests.pictures import assert_is_picture
 from tests.toy_models import assert_same_bits, sd15_model, unload
 
@@ -203,3 +204,85 @@ def test_nothing_or_half_is_refused(comfy, model):
         comfy.execute("SaRAInspect")
     with pytest.raises(error, match="both positive and latent"):
         comfy.execute("SaRAInspect", model=model, latent={"samples": torch.zeros(1, 4, 8, 8)})
+
+
+# --- a delta and a model: is it the base?
+
+
+def trained_on(comfy, model, name="base.safetensors"):
+    """A small delta with what SaRA Train says of this MODEL."""
+    classes, identity = comfy.pack_module("sara_core.delta"), comfy.pack_module("nodes.host.identity")
+    entry = classes.SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (4, 320, 3, 3))
+    metadata = {**identity.identity_metadata(model), "sara.base_name": name}
+    return classes.SparseDelta({"diffusion_model.out.2.weight": entry}, metadata)
+
+
+def said_of(comfy, delta, model):
+    """The paragraph of the report that is about both."""
+    alone = comfy.execute("SaRAInspect", delta=delta).outputs[0]
+    report = comfy.execute("SaRAInspect", delta=delta, model=model).outputs[0]
+    assert report.startswith(alone)
+    return report.removeprefix(alone).strip().splitlines()[0]
+
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_base_is_recognised_in_whatever_precision(comfy, model, dtype):
+    assert said_of(comfy, trained_on(comfy, model), sd15_model(dtype=dtype)) == (
+        "This model is the base that the delta was trained on ('base.safetensors'), in this precision or another."
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_lora_on_the_base_does_not_make_it_another_model(comfy, model, dtype):
+    delta, base = trained_on(comfy, model), sd15_model(dtype=dtype)
+    lora = {
+        f"{name}.{part}": torch.randn(shape) * 0.1
+        for name, weight in layer_weights(base).items() if weight.dim() == 2
+        for part, shape in (("lora_up", (len(weight), 2)), ("lora_down", (2, weight.shape[1])))
+    }  # fmt: skip
+    lora = {name.replace(".weight.", ".") + ".weight": tensor for name, tensor in lora.items()}
+    import comfy.sd as sd
+
+    patched = sd.load_lora_for_models(base, None, lora, 1.0, 1.0)[0]
+    assert patched.patches
+    assert said_of(comfy, delta, patched).startswith("This model is the base")
+    before = next(iter(patched.patches))
+    kept = base.model.state_dict()[before].clone()
+    sampled(comfy, patched)  # now the LoRA is in the weights
+    assert not torch.equal(base.model.state_dict()[before], kept)
+    assert said_of(comfy, delta, patched).startswith("This model is the base")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_fine_tune_is_told_from_the_base(comfy, model, dtype):
+    delta, other = trained_on(comfy, model), sd15_model(dtype=dtype)
+    generator = torch.Generator().manual_seed(5)
+    with torch.inference_mode():
+        for weight in layer_weights(other).values():
+            weight += (torch.randn(weight.shape, generator=generator) * 0.02 * float(weight.float().std())).to(dtype)
+    said = said_of(comfy, delta, other)
+    assert said.startswith("This model is a fine-tune.") and "'base.safetensors'" in said
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_another_family_and_an_unrelated_model_are_told_from_a_fine_tune(comfy, model, dtype):
+    delta = trained_on(comfy, model)
+    assert said_of(comfy, delta, sd15_model(seed=9, dtype=dtype)).startswith("This model is of another family, or was")
+    sd3 = FAMILIES["SD3"].model(dtype=dtype)
+    assert said_of(comfy, delta, sd3).startswith("This model is of another family, or was")
+
+
+def test_a_delta_that_does_not_say_its_base_is_not_guessed_at(comfy, model):
+    delta = trained_on(comfy, model)
+    delta.metadata.clear()
+    assert "is not known" in said_of(comfy, delta, model)
+
+
+def test_the_node_shows_what_the_model_is_to_the_delta(comfy, model, monkeypatch):
+    lines = []
+    monkeypatch.setattr(comfy.pack_module("nodes.inspect"), "show_text", lambda node_class, text: lines.append(text))
+    comfy.execute("SaRAInspect", delta=trained_on(comfy, model), model=model)
+    assert "1 changes in 1 weights" in lines[0] and "This model is the base" in lines[0]

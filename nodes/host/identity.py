@@ -28,9 +28,14 @@ def identity_metadata(model) -> dict[str, str]:
     return base_identity.identity_of(base_weights(model), model_name(model))
 
 
+def verdict(model, delta: SparseDelta) -> base_identity.Verdict:
+    """What this MODEL, without its patches, is to the delta."""
+    return base_identity.compare(delta.metadata, base_weights(model))
+
+
 def warning(model, delta: SparseDelta) -> str:
     """One line if the delta was trained on another model than this one, empty if not or not known."""
-    text = base_identity.compare(delta.metadata, base_weights(model)).warning()
+    text = verdict(model, delta).warning()
     if text:
         logging.warning(f"SaRA: {text}")
     return text

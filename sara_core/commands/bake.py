@@ -24,5 +24,5 @@ def run(arguments: argparse.Namespace) -> str:
     if len(deltas) > 1:
         names = [file.path.stem for file in arguments.deltas]
         delta, strength = merge_with_report(deltas, strengths, MergeSettings(), names)[0], 1.0
-    bake(arguments.base, arguments.target, delta, strength)
-    return f"Baked {delta.nnz:,} changes into {arguments.target}."
+    report = bake(arguments.base, arguments.target, delta, strength)
+    return f"Baked {delta.nnz:,} changes into {arguments.target}. {report.text()}".rstrip()

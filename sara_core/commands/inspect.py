@@ -1,9 +1,12 @@
-"""python -m sara_core inspect FILE [--json]"""
+"""python -m sara_core inspect FILE [--base BASE] [--json]"""
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+from .. import base_identity
+from ..base import opened_base
 from ..delta import SparseDelta
 from ..inspection import describe
 
@@ -12,13 +15,27 @@ HELP = "say what a delta file is"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a delta, a .safetensors file")
+    parser.add_argument(
+        "--base", metavar="BASE", type=Path,
+        help="say whether this model is the one the delta was trained on: a .safetensors file or a diffusers folder",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Describe the file, in text or as JSON."""
-    facts = describe(SparseDelta.load(arguments.file))
-    size = arguments.file.stat().st_size
+    delta = SparseDelta.load(arguments.file)
+    facts, size = describe(delta), arguments.file.stat().st_size
+    verdict = None if arguments.base is None else _verdict(delta, arguments.base)
     if arguments.json:
-        return json.dumps({"file": arguments.file.name, "bytes": size, **facts.as_dict()}, indent=2, ensure_ascii=False)
-    return f"{arguments.file.name}, {size:,} bytes\n{facts.text()}"
+        content = {"file": arguments.file.name, "bytes": size, **facts.as_dict()}
+        if verdict is not None:
+            content["model"] = {"file": arguments.base.name, **asdict(verdict)}
+        return json.dumps(content, indent=2, ensure_ascii=False)
+    text = f"{arguments.file.name}, {size:,} bytes\n{facts.text()}"
+    return text if verdict is None else f"{text}\n\n{arguments.base.name}: {verdict.text()}"
+
+
+def _verdict(delta: SparseDelta, path: Path) -> base_identity.Verdict:
+    with opened_base(path) as base:
+        return base_identity.compare(delta.metadata, base.weights())

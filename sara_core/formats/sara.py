@@ -4,16 +4,16 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 
 from .. import atomic, modelspec
-from ..entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_entry, check_shape
+from ..entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
 from ..errors import DeltaError
 from . import container, detect
 
@@ -28,7 +28,7 @@ _WEIGHT = ".weight"
 _KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
 _ESCAPE = 255
 _INT32_MAX = 2**31 - 1
-# Packing takes most of the time, and zlib and numpy let other threads run meanwhile; small deltas are not worth it.
+# zlib takes most of the time and lets other threads run meanwhile; small deltas are not worth it.
 _THREADS = min(8, os.cpu_count() or 1)
 _WORTH_THREADS = 500_000
 
@@ -59,10 +59,10 @@ def write(
 def read(path: str | os.PathLike) -> tuple[dict[str, SparseEntry], dict[str, str]]:
     """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file."""
     with container.opened(path) as file:
-        every = stems(file.keys())
-        tensors = {name: file.get_tensor(name) for stem in every for name in part_names(stem)}  # mapped, not read yet
-        count = sum(len(tensor) for tensor in tensors.values() if tensor.dim())
-        return dict(_each(lambda stem: decode(stem, tensors.__getitem__), every, count)), file.metadata() or {}
+        parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys())]  # mapped, not read yet
+        count = sum(len(part.values) for part in parts)
+        # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
+        return dict(map(_entry, parts, _each(_stream, parts, count))), file.metadata() or {}
 
 
 def part_name(stem: str, part: str) -> str:
@@ -116,6 +116,21 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
 
 def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
     """The weight's name and its entry, from the entry's three tensors. Raises DeltaError if they are not sound."""
+    parts = _parts(stem, tensor_named)
+    return _entry(parts, _stream(parts))
+
+
+class _Parts(NamedTuple):
+    """An entry's three tensors, each of them sound by itself."""
+
+    stem: str
+    kind: int
+    shape: tuple[int, ...]
+    index: torch.Tensor
+    values: torch.Tensor
+
+
+def _parts(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> _Parts:
     head, index, values = map(tensor_named, part_names(stem))
     if head.dtype != torch.int64 or head.dim() != 1 or not 2 <= len(head) <= 2 + MAX_DIMENSIONS:
         raise _damaged(stem, "its head is not a short list of int64")
@@ -127,14 +142,27 @@ def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str,
     if index.dtype != torch.uint8 or index.dim() != 1:
         raise _damaged(stem, "its index is not a list of bytes")
     check_shape(stem, tuple(shape))
+    return _Parts(stem, kind, tuple(shape), index, values)
+
+
+def _stream(parts: _Parts) -> bytes:
     try:
-        indices = decode_indices(index.numpy().tobytes(), count, math.prod(shape))
+        return unpacked_stream(parts.index.numpy().tobytes(), len(parts.values), math.prod(parts.shape))
+    except ValueError as error:
+        raise _damaged(parts.stem, f"its index {error}") from error
+
+
+def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
+    """All of check_entry holds of it: no stream says positions out of order, and the rest is checked here or before."""
+    stem, kind, shape, _, mapped = parts
+    # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
+    values = mapped.clone()
+    check_finite(stem, values)
+    try:
+        indices = stream_positions(stream, len(values), math.prod(shape))
     except ValueError as error:
         raise _damaged(stem, f"its index {error}") from error
-    # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
-    entry = SparseEntry(torch.from_numpy(indices), values.clone(), tuple(shape))
-    check_entry(stem, entry)
-    return (stem + _WEIGHT if kind == _KIND_WEIGHT else stem), entry
+    return (stem + _WEIGHT if kind == _KIND_WEIGHT else stem), SparseEntry(torch.from_numpy(indices), values, shape)
 
 
 def encode_indices(indices: numpy.ndarray) -> bytes:
@@ -157,42 +185,57 @@ def decode_indices(packed: bytes, count: int, numel: int) -> numpy.ndarray:
 
     Takes at most about count + numel / 255 bytes for the stream. Raises ValueError if the bytes say anything else.
     """
+    return stream_positions(unpacked_stream(packed, count, numel), count, numel)
+
+
+def unpacked_stream(packed: bytes, count: int, numel: int) -> bytes:
+    """The gap bytes of `count` positions below `numel`, none looked at yet.
+
+    Raises ValueError, before it takes more memory than they may need, unless `packed` is zlib data of about that many.
+    """
     if not 0 <= count <= numel:
         raise ValueError(f"claims {count} positions in a weight of {numel} elements")
     # The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255.
     longest = count + (numel - count) // _ESCAPE
     unpacker = zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(packed, longest + 1)
+        stream = unpacker.decompress(packed, longest + 1)
     except zlib.error as error:
         raise ValueError(f"cannot be unpacked ({error})") from error
-    if len(unpacked) > longest:
+    if len(stream) > longest:
         raise ValueError("holds more than its weight has room for")
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("is cut short or followed by something else")
+    return stream
+
+
+def stream_positions(unpacked: bytes, count: int, numel: int) -> numpy.ndarray:
+    """What unpacked_stream gave as int32 [count], strictly increasing, all below numel. Raises ValueError otherwise."""
     stream = numpy.frombuffer(unpacked, dtype=numpy.uint8)
     is_end = stream != _ESCAPE
-    if numpy.count_nonzero(is_end) != count or (count and not is_end[-1]) or (not count and len(stream)):
+    if numpy.count_nonzero(is_end) != count or (len(stream) and not is_end[-1]):
         raise ValueError(f"does not hold {count} positions")
     # Where int32 could overflow below, the sum is taken in int64 first.
     could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX
     if could_overflow and int(stream.sum(dtype=numpy.int64)) + count > numel:
         raise ValueError(f"points outside a weight of {numel} elements")
-    indices = numpy.cumsum(stream, dtype=numpy.int32)
+    # One more for each position, which counts them as it adds; no byte exceeds 255 by it, as escapes get none.
+    indices = numpy.cumsum(stream + is_end, dtype=numpy.int32)
     if len(indices) > count:
-        indices = indices[is_end]
-    indices += numpy.arange(count, dtype=numpy.int32)
+        indices = indices.compress(is_end)
+    indices -= 1
     if count and indices[-1] >= numel:
         raise ValueError(f"points outside a weight of {numel} elements")
     return indices
 
 
-def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> list:
-    """[function(item) for each], in several threads if there are many elements in them all."""
+def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> Iterator:
+    """function(item) for each, in order, in several threads if there are many elements in them all."""
     if elements < _WORTH_THREADS:
-        return [function(item) for item in items]
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(function, items))
+        yield from threads.map(function, items)
 
 
 def _damaged(stem: str, finding: str) -> DeltaError:
