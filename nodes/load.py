@@ -15,6 +15,24 @@ _STRENGTH_TOOLTIP = (
 )
 
 
+class _LastRead:
+    """The file that a loader read last, so that another strength does not read it again, as core's loaders have it."""
+
+    def __init__(self):
+        self._kept: tuple | None = None
+
+    def load(self, path) -> SparseDelta:
+        key = path, folders.fingerprint(path)
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            kept = self._kept = None  # let go of the old one before the new one takes memory
+            kept = self._kept = key, SparseDelta.load(path)
+        return kept[1]
+
+
+_last_read = _LastRead()
+
+
 def _patched(node_class, model, delta: SparseDelta, strength: float):
     """The MODEL with the delta; a warning on the node if the delta was trained on another one."""
     patched = patching.patch_model(model, delta, strength)
@@ -70,7 +88,7 @@ class SaRALoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, sara_name, strength, model=None) -> io.NodeOutput:
-        delta = SparseDelta.load(folders.delta_path(sara_name))
+        delta = _last_read.load(folders.delta_path(sara_name))
         if model is None:
             return io.NodeOutput(ExecutionBlocker("SaRA Loader has no model: connect one to its model input."), delta)
         return io.NodeOutput(_patched(cls, model, delta, strength), delta)

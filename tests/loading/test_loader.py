@@ -65,6 +65,21 @@ def test_the_fingerprint_follows_the_file(comfy, delta):
     assert node.fingerprint_inputs(**inputs) != first
 
 
+def test_another_strength_does_not_read_the_file_again_but_a_changed_file_is(comfy, monkeypatch, pack, delta, saved):
+    reads, load = [], pack.SparseDelta.load.__func__
+    monkeypatch.setattr(pack.SparseDelta, "load", classmethod(lambda cls, path: reads.append(path) or load(cls, path)))
+    path = comfy.pack_module("nodes.host.folders").delta_path(saved)
+    comfy.execute("SaRALoader", sara_name=saved, strength=1.0)
+    reads.clear()
+    for strength in (0.5, 0.7):
+        comfy.execute("SaRALoader", sara_name=saved, strength=strength)
+    assert reads == []
+    (2 * delta).save(path)
+    again = comfy.execute("SaRALoader", sara_name=saved, strength=1.0).outputs[1]
+    assert reads == [path]
+    assert all(torch.equal(again.entries[n].values, 2 * entry.values) for n, entry in delta.entries.items())
+
+
 def test_a_delta_of_the_bare_network_fits_the_model(comfy, model, pack, delta, models):
     bare = {name.removeprefix("diffusion_model."): entry for name, entry in delta.entries.items()}
     patched = comfy.execute("SaRAApply", model=model, delta=pack.SparseDelta(bare), strength=1.0).outputs[0]
