@@ -21,6 +21,7 @@ import torch
 from benchmarks._memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
 from benchmarks._methods import METHODS, trained_elements
 from benchmarks._models import random_inputs, random_model
+from sara_core.store import Store
 
 MIB = 1 << 20
 
@@ -43,7 +44,7 @@ def measure(spec: dict) -> dict:
     if optimizer is None:
         first = next(iter(inputs))
         inputs[first] = inputs[first].requires_grad_(True)
-    clock = _Clock(device)
+    clock, gradients = _Clock(device), _WeightGradients()
     losses = [_step(model, inputs, optimizer, clock) for _ in range(spec["steps"])]
     if not all(torch.isfinite(torch.tensor(losses))):
         raise RuntimeError(f"{spec['method']} did not train: losses {losses}")
@@ -59,6 +60,7 @@ def measure(spec: dict) -> dict:
         "preparing_growth": prepared_peak - loaded,
         "first_step": sum(clock.phases[0]),
         "steps": [sum(phases) for phases in clock.phases[1:]],
+        "weight_gradient_share": gradients.seconds / sum(map(sum, clock.phases)) if device == "cpu" else None,
         "update_share": statistics.median(update / (gradient + update) for gradient, update in clock.phases[1:]),
         "losses": losses,
         "cores_used_by_others": others.cores(),
@@ -114,6 +116,22 @@ class _Clock:
             return end - begin
         end.synchronize()
         return begin.elapsed_time(end) / 1000
+
+
+class _WeightGradients:
+    """seconds: what our layers take for the gradients of their chosen elements; on a GPU, which works on its own, they
+    tell nothing"""
+
+    def __init__(self):
+        self.seconds = 0.0
+        take = Store.take
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            take(*arguments)
+            self.seconds += time.perf_counter() - start
+
+        Store.take = timed
 
 
 class _ProcessMemory:

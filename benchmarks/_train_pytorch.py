@@ -153,24 +153,32 @@ def summarise(measurements: list[dict]) -> list[dict]:
         row = {"name": name, "steps": Spread.of(step for run in runs for step in run["steps"])}
         for field in ("trained_elements", "loaded", "peak", "growth", "update_share", "preparing", "first_step"):
             row[field] = statistics.median(run[field] for run in runs)
+        shares = [run["weight_gradient_share"] for run in runs if run["weight_gradient_share"]]
+        row["weight_gradient_share"] = statistics.median(shares) if shares else None
         rows.append(row)
     return rows
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def text(report: dict) -> list[str]:
     rows = [
         [row["name"], f"{row['trained_elements'] / 1e6:.2f}", Spread(*row["steps"]).text(2), f"{row['growth']:.0f}",
-         f"{row['peak']:.0f}", f"{row['update_share']:.1%}", f"{row['preparing']:.1f}", f"{row['first_step']:.1f}"]
+         f"{row['peak']:.0f}", percent(row["weight_gradient_share"]), percent(row["update_share"]),
+         f"{row['preparing']:.1f}", f"{row['first_step']:.1f}"]
         for row in report["summary"]
     ]  # fmt: skip
-    header = ["method", "trained M", "step s", "growth MiB", "peak MiB", "update", "prepare s", "first s"]
+    header = ["method", "trained M", "step s", "growth MiB", "peak MiB", "gradient", "update", "prepare s", "first s"]
     first = report["measurements"][0]
     return [
         *text_table(header, rows), "",
         f"{first['model']}: {first['parameters'] / 1e6:.1f} M random parameters, {first['dtype']}, latents of "
         f"{first['latent']}×{first['latent']}, batch {first['batch']}, {first['accelerator'] or first['device']}; "
         f"loaded {first['loaded']:.0f} MiB.",
-        "growth: peak since the model was loaded, less the loaded model. update: share of the optimizer with writing "
-        "the values back in a step. A ratio compares within one round; in brackets, the lowest and highest.",
+        "growth: peak since the model was loaded, less the loaded model. gradient: share of a step that ours takes for "
+        "the gradients of its elements; update: that of the optimizer with writing the values back. A ratio compares "
+        "within one round; in brackets, the lowest and highest.",
     ]  # fmt: skip
 

@@ -9,9 +9,9 @@ into memory, from the page cache and (on Linux) from the disk.
 """
 
 import argparse
-import json
 import math
 import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks._report import add_json_option, check_json_option, machine, machine_text, save
 from sara_core import atomic
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.formats import container, sara
@@ -42,8 +43,9 @@ def main() -> int:
         "--elements", type=int, nargs="+", default=TIMED_ELEMENTS, metavar="N",
         help="of the deltas that are timed (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
+    add_json_option(parser)
     arguments = parser.parse_args()
+    check_json_option(parser, arguments.json)
     with tempfile.TemporaryDirectory() as folder:
         sizes = {density: sized(Path(folder), density) for density in DENSITIES}
         print("| density | bytes/element, fp32 | bf16 | index / entropy |\n|---|---|---|---|")
@@ -53,10 +55,16 @@ def main() -> int:
         for elements in arguments.elements:
             times[elements] = timed(Path(folder), random_delta(elements, DENSITIES[-1]))
             print_times(elements, times[elements])
-    if arguments.json:
-        report = {"sizes": {f"{density:.1%}": size for density, size in sizes.items()}, "seconds": times}
-        report["ratios"] = {elements: ratios(of_size) for elements, of_size in times.items()}
-        arguments.json.write_text(json.dumps({**report, "processors": os.cpu_count()}, indent=1), encoding="utf-8")
+    versions = {"torch": torch.__version__, "Python": platform.python_version()}
+    print(machine_text(machine(), versions))
+    report = {
+        "machine": machine(),
+        "versions": versions,
+        "sizes": {f"{density:.1%}": size for density, size in sizes.items()},
+        "seconds": times,
+        "ratios": {elements: ratios(of_size) for elements, of_size in times.items()},
+    }
+    save(report, arguments.json, lambda figure: draw(figure, report))
     return 0
 
 
@@ -77,6 +85,19 @@ def ratios(times: dict[str, Seconds]) -> dict[str, float]:
     ours, plain = ([statistics.median(rounds) for rounds in times[kind].values()] for kind in (SMALL, PLAIN))
     both = (ours[0] + ours[1]) / (plain[0] + plain[1])
     return {**{step: mine / other for step, mine, other in zip(STEPS, ours, plain)}, "save and load, cached": both}
+
+
+def draw(figure, report: dict) -> None:
+    sizes, times = figure.subplots(1, 2)
+    for values in ("fp32", "bf16"):
+        sizes.plot(list(report["sizes"]), [size[values] for size in report["sizes"].values()], "o-", label=values)
+    sizes.set(title="size of the file", xlabel="density", ylabel="bytes an element", ylim=(0, None))
+    for step in STEPS:
+        elements = list(report["ratios"])
+        times.plot(elements, [report["ratios"][count][step] for count in elements], "o-", label=step)
+    times.set(title="time, bf16 delta ÷ plain safetensors", xlabel="elements", xscale="log", ylim=(0, None))
+    for axes in (sizes, times):
+        axes.legend()
 
 
 def sized(folder: Path, density: float) -> dict[str, float]:
@@ -103,11 +124,11 @@ def timed(folder: Path, delta: SparseDelta) -> dict[str, Seconds]:
     }
     times = {kind: {step: [] for step in STEPS} for kind in kinds}
     for _ in range(ROUNDS):
-        for kind, (save, load) in kinds.items():
-            times[kind]["save"].append(seconds_of(save))
-            times[kind]["load, cached"].append(seconds_of(load))
+        for kind, (write, read) in kinds.items():
+            times[kind]["save"].append(seconds_of(write))
+            times[kind]["load, cached"].append(seconds_of(read))
             forget(path)
-            times[kind]["load, from disk"].append(seconds_of(load))
+            times[kind]["load, from disk"].append(seconds_of(read))
     return times
 
 

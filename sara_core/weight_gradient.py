@@ -30,6 +30,8 @@ ROUTES = ("auto", "dense", "csr", *KERNELS)
 DENSE_BYTES = 16 << 20
 # Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
 CPU_CSR_DENSITY = 0.12
+# Relative difference from torch's result up to which a kernel is believed; TF32 alone makes 1e-3 of it.
+KERNEL_TOLERANCE = 1e-2
 
 # Said once per process by torch about every use of CSR tensors; nothing a user could do about it.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -202,18 +204,26 @@ def _measure(op, segment, x, grad_output) -> str:
     routes = ["csr", "dense"]
     if _obstacle(x.device) is None:
         routes += KERNELS
-    seconds = {}
+    seconds, expected = {}, None
     for _ in range(2):  # the first of each also warms up; the faster counts
         for route in (route for route in routes if route not in _given_up):
             try:
                 _wait(x.device)
                 start = time.perf_counter()
-                _compute(route, op, segment, x, grad_output)
+                result = _compute(route, op, segment, x, grad_output)
                 _wait(x.device)
                 seconds[route] = min(time.perf_counter() - start, seconds.get(route, math.inf))
+                expected = result if expected is None else expected
+                _check_kernel(route, result, expected)
             except Exception as error:
                 _give_up(route, error)
     return min(seconds.keys() - _given_up, key=seconds.get)
+
+
+def _check_kernel(route: str, result: torch.Tensor, expected: torch.Tensor) -> None:
+    """What a compiler makes of a kernel on a machine nobody has seen is not to be trusted blindly."""
+    if route in KERNELS and not (result - expected).norm() <= KERNEL_TOLERANCE * expected.norm():
+        raise ArithmeticError("it gives other numbers than torch")
 
 
 def _wait(device):

@@ -131,6 +131,16 @@ def test_a_kernel_that_fails_after_it_was_measured_is_left_out_too(measuring, la
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_a_kernel_that_gives_other_numbers_is_left_out(monkeypatch, measuring, layer, caplog, factor):
+    measuring.update({"triton-tiles": 1.0, "triton-dots": 5.0})
+    compute, factors = weight_gradient._compute, {"triton-tiles": factor}
+    monkeypatch.setattr(weight_gradient, "_compute", lambda route, *of: compute(route, *of) * factors.get(route, 1))
+    torch.testing.assert_close(sparse_weight_gradient(*layer), sparse_weight_gradient(*layer, "csr"))
+    assert set(weight_gradient._fastest.values()) == {"dense"}
+    assert len(caplog.records) == 1 and "other numbers" in caplog.text
+
+
 @pytest.mark.parametrize("route, error", [
     ("csr", RuntimeError("no sampled product")), ("triton-dots", torch.OutOfMemoryError("out of memory")),
 ])  # fmt: skip

@@ -1,0 +1,166 @@
+"""How a training step grows: with the number of trained elements, with the pictures' size, and with the batch.
+
+    python dev.py bench scaling [--model sd15] [--device cpu|cuda] [--dtype D] [--rounds N] [--json FILE]
+
+In plain PyTorch, with gradient checkpointing, each measurement in a process of its own, all in turns. Beside ours are
+the floor (forward and backward to the input, nothing trained) and PEFT's LoRA of rank 25 on the attention layers.
+Growth is the peak since the model was loaded, less the loaded model. A step's time is the median without the first.
+"""
+
+import argparse
+import statistics
+import sys
+from argparse import Namespace
+
+from benchmarks import _train_pytorch
+from benchmarks._models import SHAPES
+from benchmarks._report import (
+    Spread, add_json_option, busy_text, check_json_option, machine, machine_text, save, text_table,
+)  # fmt: skip
+from benchmarks._train_pytorch import ATTENTION, ELEMENTS, FLOOR, MIB, OURS, percent
+from devtools.host import HostError
+from devtools.progress import Progress
+
+METHODS = (FLOOR, ATTENTION, OURS)
+# Of the lower of a model's two usual numbers of elements.
+MULTIPLES = (0.1, 0.2, 0.4, 1, 2, 4, 10)
+# Of the smallest picture, one side; and pictures in a batch.
+SIDES, BATCHES = (1, 1.5, 2), (1, 2, 4)
+
+
+def main() -> int:
+    arguments = parsed()
+    sweeps = planned(arguments)
+    specs = [spec for sweep in sweeps.values() for spec in sweep]
+    unique = [spec for number, spec in enumerate(specs) if spec not in specs[:number]]
+    try:
+        measurements = _train_pytorch.run(unique, arguments.rounds, Progress())
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report = {
+        "machine": machine(),
+        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        "sweeps": {name: rows(sweep, measurements) for name, sweep in sweeps.items()},
+        "measurements": measurements,
+    }
+    print("\n".join(text(report)))
+    save(report, arguments.json, lambda figure: draw(figure, report["sweeps"]))
+    return 0
+
+
+def parsed() -> Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dev.py bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each point (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="of each run, the first not timed (default: %(default)s)")
+    parser.add_argument("--model", choices=SHAPES, default="sd15", help="(default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--latent", type=int, default=32, help="side of the smallest latents (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="a small model: only to see that it works")
+    add_json_option(parser)
+    arguments = parser.parse_args()
+    if arguments.steps < 2 or arguments.rounds < 1:
+        parser.error("at least 2 steps and 1 round are needed")
+    check_json_option(parser, arguments.json)
+    if arguments.small:
+        arguments.model = "small"
+    return arguments
+
+
+def planned(arguments: Namespace) -> dict[str, list[dict]]:
+    """Name of a sweep → its specifications for _step_run; what is not swept has its smallest or usual value."""
+    usual = ELEMENTS[arguments.model][0]
+
+    def spec(method: str, elements: int = usual, latent: int = arguments.latent, batch: int = 1) -> dict:
+        return {
+            "model": arguments.model, "latent": latent, "batch": batch, "steps": arguments.steps,
+            "device": arguments.device, "dtype": arguments.dtype, "method": method, "elements": elements,
+            "checkpointing": True,
+        }  # fmt: skip
+
+    return {
+        "elements": [spec(FLOOR), *(spec(OURS, elements=round(multiple * usual)) for multiple in MULTIPLES)],
+        "latent": [spec(method, latent=round(side * arguments.latent)) for side in SIDES for method in METHODS],
+        "batch": [spec(method, batch=batch) for batch in BATCHES for method in METHODS],
+    }
+
+
+def rows(sweep: list[dict], measurements: list[dict]) -> list[dict]:
+    """One per specification that was measured: medians over the rounds, and beside the floor of the same inputs."""
+    found = []
+    for spec in sweep:
+        runs = [m for m in measurements if all(m[name] == value for name, value in spec.items())]
+        floors = {m["round"]: m for m in measurements if m["method"] == FLOOR and _inputs(m) == _inputs(spec)}
+        pairs = [(run, floors[run["round"]]) for run in runs if run["round"] in floors]
+        if pairs:
+            found.append({
+                "method": spec["method"], "elements": runs[0]["trained_elements"], "latent": spec["latent"],
+                "batch": spec["batch"],
+                "step": statistics.median(_step(run) for run in runs),
+                "step_over_floor": Spread.of(_step(run) / _step(floor) for run, floor in pairs),
+                "weight_gradient_share": runs[0]["weight_gradient_share"] or None,
+                "update_share": statistics.median(run["update_share"] for run in runs),
+                "growth": statistics.median(run["growth"] for run in runs),
+                "growth_over_floor": statistics.median(run["growth"] - floor["growth"] for run, floor in pairs),
+            })  # fmt: skip
+    return found
+
+
+def _inputs(spec: dict) -> tuple:
+    return spec["latent"], spec["batch"]
+
+
+def _step(run: dict) -> float:
+    return statistics.median(run["steps"])
+
+
+def text(report: dict) -> list[str]:
+    lines = []
+    header = [
+        "method", "trained M", "step / floor", "step s", "gradient", "update", "growth MiB", "over floor",
+        "B an element",
+    ]  # fmt: skip
+    for name, sweep in report["sweeps"].items():
+        cells = []
+        for row in sweep:
+            per_element = f"{row['growth_over_floor'] * MIB / row['elements']:.1f}" if row["elements"] else ""
+            cells.append([
+                f"{row['latent']}×{row['latent']}, batch {row['batch']}, {row['method']}",
+                f"{row['elements'] / 1e6:.2f}", Spread(*row["step_over_floor"]).text(3), f"{row['step']:.2f}",
+                percent(row["weight_gradient_share"]), percent(row["update_share"]),
+                f"{row['growth']:.0f}", f"{row['growth_over_floor']:.0f}", per_element,
+            ])  # fmt: skip
+        lines += ["", f"by {name}", *text_table(header, cells)]
+    first = report["measurements"][0]
+    return [
+        *lines, "",
+        f"{first['model']}: {first['parameters'] / 1e6:.1f} M random parameters, {first['dtype']}, gradient "
+        f"checkpointing, {first['accelerator'] or first['device']}; loaded {first['loaded']:.0f} MiB.",
+        machine_text(report["machine"], first["versions"]), *busy_text(report["measurements"]),
+    ]  # fmt: skip
+
+
+def draw(figure, sweeps: dict[str, list[dict]]) -> None:
+    for number, (name, sweep) in enumerate(sweeps.items(), 1):
+        steps, growth = figure.add_subplot(2, 3, number), figure.add_subplot(2, 3, number + 3)
+        for method in METHODS:
+            points = [row for row in sweep if row["method"] == method]
+            if name == "elements" and method == FLOOR:
+                for axes, field in ((steps, "step"), (growth, "growth")):
+                    axes.axhline(points[0][field], label=FLOOR, color="tab:gray")
+            elif points:
+                steps.plot([row[name] for row in points], [row["step"] for row in points], "o-", label=method)
+                growth.plot([row[name] for row in points], [row["growth"] for row in points], "o-", label=method)
+        steps.set(title=f"by {name}", ylabel="step, s", ylim=(0, None))
+        growth.set(xlabel=name, ylabel="growth, MiB", ylim=(0, None))
+        if name == "elements":
+            for axes in (steps, growth):
+                axes.set_xscale("log")
+        steps.legend(fontsize=7)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
