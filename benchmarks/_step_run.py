@@ -83,7 +83,7 @@ def _step(model, inputs, optimizer, clock) -> float:
         next(iter(inputs.values())).grad = None
     else:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
     clock.lap()
     return loss.item()
 

@@ -27,7 +27,7 @@ def plan(arguments: Namespace) -> list[dict]:
     common = {name: getattr(arguments, name) for name in ("model", "latent", "batch", "steps", "device", "dtype")}
     few, many = ELEMENTS[arguments.model]
     specs = []
-    for checkpointing in (True, False):
+    for checkpointing in {None: (True, False), "on": (True,), "off": (False,)}[arguments.checkpointing]:
         for method in arguments.methods:
             for elements in (few, many) if method == OURS else (few,):
                 specs.append({**common, "method": method, "elements": elements, "checkpointing": checkpointing})

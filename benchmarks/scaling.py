@@ -22,6 +22,7 @@ from devtools.host import HostError
 from devtools.progress import Progress
 
 METHODS = (FLOOR, ATTENTION, OURS)
+COLOURS = {FLOOR: "tab:gray", ATTENTION: "tab:blue", OURS: "tab:orange"}
 # Of the lower of a model's two usual numbers of elements.
 MULTIPLES = (0.1, 0.2, 0.4, 1, 2, 4, 10)
 # Of the smallest picture, one side; and pictures in a batch.
@@ -92,7 +93,7 @@ def rows(sweep: list[dict], measurements: list[dict]) -> list[dict]:
     """One per specification that was measured: medians over the rounds, and beside the floor of the same inputs."""
     found = []
     for spec in sweep:
-        runs = [m for m in measurements if all(m[name] == value for name, value in spec.items())]
+        runs = [m for m in measurements if _what(m) == _what(spec)]
         floors = {m["round"]: m for m in measurements if m["method"] == FLOOR and _inputs(m) == _inputs(spec)}
         pairs = [(run, floors[run["round"]]) for run in runs if run["round"] in floors]
         if pairs:
@@ -107,6 +108,10 @@ def rows(sweep: list[dict], measurements: list[dict]) -> list[dict]:
                 "growth_over_floor": statistics.median(run["growth"] - floor["growth"] for run, floor in pairs),
             })  # fmt: skip
     return found
+
+
+def _what(spec: dict) -> tuple:
+    return spec["method"], spec["elements"], _inputs(spec)
 
 
 def _inputs(spec: dict) -> tuple:
@@ -148,12 +153,12 @@ def draw(figure, sweeps: dict[str, list[dict]]) -> None:
         steps, growth = figure.add_subplot(2, 3, number), figure.add_subplot(2, 3, number + 3)
         for method in METHODS:
             points = [row for row in sweep if row["method"] == method]
-            if name == "elements" and method == FLOOR:
-                for axes, field in ((steps, "step"), (growth, "growth")):
-                    axes.axhline(points[0][field], label=FLOOR, color="tab:gray")
-            elif points:
-                steps.plot([row[name] for row in points], [row["step"] for row in points], "o-", label=method)
-                growth.plot([row[name] for row in points], [row["growth"] for row in points], "o-", label=method)
+            for axes, field in ((steps, "step"), (growth, "growth")):
+                style = {"label": method, "color": COLOURS[method]}
+                if name == "elements" and method == FLOOR:
+                    axes.axhline(points[0][field], **style)
+                elif points:
+                    axes.plot([row[name] for row in points], [row[field] for row in points], "o-", **style)
         steps.set(title=f"by {name}", ylabel="step, s", ylim=(0, None))
         growth.set(xlabel=name, ylabel="growth, MiB", ylim=(0, None))
         if name == "elements":

@@ -59,6 +59,7 @@ def parsed() -> Namespace:
     parser.add_argument("--steps", type=int, default=4, help="of each run, the first not timed (default: %(default)s)")
     parser.add_argument("--model", choices=SHAPES, default="sd15", help="in plain PyTorch (default: %(default)s)")
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), help="in plain PyTorch")
+    parser.add_argument("--checkpointing", choices=("on", "off"), help="in plain PyTorch (default: both)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="in plain PyTorch")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--latent", type=int, default=32, help="side of the latents (default: %(default)s)")

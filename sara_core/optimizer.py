@@ -107,7 +107,12 @@ class SaRA(torch.optim.Optimizer):
         if self.reach == STREAMED:
             self._moved = move_all_but(model, plain_layers(model).values(), device)
         self._frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        attach_model(model, self.store, weights, weight_gradient, self.reach)
+        try:
+            attach_model(model, self.store, weights, weight_gradient, self.reach)
+        except BaseException:  # above all, too little memory for Δ's positions
+            detach_model(model)
+            move_back(self._moved)
+            raise
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         model.register_parameter(PARAMETER_NAME, self.store.values)
@@ -139,6 +144,11 @@ class SaRA(torch.optim.Optimizer):
             loss = self.inner.step(lambda: self._evaluate(closure))
         self.store.write()
         return loss
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Clear the gradient of Δ. By default its memory is kept, other than in torch's optimizers: it is there at the
+        peak of every step anyway, and clearing it takes less time than fetching it anew."""
+        super().zero_grad(set_to_none)
 
     def _evaluate(self, closure):
         self.store.write()

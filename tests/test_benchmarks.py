@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,7 +85,8 @@ def test_in_comfyui_ours_is_compared_with_the_better_of_cores_modes():
 
 
 def test_scaling_takes_the_floor_of_the_same_inputs():
-    sweep = [{"method": "SaRA", "elements": 5_000_000, "latent": 64, "batch": 1}]
+    settings = SimpleNamespace(model="sd15", latent=32, steps=3, device="cpu", dtype="float32")
+    sweep = [spec for spec in scaling.planned(settings)["latent"] if (spec["method"], spec["latent"]) == ("SaRA", 64)]
     measurements = [
         measurement("floor", 4.0, 0, latent=32, batch=1, growth=300, trained=0),
         measurement("floor", 10.0, 0, latent=64, batch=1, growth=500, trained=0),

@@ -114,6 +114,18 @@ def test_the_first_forward_gives_the_bits_of_the_base():
         assert same_bits(every_bit(model), every_bit(frozen))
 
 
+def test_clearing_the_gradient_keeps_its_memory_unless_asked_not_to():
+    model = small_net()
+    ours = SaRA(model, density=0.2)
+    loss_of(model, *small_batches(1)).backward()
+    gradient, memory = ours.values.grad, ours.values.grad.data_ptr()
+    assert gradient.abs().max() > 0
+    ours.zero_grad()
+    assert ours.values.grad.data_ptr() == memory and not ours.values.grad.any()
+    ours.zero_grad(set_to_none=True)
+    assert ours.values.grad is None
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_accumulation(set_to_none):
     model, ours, reference = pair(lr=1e-2)
