@@ -21,6 +21,7 @@ RECORD = "sara.baked"
 _DTYPES = quantised.DTYPES | quantised.FLOAT8
 _CHUNK = 1 << 24
 _MANY_LOST = 0.1
+_SHORTER = "The checkpoint became shorter while it was read. Run it again."
 
 
 @dataclass
@@ -40,7 +41,7 @@ class BakeReport:
         text = f"{self.lost:,} of {self.changes:,} changes ({self.lost / self.changes:.1%}) are lost in its rounding."
         if self.lost < _MANY_LOST * self.changes:
             return text
-        return f"{text} Bake into the fp16, bf16 or fp32 version of the checkpoint to keep them."
+        return f"{text} A version of the checkpoint in a higher precision (fp16 or bf16, best fp32) keeps more of them."
 
 
 class _Change(NamedTuple):
@@ -118,7 +119,7 @@ def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) 
     """The checkpoint's metadata with this bake added to the list of those it went through."""
     try:
         earlier = json.loads(metadata.get(RECORD, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         earlier = []
     bake_record = {"strength": strength, "changed": delta.nnz, "delta": delta.metadata}
     return {**metadata, RECORD: json.dumps([*(earlier if isinstance(earlier, list) else []), bake_record])}
@@ -126,7 +127,10 @@ def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) 
 
 def _write_changed(source: BinaryIO, file: BinaryIO, size: int, name: str, change: _Change, strength: float) -> int:
     """Returns how many changes were lost in rounding."""
-    weight = torch.frombuffer(bytearray(source.read(size)), dtype=change.dtype)
+    content = bytearray(size)
+    if source.readinto(content) != size:
+        raise DeltaError(_SHORTER)
+    weight = torch.frombuffer(content, dtype=change.dtype)
     lost = quantised.add_to_weight_(name, weight, change.entry, strength, change.scale)
     container.write_tensor(file, weight)
     return lost
@@ -136,6 +140,6 @@ def _copy(source: BinaryIO, file: BinaryIO, size: int) -> None:
     while size:
         chunk = source.read(min(size, _CHUNK))
         if not chunk:
-            raise DeltaError("The checkpoint became shorter while it was read. Run it again.")
+            raise DeltaError(_SHORTER)
         file.write(chunk)
         size -= len(chunk)

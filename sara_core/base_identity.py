@@ -15,6 +15,7 @@ import numpy
 import torch
 
 from .elements import gather
+from .quantised import SCALES
 
 IDENTITY, NAME = "sara.base_identity", "sara.base_name"
 BASE, FINE_TUNE, OTHER, UNKNOWN = "base", "fine-tune", "other", "unknown"
@@ -88,9 +89,9 @@ def identity_of(weights: Mapping[str, torch.Tensor], name: str = "") -> dict[str
     chosen = [candidates[int(place * step)] for place in range(min(len(candidates), _MOST_WEIGHTS))]
     records = numpy.array(
         [
-            (key, _DTYPES.index(weights[own].dtype), _elements(weights[own], start))
+            (key, _DTYPES.index(weight.dtype), _elements(weight, start))
             for own, key, start in chosen
-            if _is_readable(weights[own])
+            if _is_readable(weight := weights[own]) and not _is_scaled(own, weights)
         ],
         dtype=_RECORD,
     )
@@ -103,7 +104,7 @@ def identity_of(weights: Mapping[str, torch.Tensor], name: str = "") -> dict[str
 def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) -> Verdict:
     """What the model of these weights is to the delta with this metadata, which may say anything.
 
-    UNKNOWN if the metadata has no identity that can be read, or the weights no floating dtype.
+    UNKNOWN if the metadata has no identity that can be read, or the weights are quantised.
     """
     records = _records(metadata.get(IDENTITY, ""))
     if records is None:
@@ -117,7 +118,7 @@ def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) ->
     for record in found:
         own, start = places[int(record["key"])]
         weight, then = weights[own], record["elements"].astype(numpy.float64)
-        if not _is_readable(weight) or not numpy.isfinite(then).all():
+        if not _is_readable(weight) or _is_scaled(own, weights) or not numpy.isfinite(then).all():
             continue
         now = _elements(weight, start)
         tolerance = _rounding(now, then, _DTYPES[record["dtype"]], weight.dtype)
@@ -159,13 +160,18 @@ def _is_readable(weight: torch.Tensor) -> bool:
     return weight.dtype in _DTYPES and not own_class and not weight.is_meta
 
 
+def _is_scaled(own: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a weight's elements are something else than they say: a scale stands beside it."""
+    return any(own.removesuffix("weight") + scale in weights for scale in SCALES)
+
+
 def _elements(weight: torch.Tensor, start: int) -> numpy.ndarray:
     """The four elements from flat position `start`, float64."""
-    if weight.is_contiguous():
-        elements = weight.detach().view(-1)[start : start + _RUN]  # of float8, torch can gather nothing
-    else:
-        elements = gather(weight, torch.arange(start, start + _RUN, device=weight.device))
-    return elements.cpu().double().numpy()
+    codes = weight.detach()
+    if codes.element_size() == 1:
+        codes = codes.view(torch.uint8)  # bytes, which any torch can gather
+    elements = gather(codes, torch.arange(start, start + _RUN, device=codes.device))
+    return elements.view(weight.dtype).cpu().double().numpy()
 
 
 def _cosine(first: numpy.ndarray, second: numpy.ndarray) -> float:

@@ -15,10 +15,11 @@ import os
 
 import torch
 
-from . import names
-from .base import PREFIX
+from . import base_identity, names
+from .base import PREFIX, Base
 from .delta import AppliedDelta, SparseDelta
 from .errors import UnsupportedModelError
+from .formats.source import Source
 from .names_diffusers import diffusers_parts, family, to_comfy, to_diffusers
 
 FAMILY = "sara.family"
@@ -63,6 +64,17 @@ def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
     entries = {PREFIX + name: entry for name, entry in to_comfy(delta.entries, parts).items()}
     known = family(shapes)
     return SparseDelta(entries, {**delta.metadata, FAMILY: known} if known else delta.metadata)
+
+
+@torch.no_grad()
+def identity_metadata(pipeline_or_model, name: str = "") -> dict[str, str]:
+    """What a delta that is trained on a diffusers model says of its base, by ComfyUI's names (base_identity.py); to be
+    asked for before the training.
+
+    name: what to call the model
+    """
+    model = Source(name, tensors=_weights(denoiser(pipeline_or_model)))
+    return base_identity.identity_of(Base(model).weights(), name)
 
 
 def denoiser(pipeline_or_model) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from .diffusers_bridge import denoiser
 from .diffusers_families import FAMILIES, Conditions, Family
 from .errors import TrainingError, UnsupportedModelError
 from .image_folder import CaptionedImage
+from .memory import is_out_of_memory
 from .noising import DiffusionNoising, FlowNoising
 
 _PREDICTIONS = ("epsilon", "v_prediction")
@@ -28,8 +29,10 @@ class Sample(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is trained: the UNet or transformer, on the CPU; how it is called; its noise; the images, encoded"""
+    """What is trained: the name of its folder; the UNet or transformer, on the CPU; how it is called; its noise; the
+    images, encoded"""
 
+    name: str
     model: torch.nn.Module
     family: Family
     noising: DiffusionNoising | FlowNoising
@@ -59,12 +62,13 @@ def prepare_training(
     noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
     pipeline.vae.to(device)
     sizes_and_latents = [_encoded(pipeline, image.path, resolution, device) for image in images]
+    pipeline.vae.to("cpu")
     texts = _encoded_texts(pipeline, family, {image.caption for image in images}, device)
     samples = [
         Sample(latent, {**texts[image.caption], **family.size(*size, resolution)})
         for image, (size, latent) in zip(images, sizes_and_latents)
     ]
-    return Prepared(model, family, noising, samples)
+    return Prepared(Path(folder).resolve().name, model, family, noising, samples)
 
 
 def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
@@ -171,6 +175,19 @@ def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tup
 
 def _encoded_texts(
     pipeline, family: Family, captions: set[str], device: torch.device
+) -> dict[str, Conditions]:
+    """By caption. Computed on the CPU if the device is too small for the text encoders: SD3's and Flux's T5 alone has
+    4.7 billion parameters."""
+    try:
+        return _texts_on(device, pipeline, family, captions)
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    return _texts_on(torch.device("cpu"), pipeline, family, captions)
+
+
+def _texts_on(
+    device: torch.device, pipeline, family: Family, captions: set[str]
 ) -> dict[str, Conditions]:
     for part in (*family.text_encoders, "text_encoder_3"):
         if (encoder := getattr(pipeline, part, None)) is not None:

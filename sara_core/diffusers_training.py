@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from .delta import SparseDelta
-from .diffusers_bridge import comfyui_delta
+from .diffusers_bridge import comfyui_delta, identity_metadata
 from .diffusers_prepare import Prepared
 from .draws import Draws
 from .low_rank import LowRankLoss
@@ -48,9 +48,9 @@ class DenoisingLoss:
     """
 
     def __init__(self, prepared: Prepared, settings: RunSettings, processes: Processes):
-        self.model, self.family, self.noising, samples = prepared
+        self.model, self.family, self.noising = prepared.model, prepared.family, prepared.noising
         self.processes, self.dtype = processes, DTYPES[settings.dtype]
-        self.draws = Draws(samples, settings.batch_size, settings.seed, self.noising.levels)
+        self.draws = Draws(prepared.samples, settings.batch_size, settings.seed, self.noising.levels)
 
     def __call__(self) -> torch.Tensor:
         """Loss of this process's part of the next batch, fp32 scalar with graph."""
@@ -93,6 +93,7 @@ class DiffusersRun:
         stream: bool = False,
     ):
         self.settings, self.images = settings, len(prepared.samples)
+        self.base = identity_metadata(prepared.model, prepared.name)  # now, as long as Δ is 0
         self.model = prepared.model if stream else prepared.model.to(processes.device)
         if settings.dtype != "float32":  # diffusers warns of every cast
             self.model.to(DTYPES[settings.dtype])
@@ -127,5 +128,6 @@ class DiffusersRun:
             "sara.selection": json.dumps(selected),
             "sara.training": json.dumps(trained),
             "sara.base": store.base_fingerprint,
+            **self.base,
         }
         return comfyui_delta(self.model, store.delta(metadata))

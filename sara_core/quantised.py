@@ -19,12 +19,14 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
 _WEIGHT, _BIAS = ".weight", ".bias"
-_SCALES = ("scale_weight", "weight_scale")
+SCALES = ("scale_weight", "weight_scale")
 # What a layer may have beside its weight that does not decide what its weight is.
 _OTHERS = ("comfy_quant", "scale_input", "input_scale")
 # Files for other engines have no `.weight` at all where they are quantised.
 _PACKED = (".qweight", ".weight_packed")
 _REMEDY = "Bake into the fp16, bf16 or fp32 version of the checkpoint."
+# Changes that are added at a time: the temporaries, some 50 bytes for each, do not grow with the delta.
+_CHUNK = 2**20
 
 
 def scale_name(name: str, header: Mapping[str, Mapping], checkpoint: str) -> str | None:
@@ -40,8 +42,8 @@ def scale_name(name: str, header: Mapping[str, Mapping], checkpoint: str) -> str
             f"cannot be added to it. {_REMEDY}"
         )
     beside = _beside(name, header)
-    scales = [own for own in _SCALES if own in beside]
-    unknown = sorted(beside.keys() - {*_SCALES, *_OTHERS}) if dtype in FLOAT8 else []
+    scales = [own for own in SCALES if own in beside]
+    unknown = sorted(beside.keys() - {*SCALES, *_OTHERS}) if dtype in FLOAT8 else []
     whole = all(_numbers(header[beside[own]]) == 1 and header[beside[own]]["dtype"] in DTYPES for own in scales)
     if unknown or len(scales) > 1 or not whole or (scales and dtype not in FLOAT8):
         found = ", ".join(unknown or scales)
@@ -76,28 +78,40 @@ def add_to_weight_(name: str, weight: torch.Tensor, entry: SparseEntry, strength
     """Add strength · Δ to a weight, 1-D on the CPU, in place; returns how many changes rounding took back entirely.
 
     In float8 the weight is scale · bytes: bytes become round((float32(bytes) · scale + strength · Δ) / scale), to
-    nearest even. Raises DeltaError if float8 has no such number.
+    nearest even. Raises DeltaError if the weight's dtype has no number that large.
     """
-    indices, values = entry.indices.cpu(), entry.values.cpu().float()
-    if weight.dtype in FLOAT8.values():
-        codes = weight.view(torch.uint8)  # torch cannot gather float8
-        before = gather(codes, indices).view(weight.dtype).float()
-        wanted = (before * scale + values * strength) / scale
-        precision = torch.finfo(weight.dtype)
-        # Up to here the largest number is the nearest one; what torch makes of more depends on its version.
-        if not bool((wanted.abs() <= precision.max * (1 + precision.eps / 4)).all()):
-            raise DeltaError(
-                f"The delta makes elements of '{name}' larger than {weight.dtype} can hold. Choose a lower strength, "
-                "or bake into the fp16, bf16 or fp32 version of the checkpoint."
-            )
-        after = wanted.to(weight.dtype)
-        scatter_(codes, indices, after.view(torch.uint8))
-        after = after.float()
-    else:
-        before = gather(weight, indices)
-        after = added(before, values, strength)
-        scatter_(weight, indices, after)
-    return int(((after == before) & (values * strength != 0)).sum())
+    is_float8 = weight.dtype in FLOAT8.values()
+    codes = weight.view(torch.uint8) if is_float8 else weight  # torch cannot scatter float8
+    lost = 0
+    for indices, values in zip(entry.indices.cpu().split(_CHUNK), entry.values.cpu().split(_CHUNK)):
+        before = gather(codes, indices).view(weight.dtype)
+        if is_float8:
+            after = _added_to_float8(name, before, values, strength, scale)
+        else:
+            after = added(before, values, strength)
+            if bool((after.isinf() & before.isfinite()).any()):
+                raise _too_large(name, weight.dtype)
+        scatter_(codes, indices, after.view(codes.dtype))
+        lost += int(((after.double() == before.double()) & (values.float() * strength != 0)).sum())
+    return lost
+
+
+def _added_to_float8(
+    name: str, codes: torch.Tensor, values: torch.Tensor, strength: float, scale: float
+) -> torch.Tensor:
+    wanted = (codes.float() * scale + values.float() * strength) / scale
+    precision = torch.finfo(codes.dtype)
+    # Up to here the largest number is the nearest one; what torch makes of more depends on its version.
+    if not bool((wanted.abs() <= precision.max * (1 + precision.eps / 4)).all()):
+        raise _too_large(name, codes.dtype)
+    return wanted.to(codes.dtype)
+
+
+def _too_large(name: str, dtype: torch.dtype) -> DeltaError:
+    return DeltaError(
+        f"The delta makes elements of '{name}' larger than {str(dtype).removeprefix('torch.')} can hold. Choose a "
+        "lower strength, or bake into the bf16 or fp32 version of the checkpoint."
+    )
 
 
 def _beside(name: str, header: Mapping[str, Mapping]) -> dict[str, str]:

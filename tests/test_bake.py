@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sara_core import quantised
 from sara_core.bake import bake
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
@@ -125,7 +126,7 @@ def test_metadata_is_kept_and_every_bake_recorded(tmp_path, base):
     assert record[0] == {"strength": 0.5, "changed": delta().nnz, "delta": delta().metadata}
 
 
-@pytest.mark.parametrize("junk", ["no json", '{"not": "a list"}'])
+@pytest.mark.parametrize("junk", ["no json", '{"not": "a list"}', "[" * 100_000])
 def test_a_record_that_is_not_ours_does_not_stop_the_bake(tmp_path, junk):
     base, target = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
     save_file({"a.weight": torch.zeros(4)}, base, metadata={"sara.baked": junk})
@@ -199,6 +200,28 @@ def test_memory_stays_within_twice_the_largest_tensor(tmp_path):
     finally:
         tracemalloc.stop()
     assert largest < peak < 2 * largest + 2**20
+
+
+def test_a_large_delta_is_added_in_parts_with_the_same_result(tmp_path, base, monkeypatch):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    report = bake(base, whole, delta(), 0.6)
+    monkeypatch.setattr(quantised, "_CHUNK", 7)
+    assert bake(base, parts, delta(), 0.6) == report
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_a_checkpoint_that_shrinks_meanwhile_is_an_error_in_words(tmp_path):
+    base = tmp_path / "base.safetensors"
+    save_file({f"layer{place}.weight": torch.zeros(512, 512) for place in range(3)}, base)
+    changes = SparseDelta({f"layer{place}.weight": entry((512, 512), 9, place) for place in range(3)})
+    with pytest.raises(DeltaError, match="became shorter"):
+        bake(base, tmp_path / "out.safetensors", changes, on_progress=lambda done, total: os.truncate(base, 4096))
+    assert [path.name for path in tmp_path.iterdir()] == [base.name]
+
+
+def test_a_change_that_the_checkpoints_precision_cannot_hold_is_refused(base):
+    large = SparseEntry(torch.tensor([3], dtype=torch.int32), torch.tensor([7e4]), (20, 10, 3, 3))
+    refused(base, SparseDelta({"diffusion_model.b.weight": large}), "b.weight' larger than float16.*lower strength")
 
 
 def test_what_other_precisions_lose_is_counted_too(tmp_path, base):

@@ -103,6 +103,13 @@ def test_memory_layout_does_not_matter():
     assert identity_of(channels_last) == identity_of(weights)
 
 
+def test_float8_weights_may_lie_in_memory_in_any_order():
+    weights = cast({"a.weight": torch.randn(8, 6, 3, 3)}, torch.float8_e4m3fn)
+    channels_last = {"a.weight": weights["a.weight"].to(memory_format=torch.channels_last)}
+    assert not channels_last["a.weight"].is_contiguous()
+    assert identity_of(channels_last) == identity_of(weights)
+
+
 def test_a_few_more_or_fewer_weights_do_not_matter():
     weights = model()
     fewer = dict(list(weights.items())[:-10])
@@ -117,6 +124,15 @@ def test_what_cannot_be_read_is_unknown():
     assert compare({}, model()).kind == UNKNOWN and compare({}, model()).warning() == ""
     meta = {name: weight.to("meta") for name, weight in model().items()}
     assert compare(identity_of(model()), meta).kind == UNKNOWN
+
+
+def test_float8_with_scales_is_not_taken_for_a_fine_tune():
+    weights = model()
+    matrices = [name for name, weight in weights.items() if weight.dim() > 1]
+    scaled = weights | {name: (weights[name] * 100).to(torch.float8_e4m3fn) for name in matrices}
+    for scale in ("scale_weight", "weight_scale"):
+        scales = {name.replace("weight", scale): torch.tensor(0.01) for name in matrices}
+        assert compare(identity_of(weights), scaled | scales).kind == UNKNOWN and identity_of(scaled | scales) == {}
 
 
 def test_an_identity_is_small_and_of_every_part_of_a_large_model():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks._mutations import safetensors_file
 from sara_core.base import opened_base
 from sara_core.convert import read
 from sara_core.delta import SparseDelta, SparseEntry
@@ -230,6 +231,8 @@ HOSTILE = {
     "AdaLoRA": {".lora_A": random(4, 320), ".lora_B": random(1280, 4), ".lora_E": random(4, 1)},
     "a layer that grows": GOOD | {".reshape_weight": torch.tensor([1, 2])},
     "something unknown": GOOD | {".wonder": random(3)},
+    "one factor twice": GOOD | {".lora_B.weight": random(1280, 4)},
+    "a layer that grows by fractions": GOOD | {".reshape_weight": torch.tensor([1280.0, 320.0])},
 }  # fmt: skip
 
 
@@ -243,12 +246,38 @@ def test_hostile_files_are_refused(tmp_path, sd15, what):
 @pytest.mark.parametrize(
     "what, words",
     [("OFT of an early LyCORIS", "OFT"), ("AdaLoRA", "AdaLoRA"), ("a layer that grows", "larger"),
-     ("something unknown", "unknown kind")],
+     ("something unknown", "unknown kind"), ("one factor twice", "two tensors for one thing")],
 )  # fmt: skip
 def test_what_cannot_be_converted_is_called_by_its_name(tmp_path, sd15, what, words):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], HOSTILE[what])
     with pytest.raises(DeltaError, match=words):
         read(path, sd15[1], density=0.5)
+
+
+@pytest.mark.parametrize("dtype, bits", [("C64", 64), ("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F4", 4), ("BOOL", 8)])
+@pytest.mark.parametrize("part", ["lora_up.weight", "alpha", "reshape_weight"])
+def test_numbers_of_strange_kinds_are_read_or_refused(tmp_path, sd15, dtype, bits, part):
+    shapes = {"lora_up.weight": [1280, 4], "lora_down.weight": [4, 320], "alpha": [2] if bits == 4 else [],
+              "reshape_weight": [2]}  # fmt: skip
+    tensors = {}
+    for name, shape in shapes.items():
+        kind, size = (dtype, bits) if name == part else ("F32", 32)
+        tensors[f"{MODULE[2]}.{name}"] = kind, shape, b"\0" * (math.prod(shape) * size // 8)
+    if part != "reshape_weight":
+        del tensors[f"{MODULE[2]}.reshape_weight"]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_file(tensors, {}))
+    with pytest.raises(DeltaError):
+        read(path, sd15[1], density=0.5)
+
+
+def test_a_small_file_that_claims_a_large_tensor_takes_no_memory(tmp_path, sd15):
+    """torch.save keeps that all elements are one and the same; nothing uses this one."""
+    tensors = {MODULE[2] + part: tensor for part, tensor in lokr(*LINEAR).items()}
+    tensors[MODULE[2] + ".lokr_w1_a"] = torch.zeros(1, dtype=torch.float16).expand(2**20, 2**20)
+    torch.save(tensors, tmp_path / "x.pt")
+    with pytest.raises(DeltaError):
+        read(tmp_path / "x.pt", sd15[1], density=0.5)
 
 
 def test_progress_is_told_and_may_stop_it(tmp_path, sd15):

@@ -266,6 +266,15 @@ def test_any_entry_is_sound_or_a_delta_error(head, stream, values, count_right):
     assert entry.indices.tolist() == reference(stream, len(values), math.prod(head[2:]))
 
 
+def test_threads_unpack_only_a_few_entries_ahead():
+    """Or the streams of many entries, each far larger than what the file has of it, would be in memory together."""
+    made = []
+    results = sara._each(lambda number: made.append(number) or number, range(1000), sara._WORTH_THREADS)
+    for taken, result in enumerate(results):
+        assert result == taken and len(made) - taken <= sara._WAITING
+    assert len(made) == 1000
+
+
 def test_a_loaded_delta_does_not_depend_on_its_file_any_more(tmp_path):
     path = tmp_path / "x.safetensors"
     delta = SparseDelta({"a.weight": SparseEntry(torch.arange(4000, dtype=torch.int32), torch.ones(4000), (4000,))})

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sara_core import SaRA, streaming
+from sara_core.store import Store
 from tests.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip
@@ -61,6 +62,26 @@ def test_elements_can_be_chosen_by_gradient_while_streaming():
         for optimizer in (streamed, expected)
     )
     assert chosen == wanted
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_to": "cpu"}], ids=["in place", "streamed"])
+def test_a_model_that_could_not_be_attached_is_as_it_was(monkeypatch, options):
+    model, bind, moved = small_net(), Store.bind, []
+    before, classes = every_bit(model), [type(module) for module in model.modules()]
+
+    def bind_twice(store, number, *others):
+        if number == 2:
+            raise torch.OutOfMemoryError
+        bind(store, number, *others)
+
+    monkeypatch.setattr(Store, "bind", bind_twice)
+    monkeypatch.setattr("sara_core.optimizer.move_back", moved.append)
+    with pytest.raises(torch.OutOfMemoryError):
+        SaRA(model, density=0.2, include=EVERYTHING, **options)
+    assert same_bits(every_bit(model), before) and [type(module) for module in model.modules()] == classes
+    assert all(parameter.requires_grad for parameter in model.parameters()) and len(moved) == 1
+    monkeypatch.undo()
+    SaRA(model, density=0.2, include=EVERYTHING)
 
 
 LAYERS, WIDTH, TOKENS = 5, 256, 4

@@ -236,6 +236,17 @@ def test_options_reach_the_run(base, images, tmp_path):
     assert trained["learning_rate"] == pytest.approx(1e-3, rel=0.1)
 
 
+def test_too_little_memory_is_said_with_the_options_that_help(base, images, tmp_path, capsys, monkeypatch):
+    def prepare_training(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("sara_core.commands.train.prepare_training", prepare_training)
+    assert train(base, images, tmp_path / "out.safetensors", "--dtype", "bfloat16") == 1
+    error = capsys.readouterr().err
+    assert "not enough memory" in error and "--gradient-checkpointing, --stream (on a GPU)" in error
+    assert "--dtype" not in error
+
+
 REFUSED = {
     "no folder of images": (["{base}", "{tmp}/none", "{tmp}/o.safetensors"], "There is no folder"),
     "no caption": (["{base}", "{base}", "{tmp}/o.safetensors"], "put a .txt file with the caption beside each image"),

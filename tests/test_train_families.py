@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from sara_core import SparseDelta, TrainingError, UnsupportedModelError, snapshot
+from sara_core import SparseDelta, TrainingError, UnsupportedModelError, base_identity, diffusers_prepare, snapshot
 from sara_core.__main__ import main
+from sara_core.base import opened_base
 from sara_core.diffusers_bridge import denoiser, load_delta
 from sara_core.diffusers_prepare import prepare_training
 from sara_core.diffusers_training import DenoisingLoss, DiffusersRun
@@ -68,6 +69,9 @@ def test_the_command_trains_a_delta_that_improves_the_model(bases, images, tmp_p
     assert train(bases[name], images, target, "--steps", "12", "--batch-size", "4") == 0
     delta = SparseDelta.load(target)
     assert all(entry.startswith("diffusion_model.") for entry in delta.entries)
+    assert delta.metadata[base_identity.NAME] == name
+    with opened_base(bases[name]) as base:
+        assert base_identity.compare(delta.metadata, base.weights()).kind == base_identity.BASE
     pipeline = opened(bases[name])
     before = every_bit(denoiser(pipeline))
     handle = load_delta(pipeline, target)
@@ -91,6 +95,20 @@ def test_streaming_the_weights_gives_the_same_delta(bases, images, tmp_path, nam
     for target, options in zip(files, ([], ["--stream"])):
         assert train(bases[name], images, target, "--steps", "2", "--gradient-checkpointing", *options) == 0
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_text_encoders_that_a_device_is_too_small_for_work_on_the_cpu(monkeypatch):
+    def texts_on(device, *others):
+        if device.type != "cpu":
+            raise error
+        return device, *others
+
+    monkeypatch.setattr(diffusers_prepare, "_texts_on", texts_on)
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    assert diffusers_prepare._encoded_texts("a", "b", "c", torch.device("cuda")) == (CPU, "a", "b", "c")
+    error = RuntimeError("another error")
+    with pytest.raises(RuntimeError, match="another error"):
+        diffusers_prepare._encoded_texts("a", "b", "c", torch.device("cuda"))
 
 
 def pictures_and_captions(pipeline, images):

@@ -26,10 +26,6 @@ CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     """The modules worth checkpointing: the outermost with at least two trained or frozen layers that are no mere
     containers and hold no list of further blocks (residual blocks and transformer blocks, in every family)."""
-    return _outermost(model)
-
-
-def _outermost(model: torch.nn.Module) -> list[torch.nn.Module]:
     found = []
 
     def descend(module):
@@ -49,7 +45,7 @@ def parts(block: torch.nn.Module, depth: int) -> list[torch.nn.Module]:
     there is something that holds several layers."""
     found = [block]
     for _ in range(depth - 1):
-        found = [part for module in found for part in _outermost(module) or [module]]
+        found = [part for module in found for part in blocks(module) or [module]]
     return found
 
 

@@ -16,6 +16,7 @@ from ..diffusers_prepare import prepare_training
 from ..diffusers_training import DTYPES, DiffusersRun, RunSettings
 from ..errors import DeltaError, SaRAError, TrainingError
 from ..image_folder import ImageFolder, read_image_folder
+from ..memory import is_out_of_memory
 from ..processes import Processes, joined_processes
 
 HELP = "train a delta of a diffusers model on a folder of images"
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Train and save; returns the report, empty in all processes but the first."""
     _check_numbers(arguments)
-    with joined_processes() as processes:
+    with joined_processes() as processes, _shortage_in_words(arguments):
         images = read_image_folder(arguments.folder)
         _say(processes, images.text())
         settings = _settings(arguments, images, processes)
@@ -155,6 +156,26 @@ class _Session:
 
     def _say(self, text: str) -> None:
         _say(self.processes, text)
+
+
+@contextlib.contextmanager
+def _shortage_in_words(arguments: argparse.Namespace) -> Iterator[None]:
+    """Raise TrainingError, with the options that help, where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        given = {
+            "--dtype bfloat16": arguments.dtype == "bfloat16",
+            "--gradient-checkpointing": arguments.gradient_checkpointing,
+            "--stream (on a GPU)": arguments.stream,
+        }
+        switches = [option for option, is_given in given.items() if not is_given]
+        raise TrainingError(
+            "There is not enough memory for this training. To need less: "
+            f"{', '.join([*switches, 'a lower --resolution, --batch-size or --density'])}."
+        ) from error
 
 
 class _Stop:

@@ -39,6 +39,11 @@ PARTS = {
     ".lora_B.bias": "lora_bias", ".lora_B.default.bias": "lora_bias",
 }  # fmt: skip
 
+# PyTorch cannot widen every kind of number that a safetensors file may hold.
+_STORED = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -51,8 +56,8 @@ def change(
     weight: gives the base's weight, float32 of this shape; asked by what depends on it
     Raises DeltaError, before memory is taken, if the tensors do not make a change of this shape.
     """
-    if not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise _damaged(module, "it is stored as whole numbers")
+    if unknown := {tensor.dtype for tensor in tensors.values()} - _STORED:
+        raise _damaged(module, f"it is stored as {unknown.pop()}")
     made = [first for first in _RULES if any(part.startswith(first) for part in tensors)]
     if not made:
         raise _damaged(module, "it has no weight")
@@ -153,4 +158,7 @@ _RELATIVE = {"oft_blocks", "a1", "set", *_MAGNITUDES}
 
 
 def _damaged(module: str, finding: str) -> DeltaError:
-    return DeltaError(f"The file's module '{module}' cannot be used: {finding}. Give the base it was trained on.")
+    return DeltaError(
+        f"The file's module '{module}' cannot be used: {finding}. Give the base it was trained on, or get the file "
+        "again from where it came from."
+    )

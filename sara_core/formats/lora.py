@@ -27,6 +27,7 @@ _UNREADABLE = {
 _WHOLE = re.compile(r"(base_model\.model\..+?)(?:\.base_layer)?\.(weight|bias)")
 _OF_BIAS = {"bias": "diff", "set_bias": "set"}
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 @dataclass
@@ -142,7 +143,7 @@ def _check_size(file: AdapterFile, name: str, tensors: Mapping[str, str], place:
     wider = False
     if "shape" in tensors:
         size = file.source.tensor(tensors["shape"])
-        wider = size.numel() > len(shape) or tuple(size.flatten().tolist()) != shape
+        wider = size.dtype not in _WHOLE_NUMBERS or size.numel() > len(shape) or tuple(size.flatten().tolist()) != shape
     elif place.name == "img_in.weight" and "down" in tensors:
         wider = file.source.shape(tensors["down"])[1:] > shape[1:]
     if wider:
@@ -153,19 +154,25 @@ def _check_size(file: AdapterFile, name: str, tensors: Mapping[str, str], place:
 
 
 def _modules(names: list[str]) -> dict[str, dict[str, str]]:
-    """Module → part → tensor name. Raises DeltaError for tensors that no known kind of adapter has."""
+    """Module → part → tensor name. Raises DeltaError for tensors that no known kind of adapter has, and for two of the
+    same part."""
     modules: dict[str, dict[str, str]] = {}
     foreign = []
     for name in names:
         ending = next((ending for ending in _BY_LENGTH if name.endswith(ending)), None)
         if ending is not None:
-            modules.setdefault(name.removesuffix(ending), {})[PARTS[ending]] = name
+            module, part = name.removesuffix(ending), PARTS[ending]
         elif name.endswith(SCALE):
-            modules.setdefault(name.removesuffix(".scale"), {})["set"] = name
+            module, part = name.removesuffix(".scale"), "set"
         elif whole := _WHOLE.fullmatch(name):
-            modules.setdefault(whole[1], {})["set" if whole[2] == "weight" else "set_bias"] = name
+            module, part = whole[1], "set" if whole[2] == "weight" else "set_bias"
         else:
             foreign.append(name)
+            continue
+        if (other := modules.setdefault(module, {}).setdefault(part, name)) != name:
+            raise DeltaError(
+                f"The file has two tensors for one thing, '{other}' and '{name}'. Get it again from where it came from."
+            )
     for ending, what in _UNREADABLE.items():
         if any(name.endswith(ending) for name in foreign):
             raise DeltaError(f"The file holds {what}: this cannot be converted. Bake it into a checkpoint in its own "
@@ -177,6 +184,7 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
 
 def _number(source: Source, name: str) -> float:
     tensor = source.tensor(name)
-    if tensor.numel() != 1:
-        raise DeltaError(f"'{name}' is not one number. Get the file again from where it came from.")
-    return float(tensor)
+    try:
+        return float(tensor)
+    except (RuntimeError, TypeError, ValueError) as error:  # several numbers, none, or a kind that is no real number
+        raise DeltaError(f"'{name}' is not one number. Get the file again from where it came from.") from error

@@ -4,8 +4,9 @@ import math
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ _ESCAPE = 255
 _INT32_MAX = 2**31 - 1
 # zlib takes most of the time and lets other threads run meanwhile; small deltas are not worth it.
 _THREADS = min(8, os.cpu_count() or 1)
+# Results that wait to be taken: each can be a thousand times as large as what the file has of it.
+_WAITING = 2 * _THREADS
 _WORTH_THREADS = 500_000
 
 
@@ -234,8 +237,14 @@ def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> Ite
     if elements < _WORTH_THREADS:
         yield from map(function, items)
         return
+    waiting: deque[Future] = deque()
     with ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(function, items)
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) == _WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _damaged(stem: str, finding: str) -> DeltaError:

@@ -41,11 +41,15 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def is_plain(value: Any, dtypes: tuple[torch.dtype, ...] | None = None, dimensions: int | None = None) -> bool:
-    """Whether a value read from a file is an ordinary tensor in memory (of one of these dtypes, of so many sides)."""
+    """Whether a value read from a file is an ordinary tensor in memory (of one of these dtypes, of so many sides).
+
+    One that repeats its elements is not: a few bytes would become as many as they claim as soon as it is copied.
+    """
     return (
         type(value) in (torch.Tensor, torch.nn.Parameter)
         and value.layout == torch.strided
         and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
         and (dtypes is None or value.dtype in dtypes)
         and dimensions in (None, value.dim())
     )
