@@ -10,7 +10,10 @@ import zlib
 
 _NUMBERS = (0, 1, -1, 2, 127, 128, 254, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, -(2**63))
 _FLOATS = tuple(map(float, ("nan", "inf", "-inf", "0", "-0", "1e-45", "3.4e38")))
-_DTYPE_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPE_SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
 
 
 def of_bytes(content: bytes, choose: random.Random) -> bytes:
