@@ -138,6 +138,7 @@ def _relative_adapters() -> list[bytes]:
         _adapter(LINEAR, boft),
         _adapter(LINEAR, glora),
         _adapter(CONVOLUTION, {"set_weight": convolution}),
+        _adapter(CONVOLUTION, {"weight": (1, 3, 1, 1), "on_input": ()}),
         _adapter(LINEAR, {**lora, "lora_magnitude_vector": (rows,)}),
         _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "lora_B.bias": (4,)}),
         _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "base_layer.bias": (4,)}),

@@ -203,6 +203,7 @@ HOSTILE = {
     "super: a negative position": spoiled_super(indices=torch.tensor([1, 2, -3])),
     "super: twice the same position": spoiled_super(indices=torch.tensor([1, 2, 2])),
     "super: positions in two dimensions": spoiled_super(indices=torch.tensor([[1, 2, 3]])),
+    "super: one position of no dimension": spoiled_super(values=torch.ones(1), indices=torch.tensor(3)),
     "super: positions that are no whole numbers": spoiled_super(indices=torch.tensor([1.0, 2.0, 3.0])),
     "super: NaN": spoiled_super(values=torch.tensor([1.0, math.nan, 2.0])),
 }  # fmt: skip

@@ -101,6 +101,36 @@ def test_every_kind_changes_a_weight_as_in_comfyui(tmp_path, sd15, kind):
     assert list(names) == [module_of(kind) + ".weight"]
 
 
+@pytest.mark.parametrize("on_input", [False, True])
+@pytest.mark.parametrize("dims", [2, 4])
+def test_ia3_multiplies_channels(tmp_path, sd15, dims, on_input):
+    """By LyCORIS's definition: ComfyUI does not read it."""
+    weight = sd15[0].model.state_dict()[MODULE[dims] + ".weight"]
+    channels = weight.shape[1 if on_input else 0]
+    factors = 0.1 * random(channels)
+    shape = (channels,) if dims == 2 else (1, channels, 1, 1)
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[dims],
+                        {".weight": factors.view(shape), ".on_input": torch.tensor(int(on_input))})  # fmt: skip
+    ones = [1] * (dims - 2)
+    expected = weight * (factors.view(1, -1, *ones) if on_input else factors.view(-1, 1, *ones))
+    found = dense(read(path, sd15[1], density=1.0).delta)
+    assert list(found) == [MODULE[dims] + ".weight"]
+    assert torch.equal(found[MODULE[dims] + ".weight"], expected)
+
+
+@pytest.mark.parametrize("tensors", [
+    {".weight": random(7), ".on_input": torch.tensor(0)},
+    {".weight": random(1), ".on_input": torch.tensor(1)},
+    {".on_input": torch.tensor(1)},
+    {".weight": random(1280), ".on_input": torch.tensor([0, 1])},
+    {".weight": torch.ones(1280, dtype=torch.int64), ".on_input": torch.tensor(0)},
+], ids=["another size", "one factor", "no factors", "two answers", "whole numbers"])  # fmt: skip
+def test_damaged_ia3_is_refused(tmp_path, sd15, tensors):
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], tensors)
+    with pytest.raises(DeltaError):
+        read(path, sd15[1], density=1.0)
+
+
 def test_a_square_weight_does_not_confuse_the_layouts_of_glora(tmp_path, sd15):
     """Of a rank as large as the weight is wide, where both layouts have the same shapes."""
     module, width = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q", 320

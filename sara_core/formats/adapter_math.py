@@ -1,7 +1,7 @@
 """The dense weight change that the tensors of one adapter module stand for.
 
 LoRA (arXiv 2106.09685) and its form for convolutions, LoCon; LoHa and LoKr of LyCORIS (arXiv 2309.14859), each with
-or without a Tucker core; differences and whole weights; and what depends on the base's weight: dora, oft, glora.
+or without a Tucker core; differences and whole weights; and what depends on the base's weight: dora, oft, glora, ia3.
 Tensors by the names of `PARTS`, in float32.
 """
 
@@ -13,6 +13,7 @@ from ..errors import DeltaError
 from .alpha import Alpha, bounded
 from .dora import of_magnitude, scaled
 from .glora import glora
+from .ia3 import of_channels
 from .oft import boft, oft
 
 # The same part has had several names; the longest ending that fits a tensor's name counts.
@@ -150,11 +151,13 @@ _RULES: dict[str, Callable[[Tensors, Alpha, torch.Tensor], torch.Tensor]] = {
     "lokr_": _lokr,
     "oft_blocks": _rotated,
     "a1": glora,
+    "outputs": lambda t, alpha, weight: of_channels(t["outputs"], 0, weight),
+    "inputs": lambda t, alpha, weight: of_channels(t["inputs"], 1, weight),
     "diff": lambda t, alpha, weight: t["diff"],
     "set": lambda t, alpha, weight: t["set"] - weight,
 }
 _MAGNITUDES = {"dora_scale": scaled, "magnitude": of_magnitude}
-_RELATIVE = {"oft_blocks", "a1", "set", *_MAGNITUDES}
+_RELATIVE = {"oft_blocks", "a1", "outputs", "inputs", "set", *_MAGNITUDES}
 
 
 def _damaged(module: str, finding: str) -> DeltaError:

@@ -17,13 +17,14 @@ _GLORA = (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight")
 # A model may have parameters called so too.
 _OF_MODELS = {".alpha", ".rescale", ".up.weight", ".down.weight", *_GLORA}
 _ADAPTER_ENDINGS = (
-    *PARTS.keys() - _OF_MODELS, ".oft_diag", "_lora1.up.weight", "_lora2.up.weight",
+    *PARTS.keys() - _OF_MODELS, ".on_input", ".oft_diag", "_lora1.up.weight", "_lora2.up.weight",
 )  # fmt: skip
 _SIGNS = (
     (_ADAPTER, "a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
                           ".lora.up.weight", "_lora1.up.weight")),
     (_ADAPTER, "a LoHa or LoKr adapter (LyCORIS)", (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
     (_ADAPTER, "an OFT or BOFT adapter", (".oft_blocks", ".oft_diag")),
+    (_CONVERT, "an IA³ adapter (LyCORIS)", (".on_input",)),
     (_ADAPTER, "a dense weight difference", (".diff", ".diff_b", ".set_weight")),
     (_CONVERT, "a sparse adapter of PEFT", tuple(_PEFT_SPARSE.values())),
 )  # fmt: skip

@@ -25,6 +25,9 @@ _UNREADABLE = {
 }
 # What PEFT trains as a whole beside the factors (modules_to_save, bias), under its own names.
 _WHOLE = re.compile(r"(base_model\.model\..+?)(?:\.base_layer)?\.(weight|bias)")
+# LyCORIS's IA³ has nothing but this beside a module's `weight`, which other files have for other things.
+_ON_INPUT = ".on_input"
+_OF_IA3 = {"weight": "factors", "on_input": "on_input"}
 _OF_BIAS = {"bias": "diff", "set_bias": "set"}
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
@@ -121,6 +124,9 @@ def opened_adapter(source: Source, base: Base, alphas: Alphas) -> AdapterFile:
 def _add(file: AdapterFile, name: str, tensors: dict[str, str], place: Part) -> None:
     alpha = file.alphas.of(name)
     _check_size(file, name, tensors, place)
+    if "on_input" in tensors:
+        channels = "inputs" if _number(file.source, tensors["on_input"]) else "outputs"
+        tensors = {channels: tensors["factors"]} if "factors" in tensors else {}
     scale = {"alpha": tensors["alpha"]} if "alpha" in tensors else {}
     others = {"shape", "alpha", "lora_bias", *_OF_BIAS}
     weight = {part: found for part, found in tensors.items() if part not in others}
@@ -158,9 +164,13 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
     same part."""
     modules: dict[str, dict[str, str]] = {}
     foreign = []
+    ia3 = {name.removesuffix(_ON_INPUT) for name in names if name.endswith(_ON_INPUT)}
     for name in names:
         ending = next((ending for ending in _BY_LENGTH if name.endswith(ending)), None)
-        if ending is not None:
+        stem, _, own = name.rpartition(".")
+        if stem in ia3 and own in _OF_IA3:
+            module, part = stem, _OF_IA3[own]
+        elif ending is not None:
             module, part = name.removesuffix(ending), PARTS[ending]
         elif name.endswith(SCALE):
             module, part = name.removesuffix(".scale"), "set"

@@ -58,7 +58,10 @@ def sorted_entry(name: str, positions: torch.Tensor, values: torch.Tensor, shape
     """An entry of flat positions, int64 [n] in any order, without the changes of 0. Raises DeltaError for positions
     outside the weight (check_entry finds those that occur twice)."""
     if positions.shape != values.shape or positions.dim() != 1:
-        raise DeltaError(f"The file's layer '{name}' has {positions.shape[-1]} positions, but {len(values)} values.")
+        raise DeltaError(
+            f"The file's layer '{name}' has {positions.numel()} positions for {values.numel()} values, or not in one "
+            "row. Get the file again from where it came from."
+        )
     if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < math.prod(shape):
         raise DeltaError(
             f"The file changes '{name}' outside its shape {list(shape)}. Give the base that the file was made for."
