@@ -2,11 +2,12 @@
 
 import json
 import statistics
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 
+from benchmarks._models import SHAPES
 from benchmarks._process import OutOfMemory, measured
-from benchmarks._report import Spread, text_table
+from benchmarks._report import Spread, add_json_option, check_json_option, text_table
 from devtools.host import HostError
 from devtools.progress import Progress
 
@@ -20,6 +21,31 @@ ELEMENTS = {
 }
 BYTES_PER_ELEMENT, ALLOWANCE = 28, 64
 MIB = 1 << 20
+
+
+def add_options(parser: ArgumentParser, steps: int) -> None:
+    """What every benchmark of training steps can be told."""
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=steps, help="of each run, the first not timed (default: %(default)s)"
+    )
+    parser.add_argument("--model", choices=SHAPES, default="sd15", help="in plain PyTorch (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="in plain PyTorch")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--latent", type=int, default=32, help="side of the (smallest) latents (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="small models: only to see that it works")
+    add_json_option(parser)
+
+
+def parsed(parser: ArgumentParser) -> Namespace:
+    """The arguments, checked."""
+    arguments = parser.parse_args()
+    if arguments.steps < 2 or arguments.rounds < 1:
+        parser.error("at least 2 steps and 1 round are needed")
+    check_json_option(parser, arguments.json)
+    if arguments.small:
+        arguments.model = "small"
+    return arguments
 
 
 def plan(arguments: Namespace) -> list[dict]:

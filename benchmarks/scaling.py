@@ -13,10 +13,7 @@ import sys
 from argparse import Namespace
 
 from benchmarks import _train_pytorch
-from benchmarks._models import SHAPES
-from benchmarks._report import (
-    Spread, add_json_option, busy_text, check_json_option, machine, machine_text, save, text_table,
-)  # fmt: skip
+from benchmarks._report import Spread, busy_text, machine, machine_text, save, text_table
 from benchmarks._train_pytorch import ATTENTION, ELEMENTS, FLOOR, MIB, OURS, percent
 from devtools.host import HostError
 from devtools.progress import Progress
@@ -30,7 +27,11 @@ SIDES, BATCHES = (1, 1.5, 2), (1, 2, 4)
 
 
 def main() -> int:
-    arguments = parsed()
+    parser = argparse.ArgumentParser(
+        prog="dev.py bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _train_pytorch.add_options(parser, steps=3)
+    arguments = _train_pytorch.parsed(parser)
     sweeps = planned(arguments)
     specs = [spec for sweep in sweeps.values() for spec in sweep]
     unique = [spec for number, spec in enumerate(specs) if spec not in specs[:number]]
@@ -48,27 +49,6 @@ def main() -> int:
     print("\n".join(text(report)))
     save(report, arguments.json, lambda figure: draw(figure, report["sweeps"]))
     return 0
-
-
-def parsed() -> Namespace:
-    parser = argparse.ArgumentParser(
-        prog="dev.py bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each point (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="of each run, the first not timed (default: %(default)s)")
-    parser.add_argument("--model", choices=SHAPES, default="sd15", help="(default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--latent", type=int, default=32, help="side of the smallest latents (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="a small model: only to see that it works")
-    add_json_option(parser)
-    arguments = parser.parse_args()
-    if arguments.steps < 2 or arguments.rounds < 1:
-        parser.error("at least 2 steps and 1 round are needed")
-    check_json_option(parser, arguments.json)
-    if arguments.small:
-        arguments.model = "small"
-    return arguments
 
 
 def planned(arguments: Namespace) -> dict[str, list[dict]]:

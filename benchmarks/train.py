@@ -17,11 +17,8 @@ from argparse import Namespace
 
 from benchmarks import _train_comfyui, _train_pytorch
 from benchmarks._methods import METHODS
-from benchmarks._models import SHAPES
 from benchmarks._random_unet import unet_file
-from benchmarks._report import (
-    Spread, add_json_option, busy_text, check_json_option, machine, machine_text, save, text_table,
-)  # fmt: skip
+from benchmarks._report import Spread, busy_text, machine, machine_text, save, text_table
 from devtools.host import HostError
 from devtools.progress import Progress
 
@@ -55,24 +52,12 @@ def parsed() -> Namespace:
         prog="dev.py bench train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="one part only (default: both)")
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each method (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="of each run, the first not timed (default: %(default)s)")
-    parser.add_argument("--model", choices=SHAPES, default="sd15", help="in plain PyTorch (default: %(default)s)")
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), help="in plain PyTorch")
     parser.add_argument("--checkpointing", choices=("on", "off"), help="in plain PyTorch (default: both)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="in plain PyTorch")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--latent", type=int, default=32, help="side of the latents (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="(default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="small models: only to see that it works")
-    add_json_option(parser)
-    arguments = parser.parse_args()
-    if arguments.steps < 2 or arguments.rounds < 1:
-        parser.error("at least 2 steps and 1 round are needed")
-    check_json_option(parser, arguments.json)
+    _train_pytorch.add_options(parser, steps=4)
+    arguments = _train_pytorch.parsed(parser)
     arguments.part = arguments.part or PARTS
-    if arguments.small:
-        arguments.model = "small"
     return arguments
 
 

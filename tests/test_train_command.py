@@ -129,13 +129,12 @@ def test_the_command_trains_a_delta_that_improves_the_model(base, images, tmp_pa
     delta = SparseDelta.load(target)
     assert all(name.startswith("diffusion_model.") for name in delta.entries)
     assert json.loads(delta.metadata["sara.training"])["images"] == 4
-    loss = mean_loss(base, images)
-    assert mean_loss(base, images, delta) < 0.98 * loss
+    loss = mean_loss(prepared(base, images))
+    assert mean_loss(prepared(base, images), delta) < 0.98 * loss
 
 
-def mean_loss(base, images, delta=None):
-    """Over the same draws each time."""
-    model = prepared(base, images)
+def mean_loss(model, delta=None):
+    """Of a prepared model with a delta, over the same draws each time."""
     if delta is not None:
         load_delta(model.model, delta)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from sara_core.diffusers_training import DenoisingLoss, DiffusersRun
 from sara_core.image_folder import read_image_folder
 from tests import tiny_diffusers
 from tests.small_models import every_bit, relative_error, same_bits
-from tests.test_train_command import ALONE, WORKER, first_gradient, settings, torchrun, train
+from tests.test_train_command import ALONE, WORKER, first_gradient, mean_loss, settings, torchrun, train
 
 CPU = torch.device("cpu")
 PIPELINES = {
@@ -53,16 +53,6 @@ def opened(base):
     return diffusers.DiffusionPipeline.from_pretrained(base, dtype=torch.float32, **absent)
 
 
-def mean_loss(base, images, delta=None):
-    """Over the same draws each time."""
-    model = prepared(base, images)
-    if delta is not None:
-        load_delta(model.model, delta)
-    with torch.no_grad():
-        loss = DenoisingLoss(model, settings(seed=9), ALONE)
-        return sum(loss().item() for _ in range(4)) / 4
-
-
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_command_trains_a_delta_that_improves_the_model(bases, images, tmp_path, name):
     target = tmp_path / "style.safetensors"
@@ -78,7 +68,8 @@ def test_the_command_trains_a_delta_that_improves_the_model(bases, images, tmp_p
     assert not same_bits(every_bit(denoiser(pipeline)), before)
     handle.remove()
     assert same_bits(every_bit(denoiser(pipeline)), before)
-    assert mean_loss(bases[name], images, delta) < 0.99 * mean_loss(bases[name], images)
+    loss = mean_loss(prepared(bases[name], images))
+    assert mean_loss(prepared(bases[name], images), delta) < 0.99 * loss
 
 
 @pytest.mark.parametrize("name", USUAL)
