@@ -106,8 +106,8 @@ def test_a_table_lines_up():
 def test_a_small_training_is_measured_drawn_and_saved(tmp_path):
     target = tmp_path / "train.json"
     result = run(
-        "benchmarks.train", "--part", "pytorch", "--small", "--steps", "2", "--checkpointing", "on", "--methods", "floor",
-        "SaRA", "--json", str(target),
+        "benchmarks.train", "--part", "pytorch", "--small", "--steps", "2", "--checkpointing", "on", "--methods",
+        "floor", "SaRA", "--json", str(target),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads(target.read_text())["pytorch"]
