@@ -4,7 +4,9 @@ Written here, because the known engine (atheris) exists for one operating system
 """
 
 import faulthandler
+import functools
 import math
+import os
 import random
 import sys
 import time
@@ -71,6 +73,12 @@ def explore(target: Target, inputs: int, folder: Path, seed: int = 0) -> Finding
     return findings
 
 
+@functools.cache
+def _real_path(filename: str) -> str:
+    """Without links: the host imports the pack through one."""
+    return os.path.realpath(filename)
+
+
 def _observed(target: Target, path: Path, content: bytes, findings: Findings) -> set[tuple]:
     """Read one input; returns the arcs it took, and adds what happened to the findings."""
     arcs: set[tuple] = set()
@@ -79,7 +87,7 @@ def _observed(target: Target, path: Path, content: bytes, findings: Findings) ->
     def on_call(frame, event, argument):
         code = frame.f_code
         if code not in watched:
-            watched[code] = code.co_filename.startswith(CODE)
+            watched[code] = _real_path(code.co_filename).startswith(CODE)
         if not watched[code]:
             return None
         last = 0

@@ -133,20 +133,37 @@ def _other_data(name: str, data: bytes, choose: random.Random) -> bytes:
 
 
 def _other_text(text: str, choose: random.Random) -> str:
-    """Settings in JSON with another name or value, or the text changed as it is."""
+    """JSON with another name or value somewhere in it, or the text changed as it is."""
     try:
         settings = json.loads(text)
-        inside = choose.choice([settings, *(value for value in settings.values() if isinstance(value, dict))])
-        name = choose.choice(sorted(inside))
-    except (ValueError, AttributeError, IndexError, TypeError, RecursionError):
-        settings = None
-    if settings is None or choose.random() < 0.3:
+        inside = choose.choice([part for part in _containers(settings) if part])
+    except (ValueError, IndexError, RecursionError):
+        inside = None
+    if not inside or choose.random() < 0.2:
         return of_bytes(text.encode(), choose).decode("utf-8", "replace")
-    if choose.random() < 0.5:
-        inside[name] = choose.choice([*_NUMBERS, *_FLOATS, None, True, "", [], {}, {".*": choose.choice(_NUMBERS)}])
+    place = choose.choice(sorted(inside) if isinstance(inside, dict) else range(len(inside)))
+    kind = choose.randrange(4)
+    if kind <= 1:
+        hostile = [*_NUMBERS, *_FLOATS, None, True, "", [], {}, {".*": choose.choice(_NUMBERS)}]
+        inside[place] = choose.choice([*hostile, *_containers(settings)[:1]])
+    elif kind == 2 and isinstance(inside, dict):
+        inside[of_bytes(place.encode(), choose).decode("utf-8", "replace")] = inside.pop(place)
+    elif kind == 2:
+        inside.insert(place, inside[place])
     else:
-        inside[of_bytes(name.encode(), choose).decode("utf-8", "replace")] = inside.pop(name)
-    return json.dumps(settings)
+        del inside[place]
+    try:
+        return json.dumps(settings)
+    except ValueError:  # it holds itself now
+        return "[" * choose.choice(_NUMBERS[3:12])
+
+
+def _containers(value) -> list:
+    """All tables and lists in a tree of JSON, the whole first."""
+    found = [value] if isinstance(value, (dict, list)) else []
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        found += _containers(part)
+    return found
 
 
 def _repacked(packed: bytes, choose: random.Random) -> bytes:

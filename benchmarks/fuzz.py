@@ -2,8 +2,9 @@
 
     python dev.py bench fuzz [--inputs N] [--seed S] [--json FILE]
 
-Coverage-guided, in this process, whose address space may not grow by more than 512 MiB beyond what it has after
-loading (Linux). Inputs that do something else than they may are kept in the folder for temporary files.
+Delta files, importers, and the snapshots and states from which a training goes on: through the library, the command
+line and SaRA Train. Coverage-guided, in this process, whose address space may not grow by more than 512 MiB beyond what
+it has after loading (Linux). Inputs that do something else than they may are kept in the folder for temporary files.
 """
 
 import argparse
@@ -18,14 +19,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._exploration import explore
+from benchmarks._exploration import Target, explore
+from benchmarks._random_unet import unet_file
 from benchmarks._untrusted import targets
+from benchmarks._untrusted_states import COMMAND, LIBRARY, NODE, state_targets, with_node_target
+from devtools.host import prepare
+from devtools.in_process import InProcessHost
+from devtools.progress import Progress
 
-INPUTS = 216_000
+INPUTS = 420_000
 CAP = 512 * 2**20
 FAILURES = Path(tempfile.gettempdir(), "sara-fuzz-failures")
-# How much of all inputs each of the quick ones gets, compared with an importer.
-WEIGHTS = {"positions": 3, "delta file": 3, "base identity": 2}
+# How much of all inputs each of these gets, compared with an importer: the quick ones, and those whose faults would end
+# the process.
+WEIGHTS = {"positions": 3, "delta file": 3, "base identity": 2, LIBRARY: 6, COMMAND: 5, NODE: 5}
 
 
 def main() -> int:
@@ -40,26 +47,20 @@ def main() -> int:
     warnings.simplefilter("ignore")
     report, begin = {}, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        everything = list(targets(Path(folder)))
+        folder = Path(folder)
+        host = InProcessHost(prepare(), folder / "comfyui")
+        model = tiny_model(host)
+        everything = [*targets(folder), *state_targets(folder)]
         capped = cap_memory()
-        total = sum(WEIGHTS.get(target.name, 1) for target in everything)
+        shares = {target.name: WEIGHTS.get(target.name, 1) for target in everything} | {NODE: WEIGHTS[NODE]}
+
+        def fuzz(target: Target, folder: Path) -> None:
+            inputs = round(arguments.inputs * shares[target.name] / sum(shares.values()))
+            report[target.name] = explored(target, inputs, folder, arguments.seed)
+
         for target in everything:
-            share = WEIGHTS.get(target.name, 1) / total
-            started = time.perf_counter()
-            findings = explore(target, round(arguments.inputs * share), Path(folder), arguments.seed)
-            report[target.name] = {
-                **vars(findings), "failures": list(findings.failures), "seconds": time.perf_counter() - started,
-            }  # fmt: skip
-            print(
-                f"{target.name}: {findings.inputs:,} inputs, {findings.accepted:,} accepted, {findings.arcs} arcs, "
-                f"slowest {findings.slowest * 1000:.0f} ms, {report[target.name]['seconds']:.0f} s, "
-                f"{len(findings.failures)} failures", flush=True,
-            )  # fmt: skip
-            for number, (failure, content) in enumerate(findings.failures.items()):
-                FAILURES.mkdir(exist_ok=True)
-                path = FAILURES / f"{target.name.replace(' ', '-').replace(',', '')}-{number}"
-                path.write_bytes(content)
-                print(f"  {failure}: {path}")
+            fuzz(target, folder)
+        with_node_target(host, model, fuzz)
     inputs, failures = (sum(found) for found in zip(*((r["inputs"], len(r["failures"])) for r in report.values())))
     print(
         f"{inputs:,} inputs in {time.perf_counter() - begin:.0f} s, {failures} failures"
@@ -68,6 +69,30 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 1 if failures else 0
+
+
+def explored(target: Target, inputs: int, folder: Path, seed: int) -> dict:
+    """Fuzz one target, print a line about it, and keep the inputs that made it fail."""
+    started = time.perf_counter()
+    findings = explore(target, inputs, folder, seed)
+    seconds = time.perf_counter() - started
+    print(
+        f"{target.name}: {findings.inputs:,} inputs, {findings.accepted:,} accepted, {findings.arcs} arcs, "
+        f"slowest {findings.slowest * 1000:.0f} ms, {seconds:.0f} s, {len(findings.failures)} failures", flush=True,
+    )  # fmt: skip
+    for number, (failure, content) in enumerate(findings.failures.items()):
+        FAILURES.mkdir(exist_ok=True)
+        path = FAILURES / f"{target.name.replace(' ', '-').replace(',', '')}-{number}"
+        path.write_bytes(content)
+        print(f"  {failure}: {path}")
+    return {**vars(findings), "failures": list(findings.failures), "seconds": seconds}
+
+
+def tiny_model(host: InProcessHost):
+    """A small random MODEL, loaded by the host."""
+    path = unet_file("small", Progress())
+    host.folder_paths.add_model_folder_path("diffusion_models", str(path.parent))
+    return host.execute("UNETLoader", unet_name=path.name).outputs[0]
 
 
 def cap_memory() -> bool:

@@ -74,8 +74,12 @@ class DenoisingLoss:
         """What the coming batches depend on (Draws.state), to be taken between two batches."""
         return self.draws.state()
 
+    def check_state(self, state: dict) -> None:
+        """Raises DeltaError for a damaged state, TrainingError for one of another number of samples."""
+        self.draws.check_state(state)
+
     def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken, with the same samples; TrainingError if it is damaged or there are others."""
+        """Go on where `state` was taken, with the same samples. Raises what `check_state` raises."""
         self.draws.load_state(state)
 
 

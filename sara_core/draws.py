@@ -8,6 +8,7 @@ import torch
 from .epochs import ShuffledEpochs
 from .errors import TrainingError
 from .noise_levels import NoiseLevels
+from .saved_state import LARGEST_COUNT, fields, generator_state, sequence, whole_number
 
 
 class Draw(NamedTuple):
@@ -53,14 +54,21 @@ class Draws:
             "samples": len(self.samples), "queue": list(self.epochs.queue), "generator": self.generator.get_state(),
         }
 
-    def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken. TrainingError if it is damaged or of another number of samples."""
-        if state["samples"] != len(self.samples):
+    def check_state(self, state: dict) -> None:
+        """Raises DeltaError for a damaged state, TrainingError for one of another number of samples."""
+        fields(state, "the order of its images", ("samples", "queue", "generator"))
+        samples = whole_number(state["samples"], "its number of images", 1, LARGEST_COUNT)
+        if samples != len(self.samples):
             raise TrainingError(
-                f"The training to be resumed had {state['samples']} images, now there are {len(self.samples)}: give it "
+                f"The training to be resumed had {samples} images, now there are {len(self.samples)}: give it "
                 "the same images, or start a new training."
             )
-        if not set(state["queue"]) <= set(range(len(self.samples))):
-            raise TrainingError("The order of images in the snapshot is damaged: choose an earlier snapshot.")
+        for number in sequence(state["queue"], "the order of its images"):
+            whole_number(number, "a place in the order of its images", 0, samples - 1)
+        generator_state(state["generator"], "the state of its random generator")
+
+    def load_state(self, state: dict) -> None:
+        """Go on where `state` was taken. Raises what `check_state` raises."""
+        self.check_state(state)
         self.epochs.queue = list(state["queue"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import TrainingError
+from .saved_state import fields, generator_state
 from .store import Store
 from .support import Segment, Support
 
@@ -102,8 +103,14 @@ class LowRankLoss:
         """What an exact continuation needs beside the store's state: the generator's, uint8."""
         return {"generator": self.generator.get_state()}
 
+    def check_state(self, state: dict) -> None:
+        """Raises DeltaError for anything that `state()` cannot have given."""
+        fields(state, "the low-rank loss", ("generator",))
+        generator_state(state["generator"], "the state of the low-rank loss's random generator")
+
     def load_state(self, state: dict) -> None:
-        """Continue the draws where `state()` was taken."""
+        """Continue the draws where `state` was taken. Raises what `check_state` raises."""
+        self.check_state(state)
         self.generator.set_state(state["generator"].cpu())
 
 

@@ -15,7 +15,9 @@ from .attachment import (
 from .delta import SparseDelta
 from .errors import DeltaError, TrainingError
 from .gradient_scores import GradientScores
+from .optimizer_state import checked_optimizer_state
 from .patterns import ALL_LAYERS
+from .saved_state import fields
 from .selection import select
 from .store import Store
 from .streaming import move_all_but, move_back
@@ -188,14 +190,16 @@ class SaRA(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         """Continue where `state_dict` was taken, bit for bit. The model must hold the same base weights.
 
-        Raises DeltaError if it was taken over another base, or with other trained elements.
+        Raises DeltaError if it was taken over another base, or with other trained elements, or is damaged; nothing is
+        changed then.
         """
-        state_dict = dict(state_dict)
-        saved = state_dict.pop("sara", None)
-        if saved is None:
+        fields(state_dict, "it", ())
+        if "sara" not in state_dict:
             raise DeltaError("This state was not saved by a SaRA optimizer: it has no 'sara' part.")
-        self.store.load_state(saved)
-        self.inner.load_state_dict(state_dict)
+        active = self.store.check_state(state_dict["sara"])
+        inner = checked_optimizer_state(self.inner, state_dict, active)
+        self.store.load_state(state_dict["sara"])
+        self.inner.load_state_dict(inner)
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
         self.store.write(settled=True)
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from . import atomic
 from .errors import DeltaError
 from .formats import container
+from .saved_state import fields
 
 _TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"
 VERSION = "1"
@@ -39,7 +41,11 @@ def save(path: str | os.PathLike, state: Mapping, settings: Mapping) -> None:
 
 
 def load(path: str | os.PathLike) -> tuple[dict, dict]:
-    """State and settings of a snapshot, its tensors on the CPU. Raises DeltaError for anything but a sound one."""
+    """State and settings of a snapshot, its tensors on the CPU, copied from the file.
+
+    Raises DeltaError for a file that is not whole. What the state says is for whoever takes it to check
+    (Training.check_state).
+    """
     with container.opened(path) as file:
         metadata = file.metadata() or {}
         if metadata.get(_VERSION) != VERSION:
@@ -48,11 +54,19 @@ def load(path: str | os.PathLike) -> tuple[dict, dict]:
                 "output/sara_snapshots, or update the pack."
             )
         try:
-            state = _with_tensors(json.loads(metadata[_TREE]), file.get_tensor)
-            return state, json.loads(metadata[_SETTINGS])
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            unread = set(file.keys())
+
+            def own_copy(name: str) -> torch.Tensor:
+                unread.remove(name)  # one that is named a thousand times would take a thousand times its memory
+                # What is mapped is gone, and the process with it, when another program cuts the file short.
+                return file.get_tensor(name).clone()
+
+            state = fields(_with_tensors(json.loads(metadata[_TREE]), own_copy), "it", ())
+            return state, fields(json.loads(metadata[_SETTINGS]), "the table of its settings", ())
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DeltaError(
-                f"The snapshot '{Path(path).name}' is damaged ({error}): choose an earlier one."
+                f"The snapshot '{Path(path).name}' is damaged ({type(error).__name__}: {shorten(str(error), 100)}): "
+                "choose an earlier one."
             ) from error
 
 

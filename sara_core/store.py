@@ -15,6 +15,7 @@ import torch
 from .delta import SparseDelta, SparseEntry
 from .elements import added, gather, scatter_
 from .errors import DeltaError, TrainingError
+from .saved_state import damaged, fields, sequence, tensor
 from .support import Segment, Support
 from .weight_gradient import sparse_weight_gradient
 
@@ -222,18 +223,42 @@ class Store:
             "active": torch.cat(active),
         }
 
-    @torch.no_grad()
-    def load_state(self, state: dict) -> None:
-        """Take Δ from `state()` of a store over the same support and base; raises DeltaError otherwise."""
-        if state["names"] != [segment.name for segment in self.support]:
+    def check_state(self, state: dict) -> int:
+        """How many elements still train in `state`, which must come from `state()` of a store over the same support and
+        base. Raises DeltaError otherwise; nothing is changed."""
+        fields(state, "its trained part", ("names", "shapes", "digests", "indices", "values", "active"))
+        weights = len(self.support)
+        names = sequence(state["names"], "the list of weight names")
+        if list(names) != [segment.name for segment in self.support]:
             raise DeltaError("This state trains other weights of the model: use the same selection and patterns.")
-        differing = [n for n, mine, theirs in zip(state["names"], self._digests, state["digests"]) if mine != theirs]
+        digests = sequence(state["digests"], "the list of base digests", weights)
+        differing = [name for name, mine, theirs in zip(names, self._digests, digests) if mine != theirs]
         if differing:
             raise DeltaError(
                 "This state was saved over another base model or with other trained elements: "
-                f"{len(differing)} of {len(self.support)} weights differ, {differing[0]} the first of them. "
+                f"{len(differing)} of {weights} weights differ, {differing[0]} the first of them. "
                 "Load the base it was trained on, and use the same selection."
             )
+        indices = sequence(state["indices"], "the list of positions", weights)
+        shapes = sequence(state["shapes"], "the list of shapes", weights)
+        for number, segment in enumerate(self.support):
+            position, _ = self.whole(number)
+            saved = tensor(indices[number], f"the positions in {segment.name}", torch.int32, tuple(position.shape))
+            if list(sequence(shapes[number], "a shape")) != list(segment.shape) or not torch.equal(
+                saved.to(position.device), position.to(torch.int32)
+            ):
+                raise damaged(f"the positions in {segment.name} are not those of its base digest")
+        total = sum(map(len, indices))
+        tensor(state["values"], "the trained vector", torch.float32, (total,))
+        active = int(tensor(state["active"], "the list of elements that still train", torch.bool, (total,)).sum())
+        if active == 0 < total:
+            raise damaged("none of its elements train any more")
+        return active
+
+    @torch.no_grad()
+    def load_state(self, state: dict) -> None:
+        """Take Δ from `state`. Raises what `check_state` raises; nothing is changed then."""
+        self.check_state(state)
         self.unsettle()
         self.values.copy_(state["values"])
         active = state["active"].to(self.values.device)
@@ -263,6 +288,6 @@ def _joined(first: Settled | None, second: Settled) -> Settled:
 
 def _digest(segment, base: torch.Tensor) -> str:
     digest = hashlib.blake2b(f"{segment.name} {tuple(segment.shape)}".encode(), digest_size=16)
-    for tensor in (segment.crow, segment.col, base.float()):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for part in (segment.crow, segment.col, base.float()):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -9,6 +9,8 @@ import torch
 from .adjustment import Adjustment, adjust
 from .errors import TrainingError
 from .optimizer import check_all_reached
+from .optimizer_state import checked_optimizer_state
+from .saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, whole_number
 from .schedule import rate_factor
 from .store import Store
 
@@ -41,8 +43,8 @@ class TrainingSettings:
 class Training:
     """A run, and everything that changes while it goes on: `state()` at any time continues it bit for bit.
 
-    batches: computes the loss (scalar, with graph) of the next micro-batch; with state() and load_state(), as
-        nodes/host/batches.py, if the run is to be continued later
+    batches: computes the loss (scalar, with graph) of the next micro-batch; with state(), check_state() and
+        load_state(), as nodes/host/batches.py, if the run is to be continued later
     low_rank: its add_gradient() adds to the gradient of Δ once per step (low_rank.py)
     scaler: scales the loss for fp16 compute; a step whose scaled gradient overflows is skipped and the scale lowered
     average: replaces a tensor by its mean over the processes that train together, each with its own part of a batch
@@ -181,13 +183,59 @@ class Training:
             "low_rank": None if self.low_rank is None else self.low_rank.state(),
         }
 
+    def check_state(self, state: dict) -> dict:
+        """The optimizer's part of `state`, which must come from `state()` of a run of the same settings.
+
+        Raises DeltaError for a state that is damaged, was taken over another base or with other trained elements, and
+        what the batches raise for other images; nothing is changed.
+        """
+        fields(state, "it", (
+            "step", "losses", "adjustments", "caution", "store", "optimizer", "scaler", "batches", "low_rank",
+        ))  # fmt: skip
+        active = self.store.check_state(state["store"])
+        step = whole_number(state["step"], "its number of steps", 0, self.settings.steps)
+        for loss in sequence(state["losses"], "its list of losses", step):
+            if not (isinstance(loss, float) and math.isnan(loss)):  # that of a step that was skipped
+                number(loss, "a loss")
+        for entry in sequence(state["adjustments"], "its list of adjustments"):
+            after, (trained, ineffective, kept) = _pair(entry)
+            whole_number(after, "the step of an adjustment", 1, step)
+            whole_number(trained, "the number of elements before an adjustment", 0, LARGEST_COUNT)
+            whole_number(ineffective, "the number of elements after an adjustment", 0, trained)
+            if not isinstance(kept, bool):
+                raise damaged("whether moments were kept is neither true nor false")
+        back_off, good, bad = sequence(state["caution"], "its caution", 3)
+        number(back_off, "its factor of the learning rate", LEAST_ABOVE_0, 1.0)
+        whole_number(good, "its number of good steps", 0, step)
+        whole_number(bad, "its number of bad steps", 0, step)
+        self._check_scaler(state["scaler"])
+        if hasattr(self.batches, "check_state"):
+            self.batches.check_state(state["batches"])
+        if (state["low_rank"] is None) != (self.low_rank is None):
+            raise damaged("it has a low-rank loss and the run has none, or the other way round")
+        if self.low_rank is not None:
+            self.low_rank.check_state(state["low_rank"])
+        return checked_optimizer_state(self.optimizer, state["optimizer"], active, step, same_options=True)
+
+    def _check_scaler(self, saved) -> None:
+        current = self.scaler.state_dict()
+        saved = fields(saved, "its loss scale", current)
+        for name, value in current.items():  # none, where losses are not scaled
+            if name == "scale":
+                number(saved[name], "its loss scale", LEAST_ABOVE_0)
+            elif name == "_growth_tracker":
+                whole_number(saved[name], "its steps with this loss scale", 0, LARGEST_COUNT)
+            elif saved[name] != value:
+                raise damaged(f"the {name} of its loss scale is not the run's")
+
     def load_state(self, state: dict) -> None:
         """Go on where `state` was taken, from a run of the same settings that has not begun.
 
-        Raises DeltaError if it was taken over another base or with other trained elements.
+        Raises what `check_state` raises; nothing is changed then.
         """
+        optimizer = self.check_state(state)
         self.store.load_state(state["store"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         self.store.write(settled=True)
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state(state["batches"])
@@ -198,6 +246,11 @@ class Training:
         self._back_off, self._good, self._bad = state["caution"]
         self._last_good = self.store.values.detach().clone()
         self._drawn = self._data_state()
+
+
+def _pair(entry) -> tuple:
+    step, adjustment = sequence(entry, "an adjustment", 2)
+    return step, sequence(adjustment, "an adjustment", len(Adjustment._fields))
 
 
 def _diverged(step: int, times: int, what: str, value: float) -> TrainingError:

@@ -5,16 +5,24 @@ import runpy
 import sys
 
 import pytest
+import torch
 
 from benchmarks import _exploration, _mutations
 from benchmarks._exploration import Target, explore
-from benchmarks._untrusted import targets
+from benchmarks._untrusted import targets as file_targets
+from benchmarks._untrusted_states import COMMAND, LIBRARY, state_targets, with_node_target
+from tests import toy_models
 
 NAMES = (
     "positions", "delta file", "base identity", "LoRA, LyCORIS, .diff", "DoRA, OFT, GLoRA", "SHiRA",
     "Super-Tuning", "Super-Tuning with a LoRA", "whole model", "LT-SFT", "LT-SFT with whole weights", "authors' file",
+    LIBRARY, COMMAND,
 )  # fmt: skip
 INPUTS = 250
+
+
+def targets(folder):
+    return [*file_targets(folder), *state_targets(folder)]
 
 
 @pytest.fixture
@@ -38,6 +46,23 @@ def test_hostile_files_give_our_own_error_or_sound_results(tmp_path, target, nam
     findings = explore(target(name), INPUTS, tmp_path, seed=1)
     assert not findings.failures
     assert findings.accepted < INPUTS or name == "base identity"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hostile_snapshot_gives_our_own_error_in_the_node_and_leaves_the_model_alone(comfy):
+    found = []
+
+    def fuzz(target, folder):
+        found.extend([explore(target, 0, folder), explore(target, INPUTS, folder, seed=1)])
+
+    with torch.inference_mode():
+        model = toy_models.sd15_model()
+    before = toy_models.loaded_weights(model)
+    with_node_target(comfy, model, fuzz)
+    sound, hostile = found
+    assert sound.accepted == 2 and hostile.accepted < INPUTS
+    assert not sound.failures and not hostile.failures
+    toy_models.assert_same_bits(toy_models.loaded_weights(model), before)
 
 
 @pytest.fixture

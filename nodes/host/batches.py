@@ -5,6 +5,7 @@ import torch
 from ...sara_core.draws import Draw, Draws
 from ...sara_core.errors import TrainingError
 from ...sara_core.noise_levels import NoiseLevels
+from ...sara_core.saved_state import fields
 from .dataset import Sample
 from .denoiser import Denoiser
 from .prediction import min_snr_weights, snr_prediction
@@ -66,14 +67,22 @@ class DenoisingLoss:
             "class_images": self.class_draws.state() if self.class_draws else None,
         }
 
-    def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken, with the same samples and options; TrainingError if there are other images."""
+    def check_state(self, state: dict) -> None:
+        """Raises DeltaError for a damaged state, TrainingError for one of other images."""
+        fields(state, "the order of its images", ("images", "class_images"))
         if (state["class_images"] is None) != (self.class_draws is None):
             had, now = ("none", "some") if self.class_draws else ("class images", "none")
             raise TrainingError(
                 f"The training to be resumed had {had} in class_latents, now there are {now}: connect what was "
                 "connected then, or start a new training."
             )
+        self.draws.check_state(state["images"])
+        if self.class_draws:
+            self.class_draws.check_state(state["class_images"])
+
+    def load_state(self, state: dict) -> None:
+        """Go on where `state` was taken, with the same samples and options. Raises what `check_state` raises."""
+        self.check_state(state)
         self.draws.load_state(state["images"])
         if self.class_draws:
             self.class_draws.load_state(state["class_images"])
