@@ -194,6 +194,19 @@ def test_a_snapshot_of_other_settings_or_images_is_not_resumed(base, images, tmp
     assert "data:" in capsys.readouterr().err
 
 
+def test_a_snapshot_with_moments_of_another_length_is_refused(base, images, tmp_path, stop_after):
+    target, options = tmp_path / "style.safetensors", ["--steps", "3"]
+    terminal = stop_after(2)
+    assert train(base, images, target, *options) == 1
+    path, = (tmp_path / "style_snapshots").iterdir()
+    state, saved = snapshot.load(path)
+    moments = state["optimizer"]["state"][0]
+    moments["exp_avg"] = moments["exp_avg"][:5]
+    snapshot.save(path, state, saved)
+    assert train(base, images, target, *options, "--resume", str(path)) == 1
+    assert "damaged: the optimizer's exp_avg is float32 [5] instead of float32 [" in terminal.text
+
+
 def test_a_run_whose_delta_could_not_be_saved_is_not_lost(base, images, tmp_path, capsys):
     target = tmp_path / "a.safetensors"
     target.mkdir()

@@ -330,3 +330,27 @@ def test_memory_that_runs_out_loses_nothing_and_names_the_settings(
         train(comfy, model, data, **OPTIONS)
     snapshot, = snapshots()
     assert_same_delta(straight, train(comfy, model, data, **OPTIONS, resume=snapshot.name)[0])
+
+
+def test_a_damaged_snapshot_is_refused_before_anything_is_taken_from_it(comfy, model, data, untouched, snapshots):
+    """Moments shorter than Δ made the optimizer write over memory that is not its own."""
+    from sara_core import snapshot as files
+
+    straight, _ = train(comfy, model, data, **OPTIONS)
+    cancelled(comfy, model, data, 9, **OPTIONS)
+    path, = snapshots()
+    whole = path.read_bytes()
+    for name, change in {
+        "exp_avg": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(5)),
+        "exp_avg_sq": lambda state: state["optimizer"]["state"][0].update(exp_avg_sq=torch.zeros(5, dtype=torch.uint8)),
+        "the trained vector": lambda state: state["store"].update(values=torch.ones(1)),
+        "number of steps": lambda state: state.update(step=10**9),
+        "random generator": lambda state: state["batches"]["images"].update(generator=torch.zeros(5)),
+    }.items():
+        state, settings = files.load(path)
+        change(state)
+        files.save(path, state, settings)
+        with pytest.raises(Exception, match=f"saved state of a training is damaged: .*{name}"):
+            train(comfy, model, data, **OPTIONS, resume=path.name)
+        path.write_bytes(whole)
+    assert_same_delta(straight, train(comfy, model, data, **OPTIONS, resume=path.name)[0])
