@@ -97,9 +97,14 @@ SHAPES = {
 
 
 def random_model(name: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """`SHAPES[name]` with weights drawn in the dtype and place they stay in: nothing of its size exists twice."""
+    """`SHAPES[name]` with random weights."""
+    return randomised(SHAPES[name].build, dtype, device)
+
+
+def randomised(build: Callable[[], torch.nn.Module], dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """What `build` makes, with weights drawn in the dtype and place they stay in: nothing of its size exists twice."""
     with torch.device("meta"):
-        model = SHAPES[name].build()
+        model = build()
     model = model.to(dtype).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(SEED)
     with torch.no_grad():
