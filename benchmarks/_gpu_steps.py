@@ -46,7 +46,9 @@ def items(device: str, small: bool) -> dict[str, Callable[[], Iterator[dict]]]:
     with suppress(ImportError):  # then its methods say so; here, as importing it is no part of preparing a model
         importlib.import_module("peft")
     return {
-        f"{configuration_name(configuration)}: {name}": partial(measure, configuration, name, method, which, device)
+        f"{configuration_name(configuration)}: {name}": partial(
+            measure, configuration, name, method, which, device, FEWEST_STEPS if small else STEPS
+        )
         for configuration in (SMALL_CONFIGURATIONS if small else CONFIGURATIONS)
         for name, method, which in ORDER
     }
@@ -57,20 +59,20 @@ def configuration_name(configuration) -> str:
     return f"{model} {latent}×{latent}, batch {batch}, {'with' if checkpointing else 'without'} checkpointing"
 
 
-def measure(configuration, name: str, method: str, which: int, device: str) -> Iterator[dict]:
-    """Seconds and MiB; out of memory is a result."""
+def measure(configuration, name: str, method: str, which: int, device: str, count: int) -> Iterator[dict]:
+    """Seconds and MiB of `count` steps, or fewer where they take long; out of memory is a result."""
     model, latent, batch, checkpointing = configuration
     about = {
         "name": name, "configuration": configuration_name(configuration), "model": model, "latent": latent,
         "batch": batch, "checkpointing": checkpointing, "method": method, "elements": ELEMENTS[model][which],
     }  # fmt: skip
     try:
-        yield {**about, "ok": True, **_measured(configuration, method, ELEMENTS[model][which], device)}
+        yield {**about, "ok": True, **_measured(configuration, method, ELEMENTS[model][which], device, count)}
     except torch.OutOfMemoryError as error:
         yield {**about, "ok": True, "out_of_memory": str(error).splitlines()[0]}
 
 
-def _measured(configuration, method, elements, device) -> dict:
+def _measured(configuration, method, elements, device, count) -> dict:
     start = time.perf_counter()
     name, latent, batch, checkpointing = configuration
     dtype = torch.bfloat16
@@ -92,7 +94,7 @@ def _measured(configuration, method, elements, device) -> dict:
     clock = _Clock(device)
     losses += [_step(model, inputs, optimizer, _Clock(device)) for _ in range(WARM_UP - 1)]
     memory.begin()
-    while len(clock.phases) < STEPS:
+    while len(clock.phases) < count:
         if len(clock.phases) >= FEWEST_STEPS and time.perf_counter() - start > ENOUGH:
             break
         losses.append(_step(model, inputs, optimizer, clock))

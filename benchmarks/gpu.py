@@ -115,13 +115,14 @@ class Lane:
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if part == "checks":
             self.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what torch's deterministic algorithms want
-            self.environment.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // lanes_at_once)))
+        threads = 1 if arguments.small else os.cpu_count() // lanes_at_once
+        self.environment.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
         self.left = None
 
     def run(self) -> None:
         for _ in range(CRASHES):
             self._run_worker()
-            if self.left == [] or self.is_over:
+            if not self.left or self.is_over:  # None: it did not even start
                 break
         for item in self.left or ():
             why = "no time left" if self.is_over else "processes crash too often"
@@ -139,13 +140,13 @@ class Lane:
         )  # fmt: skip
         lines = queue.Queue()
         threading.Thread(target=_read, args=(worker.stdout, lines), daemon=True).start()
-        self.running, self.results, self.stop = "starting", 0, time.monotonic() + START_SECONDS
+        self.running, self.results, self.stop = None, 0, time.monotonic() + START_SECONDS
         why = None
         while True:
             try:
                 message = lines.get(timeout=max(0.0, min(self.stop, self.deadline) - time.monotonic()))
             except queue.Empty:
-                why = f"stopped after {ITEM_SECONDS} s"
+                why = "it took too long and was stopped"
                 worker.kill()
                 break
             if message is None:
@@ -159,8 +160,9 @@ class Lane:
             worker.kill()
             code = worker.wait()
         if self.is_over and why is not None:
-            self._add({"name": self.running, "ok": True, "not_run": f"no time left after {self.results} results"})
-        elif self.running is not None or code not in (0, SPOILED):
+            why = f"no time left after {self.results} results"
+            self._add({"name": self.running or self.name, "ok": True, "not_run": why})
+        elif why or self.running is not None or code not in (0, SPOILED):
             self._add({"name": "all of it", "ok": False, "exception": why or f"its process ended with code {code}"})
 
     def _take(self, message: dict, worker) -> None:
