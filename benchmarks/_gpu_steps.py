@@ -6,6 +6,7 @@ floor comes first and last: how far the two lie apart is how far to trust the ra
 """
 
 import importlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -67,7 +68,8 @@ def measure(configuration, name: str, method: str, which: int, device: str, coun
         "batch": batch, "checkpointing": checkpointing, "method": method, "elements": ELEMENTS[model][which],
     }  # fmt: skip
     try:
-        yield {**about, "ok": True, **_measured(configuration, method, ELEMENTS[model][which], device, count)}
+        result = _measured(configuration, method, ELEMENTS[model][which], device, count)
+        yield {**about, "ok": not any(isinstance(loss, str) for loss in result["losses"]), **result}
     except torch.OutOfMemoryError as error:
         yield {**about, "ok": True, "out_of_memory": str(error).splitlines()[0]}
 
@@ -80,6 +82,7 @@ def _measured(configuration, method, elements, device, count) -> dict:
     before = memory.allocated()
     model = random_unet(name, dtype, device)
     inputs = random_unet_inputs(LAYOUTS[name], latent, batch, dtype, device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     loaded = memory.begin()
     weight_gradient._fastest.clear()
     with _measuring_counted(device) as measuring:
@@ -98,13 +101,11 @@ def _measured(configuration, method, elements, device, count) -> dict:
         if len(clock.phases) >= FEWEST_STEPS and time.perf_counter() - start > ENOUGH:
             break
         losses.append(_step(model, inputs, optimizer, clock))
-    if not all(torch.isfinite(torch.tensor(losses))):
-        raise RuntimeError(f"the loss is not finite: {losses}")
     steps = [sum(phases) for phases in clock.phases]
     step_peak = memory.peak()
     return {
         "trained_elements": trained_elements(optimizer),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameters,
         "steps": steps,
         "step": statistics.median(steps),
         "update_share": statistics.median(update / (gradient + update) for gradient, update in clock.phases),
@@ -120,7 +121,7 @@ def _measured(configuration, method, elements, device, count) -> dict:
         "peak_first_step": first_peak,
         "peak_step": step_peak,
         "peak": max(prepared_peak, first_peak, step_peak),
-        "losses": losses,
+        "losses": [loss if math.isfinite(loss) else str(loss) for loss in losses],  # JSON has no NaN
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
 

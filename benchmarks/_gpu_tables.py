@@ -48,7 +48,8 @@ def _steps(results: list[dict]) -> Iterator[str]:
             continue
         growth = result["peak"] - result["loaded"]
         rows.append([
-            result["name"], f"{result['trained_elements'] / 1e6:.2f} M", f"{1000 * result['step']:.1f}",
+            result["name"] if result["ok"] else f"{result['name']} (not finite)",
+            f"{result['trained_elements'] / 1e6:.2f} M", f"{1000 * result['step']:.1f}",
             _ratio(result, floor, "step"), _ratio(result, lora, "step"), f"{growth:,.0f}",
             f"{growth - floor['peak'] + floor['loaded']:,.0f}" if floor else "", _ratio(result, lora, "peak"),
             f"{result['update_share']:.1%}", "" if result["gradient_share"] is None else
