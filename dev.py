@@ -13,9 +13,14 @@ import subprocess
 import sys
 
 from devtools.host import (
-    DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, install_requirements, prepare,
+    DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, link_pack, make_base, prepare, start_command,
+    with_requirements,
 )  # fmt: skip
 from devtools.progress import Progress
+
+REQUIREMENTS = ROOT / "requirements-dev.txt"
+# Where the ComfyUI that `python dev.py host` names keeps models, pictures and so on.
+BASE = ROOT / "comfyui-base"
 
 
 def main() -> int:
@@ -27,7 +32,7 @@ def main() -> int:
     )
     shown = host.add_mutually_exclusive_group()
     shown.add_argument("--path", action="store_true", help="print only its folder")
-    shown.add_argument("--python", action="store_true", help="print only its interpreter")
+    shown.add_argument("--python", action="store_true", help="print only its interpreter, which runs the tests too")
     for name, text in [
         ("test", "run ruff and pytest; further arguments go to pytest"),
         ("demo", "train, use and bake a delta in a real ComfyUI"),
@@ -49,13 +54,23 @@ def main() -> int:
 
 
 def show_host(arguments: argparse.Namespace) -> int:
-    host = prepare(arguments.version)
+    progress = Progress()
+    host = prepare(arguments.version, progress)
     if arguments.path:
         print(host.folder)
-    elif arguments.python:
+        return 0
+    if not host.is_users_own:
+        host = with_requirements(host, REQUIREMENTS, progress)
+    if arguments.python:
         print(host.python)
-    else:
-        print(f"ComfyUI: {host.folder}\nPython:  {host.python}\nStart:   {host.python} {host.folder / 'main.py'}")
+        return 0
+    command = [str(host.python), str(host.folder / "main.py")]
+    if not host.is_users_own:
+        # In a base directory of this checkout: the host's own is shared, and would run another checkout's code.
+        make_base(BASE)
+        link_pack(BASE / "custom_nodes")
+        command = start_command(host, BASE)
+    print(f"ComfyUI: {host.folder}\nPython:  {host.python}\nStart:   {subprocess.list2cmdline(command)}")
     return 0
 
 
@@ -82,9 +97,7 @@ def run_benchmark(rest: list[str]) -> int:
 def prepare_host() -> Host:
     """A ComfyUI whose interpreter also has what the tests and tools need."""
     progress = Progress()
-    host = prepare(progress=progress)
-    install_requirements(host, ROOT / "requirements-dev.txt", progress)
-    return host
+    return with_requirements(prepare(progress=progress), REQUIREMENTS, progress)
 
 
 def run(host: Host, arguments: list[str]) -> int:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ import sys
 from pathlib import Path
 
 from benchmarks._process import run_module
-from devtools.host import HostError, cache_root, prepare
+from devtools.host import prepare
 from devtools.locking import locked
+from devtools.prepared import HostError, cache_root
 from devtools.progress import Progress
 
 COMMON = {
@@ -70,7 +72,8 @@ def write(layout: str, path: Path) -> None:
 
 def unet_file(layout: str, progress: Progress) -> Path:
     """The UNet's file, written by the first run of this benchmark."""
-    recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION])
+    # With the code that writes it: the file is shared with checkouts whose code may be another.
+    recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION, inspect.getsource(write)])
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     path = cache_root() / "bench" / f"random-{layout}-{digest}.safetensors"
     with locked(cache_root() / "bench.lock", lambda: progress.update("waiting for another process")):

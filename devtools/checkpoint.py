@@ -4,8 +4,9 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from .host import ROOT, HostError, cache_root, prepare
+from .host import ROOT, prepare
 from .locking import locked
+from .prepared import HostError, cache_root
 from .progress import Progress
 
 NAME = "sara-demo-digits.safetensors"

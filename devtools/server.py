@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .client import Client
-from .host import Host, HostError, link_pack
+from .host import Host, HostError, link_pack, make_base, start_command
 
 START_TIMEOUT = 300.0
 
@@ -18,14 +18,15 @@ START_TIMEOUT = 300.0
 class Server:
     """A ComfyUI server on the CPU whose folders (models, input, output, user, custom_nodes …) all lie in ``base``.
 
-    The pack is linked into ``base/custom_nodes``, so other packs of the host are not loaded. Use it as a context
-    manager, or call ``start`` and ``stop``.
+    This checkout's pack is linked into ``base/custom_nodes``; other packs of the host are not loaded. Use it as a
+    context manager, or call ``start`` and ``stop``.
 
     Args:
         base: made if it does not exist; survives ``stop``.
         model_paths: further model folders by kind, for example ``{"checkpoints": folder}``.
         port: where to listen on 127.0.0.1; 0 takes a free one.
         arguments: further arguments for ComfyUI's main.py.
+        is_linked: False loads what lies in ``base/custom_nodes``, and links nothing there.
     """
 
     def __init__(
@@ -36,13 +37,15 @@ class Server:
         model_paths: Mapping[str, Path] | None = None,
         port: int = 0,
         arguments: tuple[str, ...] = (),
+        is_linked: bool = True,
     ):
         self.base = Path(base)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.client = Client(f"http://127.0.0.1:{self.port}")
         self._host = host
         self._model_paths = dict(model_paths or {})
         self._arguments = arguments
+        self._is_linked = is_linked
         self._process: subprocess.Popen | None = None
 
     @property
@@ -71,9 +74,9 @@ class Server:
         """
         if not _is_free(self.port):
             raise HostError(f"Port {self.port} of 127.0.0.1 is in use: stop the program that listens there, try again.")
-        for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
-            (self.base / name).mkdir(parents=True, exist_ok=True)
-        link_pack(self.base / "custom_nodes")
+        make_base(self.base)
+        if self._is_linked:
+            link_pack(self.base / "custom_nodes")
         with open(self.log_file, "wb") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -127,9 +130,8 @@ class Server:
         return int(fields["VmHWM"].split()[0]) * 1024 if "VmHWM" in fields else None
 
     def _command(self) -> list[str]:
-        command = [str(self._host.python), str(self._host.folder / "main.py"), "--cpu", "--port", str(self.port)]
-        command += ["--base-directory", str(self.base), "--disable-auto-launch", "--disable-api-nodes"]
-        command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
+        command = [*start_command(self._host, self.base), "--cpu", "--port", str(self.port)]
+        command += ["--disable-auto-launch", "--disable-api-nodes"]
         if self._model_paths:
             config = self.base / "extra_model_paths.yaml"
             # JSON is YAML too, and quotes every path.
@@ -140,18 +142,26 @@ class Server:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not self.client.is_alive():
+        while not self._answers():
             if self._process.poll() is not None:
                 raise HostError(f"ComfyUI ended while it started (status {self._process.returncode}):\n{self._tail()}")
             if time.monotonic() > deadline:
                 raise HostError(f"ComfyUI did not answer within {START_TIMEOUT:.0f} s:\n{self._tail()}")
             time.sleep(0.25)
 
+    def _answers(self) -> bool:
+        """Whether this very server answers: another one may have taken the free port that was found for it."""
+        try:
+            return str(self.base) in self.client.system_stats()["system"]["argv"]
+        except (OSError, ValueError, LookupError):
+            return False
+
     def _tail(self) -> str:
         return "\n".join(self.log().splitlines()[-40:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens yet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

