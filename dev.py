@@ -16,6 +16,7 @@ from devtools.host import (
     DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, link_pack, make_base, prepare, start_command,
     with_requirements,
 )  # fmt: skip
+from devtools.packer import prepare_packer
 from devtools.progress import Progress
 
 REQUIREMENTS = ROOT / "requirements-dev.txt"
@@ -76,8 +77,10 @@ def show_host(arguments: argparse.Namespace) -> int:
 
 def run_tests(rest: list[str]) -> int:
     host = prepare_host()
+    # Now, so that no test has to download them.
     if not host.is_users_own:
-        prepare(OLDEST_VERSION)  # now, so that no test has to download it
+        prepare(OLDEST_VERSION)
+    prepare_packer()
     ruff = run(host, ["-m", "ruff", "check", str(ROOT)])
     return run(host, ["-m", "pytest", *rest]) or ruff
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import PUBLISHED
+
 ROOT = Path(__file__).resolve().parent.parent
 
 LIBRARIES = {"torch", "numpy", "safetensors"}
@@ -54,24 +56,14 @@ NODES = {
 }  # fmt: skip
 
 
-def _ignored_patterns():
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    return [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
-
-
 def _files(*folders):
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
 def _shipped():
-    """Every Python file of the published package."""
-    ignored = _ignored_patterns()
-    own = (path for path in ROOT.iterdir() if not any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored))
-    top = [path for path in own if not path.name.startswith(".") and path.name != "build"]
-    return sorted(
-        [path for path in top if path.suffix == ".py"]
-        + [file for path in top if path.is_dir() for file in path.rglob("*.py")]
-    )
+    """Every Python file of the published package; test_package.py holds the package to that list."""
+    top = [ROOT / name for name in PUBLISHED]
+    return sorted([path for path in top if path.suffix == ".py"] + _files(*(path for path in top if path.is_dir())))
 
 
 def _tree(path):
