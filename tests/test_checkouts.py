@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from benchmarks import _random_unet
 from devtools.client import Client
 from devtools.packer import copy_checkout
+from devtools.progress import Progress
 from devtools.server import free_port
 
 TIMEOUT = 300.0
@@ -117,3 +119,12 @@ def test_the_hosts_of_the_tests_run_their_own_checkouts_code(checkouts, tmp_path
             process.wait()
     expected = {name: ["ready\n", f"{name}\n", f"{name}\n"] for name in checkouts}
     assert said == expected, "".join(log.read_text(errors="replace") for log in tmp_path.glob("*.log"))
+
+
+def test_the_random_weights_of_other_code_are_another_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SARA_CACHE", str(tmp_path))
+    monkeypatch.setattr(_random_unet, "run_module", lambda module, arguments: open(arguments[1], "wb").close())
+    ours = _random_unet.unet_file("small", Progress())
+    monkeypatch.setattr(_random_unet, "write", lambda layout, path: "what another checkout writes")
+    theirs = _random_unet.unet_file("small", Progress())
+    assert ours != theirs and ours.exists() and theirs.exists()

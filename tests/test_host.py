@@ -268,6 +268,11 @@ def test_the_command_line_prints_only_what_was_asked_for(users_comfyui):
         assert result.stdout == f"{expected}\n"
 
 
+def test_the_interpreter_that_it_prints_is_that_of_the_tests():
+    command = [sys.executable, str(ROOT / "dev.py"), "host", "--python"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{sys.executable}\n"
+
+
 def test_the_marker_says_what_was_installed(cache, quiet):
     prepare("0.30.0", quiet)
     recipe = json.loads((cache / "comfyui-0.30.0" / prepared.MARKER).read_text(encoding="utf-8"))
