@@ -23,6 +23,9 @@ from sara_core.selection import select
 
 DENSITY, BATCH = 0.06, 2
 BEYOND_DENSE, FLOOR = 1.25, 1e-5
+# About the size of the gradients here. With the usual 1e-8 AdamW's first steps are lr · sign(gradient), also where only
+# rounding decides on the sign: on the first GPU 0.2 % of the elements went the other way.
+ADAM_EPS = 10.0
 
 
 class Setting(NamedTuple):
@@ -180,17 +183,16 @@ def _steps(optimizer, parts, count) -> None:
 
 
 def step_results(setting):
-    """Δ after three steps beside the CPU's. AdamW's first steps are lr · sign(gradient), also where only rounding
-    decides on the sign: hence its wide limit."""
-    for name, optimizer_class, lr, limit in (
-        ("SGD", torch.optim.SGD, 1e-6, 1e-3), ("AdamW", torch.optim.AdamW, 1e-4, 2e-2)
+    """Δ after three steps beside the CPU's."""
+    for name, optimizer_class, options in (
+        ("SGD", torch.optim.SGD, {"lr": 1e-6}), ("AdamW", torch.optim.AdamW, {"lr": 1e-4, "eps": ADAM_EPS})
     ):  # fmt: skip
         values = []
         for place in (setting.on_cpu, setting):
-            optimizer = trained(small_unet(), place.device, optimizer=optimizer_class, lr=lr)
+            optimizer = trained(small_unet(), place.device, optimizer=optimizer_class, **options)
             _steps(optimizer, place.inputs(), 3)
             values.append(optimizer.values)
-        yield check(f"three steps of {name}", relative_error(values[1], values[0]), limit)
+        yield check(f"three steps of {name}", relative_error(values[1], values[0]), 1e-3)
 
 
 def writing_results(setting, dtype):

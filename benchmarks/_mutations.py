@@ -145,17 +145,14 @@ def _other_text(text: str, choose: random.Random) -> str:
     kind = choose.randrange(4)
     if kind <= 1:
         hostile = [*_NUMBERS, *_FLOATS, None, True, "", [], {}, {".*": choose.choice(_NUMBERS)}]
-        inside[place] = choose.choice([*hostile, *_containers(settings)[:1]])
+        inside[place] = choose.choice([*hostile, json.loads(text)])
     elif kind == 2 and isinstance(inside, dict):
         inside[of_bytes(place.encode(), choose).decode("utf-8", "replace")] = inside.pop(place)
     elif kind == 2:
         inside.insert(place, inside[place])
     else:
         del inside[place]
-    try:
-        return json.dumps(settings)
-    except ValueError:  # it holds itself now
-        return "[" * choose.choice(_NUMBERS[3:12])
+    return json.dumps(settings)
 
 
 def _containers(value) -> list:

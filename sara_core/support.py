@@ -48,7 +48,8 @@ class Segment:
         """Flat positions of rows [first_row, last_row) relative to the first of them: int64 [n of those rows]."""
         last_row = self.rows if last_row is None else last_row
         crow = self.crow[first_row:last_row + 1].long()
-        begin, end = int(crow[0]), int(crow[-1])
+        # Of all rows it is known without asking the device, which would have to finish everything before.
+        begin, end = (0, len(self)) if len(crow) == len(self.crow) else (int(crow[0]), int(crow[-1]))
         row_starts = torch.arange(0, (last_row - first_row) * self.columns, self.columns, device=crow.device)
         starts = torch.repeat_interleave(row_starts, crow.diff(), output_size=end - begin)
         return starts.add_(self.col[begin:end])
