@@ -2,7 +2,6 @@
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..sara_core.bake import bake
@@ -26,7 +25,7 @@ class SaRABake(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
-                    options=folder_paths.get_filename_list("checkpoints"),
+                    options=folders.file_names("checkpoints"),
                     tooltip="The .safetensors checkpoint to bake the delta into: the one it was trained on. "
                     "The file itself stays as it is.",
                 ),
@@ -55,14 +54,17 @@ class SaRABake(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
-        path = folders.new_output_path(filename_prefix)
+        checkpoint = folders.checkpoint_path(ckpt_name)
         progress = comfy.utils.ProgressBar(1)
 
         def on_progress(done: int, total: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update_absolute(done, total)
 
-        report = bake(folders.checkpoint_path(ckpt_name), path, delta, strength, on_progress)
+        path, report = folders.save_new(
+            folders.output_paths(filename_prefix),
+            lambda path: bake(checkpoint, path, delta, strength, on_progress, overwrite=False),
+        )
         filename = folders.relative_to_output(path)
         show_text(cls, f"Saved as output/{filename}\n{report.text()}".strip())
         return io.NodeOutput(filename, ui=ui.PreviewText(filename))

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..sara_core import convert, export
 from ..sara_core.errors import DeltaError
-from .host import folders, foreign
+from .host import folders, foreign, unsaved
 from .host.progress import show_text
 from .sockets import SaraDelta
 
@@ -105,9 +105,13 @@ class SaRAConvert(io.ComfyNode):
             delta = conversion.delta
             lines.append(conversion.text())
         if to != NONE:
-            path = folders.new_output_path(filename_prefix)
-            path = path.with_suffix("") if to == "shira" else path
-            lines.append(export.write(delta, path, to, base, rank, on_progress))
+            paths = folders.output_paths(filename_prefix, "" if to == "shira" else folders.ENDING)
+            path, report = folders.save_new(
+                paths, lambda path: export.write(delta, path, to, base, rank, on_progress, overwrite=False)
+            )
+            if to == "sara":
+                unsaved.saved(delta)
+            lines.append(report)
             saved = f"Saved as output/{folders.relative_to_output(path)}"
             show_text(cls, saved)
             lines.append(saved)

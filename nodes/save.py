@@ -11,7 +11,7 @@ from ..sara_core import modelspec
 from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError
 from ..sara_core.rounding import differing_weights, rounded_values
-from .host import folders
+from .host import folders, unsaved
 from .host.family import delta_family
 from .host.identity import base_weights
 from .host.progress import show_text
@@ -72,13 +72,17 @@ class SaRASave(io.ComfyNode):
 
     @classmethod
     def execute(cls, delta, filename_prefix, values, thumbnail=None, model=None, **said) -> io.NodeOutput:
-        path = folders.new_output_path(filename_prefix)
         if thumbnail is not None:
             said["thumbnail"] = modelspec.data_url(_jpeg(thumbnail))
         family = delta_family(delta.metadata) or ""
         now = datetime.now(timezone.utc)
-        metadata = modelspec.described(delta.metadata, family, path.stem.strip("_"), said, now)
-        SparseDelta(delta.entries, metadata).save(path, VALUE_DTYPES[values])
+
+        def save(path):
+            metadata = modelspec.described(delta.metadata, family, path.stem.strip("_"), said, now)
+            SparseDelta(delta.entries, metadata).save(path, VALUE_DTYPES[values], overwrite=False)
+
+        path, _ = folders.save_new(folders.output_paths(filename_prefix), save)
+        unsaved.saved(delta)
         filename = folders.relative_to_output(path)
         lines = [f"Saved as output/{filename}"]
         if values == "bf16":

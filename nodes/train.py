@@ -1,6 +1,7 @@
 """SaRA Train: choose a model's smallest weights and train them on images and captions."""
 
 import math
+from pathlib import Path
 
 import torch
 from comfy_api.latest import io
@@ -59,9 +60,8 @@ def _train(lists, scalars, say):
         scalars["caption_dropout"],
     )
     settings = _run_settings(scalars, data)
-    state, run_name = _resumed(scalars["resume"], settings)
-    snapshots = snapshot.RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
-    with training_model(
+    state, resumed = _resumed(scalars["resume"], settings)
+    with folders.reserved_run(resumed) as run_name, training_model(
         scalars["model"], settings.selection, data.batch_shape(settings.batch_size), settings.include,
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
         scoring_loss=lambda patcher: first_loss(patcher, data, settings), checkpoint_depth=scalars["checkpoint_depth"],
@@ -70,6 +70,7 @@ def _train(lists, scalars, say):
         if "samples" in scalars:
             pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
             samples = Samples(training, pictures, folders.sample_folder(run_name))
+        snapshots = snapshot.RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
         session = TrainingSession(
             training, data, settings, scalars["gradient_checkpointing"], snapshots, scalars["snapshot_every"], samples,
             say,
@@ -88,10 +89,10 @@ def _run_settings(scalars, data) -> RunSettings:
     return RunSettings(**own, selection=selection_asked_for(scalars), data=digest(data))
 
 
-def _resumed(name: str, settings: RunSettings) -> tuple[dict | None, str]:
-    """State of the chosen snapshot, or None, and the name of the run it belongs to, or a new one."""
+def _resumed(name: str, settings: RunSettings) -> tuple[dict | None, Path | None]:
+    """State and path of the chosen snapshot; None for a new run."""
     if name == NEW_RUN:
-        return None, folders.new_run_name()
+        return None, None
     path = folders.snapshot_path(name)
     state, saved = snapshot.load(path)
     differing = snapshot.differences(saved, vars(settings))
@@ -100,7 +101,7 @@ def _resumed(name: str, settings: RunSettings) -> tuple[dict | None, str]:
             f"The run of {name} cannot go on, because the node's settings are not what they were then ("
             + "; ".join(differing) + "). Set them back, or choose 'none' under resume for a new run."
         )
-    return state, folders.run_of_snapshot(path)
+    return state, path
 
 
 def plottable(losses: list[float]) -> list[float]:

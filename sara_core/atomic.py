@@ -1,4 +1,5 @@
-"""Writing a file so that a crash, a full disk or a killed process never leaves half of it under its name."""
+"""Writing a file so that a crash, a full disk or a killed process never leaves half of it under its name; and, where
+that is wanted, so that it never takes the place of another, whoever writes to the folder at the same time."""
 
 import contextlib
 import errno
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import DeltaError
+from .errors import DeltaError, NameTakenError
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full. Free some space there or choose another folder, then save again",
@@ -23,6 +24,11 @@ _REMEDIES = {
 }
 
 
+def writing(path: str | os.PathLike, overwrite: bool) -> contextlib.AbstractContextManager[BinaryIO]:
+    """`replacing` or `creating`."""
+    return replacing(path) if overwrite else creating(path)
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A new binary file that takes the place of `path` once the block has ended without an exception.
@@ -33,21 +39,89 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(path)
     # Hidden, and no .safetensors ending: a host that lists the folder must not offer a half-written file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with _errors_in_words(path), _removed_afterwards(temporary):
+        with open(temporary, "xb") as file:
+            yield file
+            _flush(file)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def creating(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """As `replacing`, but NameTakenError if there is anything under the name, at the beginning or at the end.
+
+    The file that is written beside has the same name for everyone, so of several processes that want one name all but
+    the first are told at once. One that a killed process has left keeps its name taken.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _errors_in_words(path):
         try:
-            with open(temporary, "xb") as file:
+            file = open(temporary, "xb")
+        except FileExistsError:
+            raise NameTakenError(
+                f"'{path}' is being written by another program, or was when that was killed: take another name, or "
+                f"remove '{temporary.name}'."
+            ) from None
+        with _removed_afterwards(temporary):
+            with file:
+                if os.path.lexists(path):
+                    raise _taken(path)
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+                _flush(file)
+            try:
+                _rename_to_free_name(temporary, path)
+            except FileExistsError:
+                raise _taken(path) from None
             _flush_folder(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+
+
+@contextlib.contextmanager
+def _errors_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, f"{error.strerror or error}. Choose another folder or name")
         raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
+
+
+@contextlib.contextmanager
+def _removed_afterwards(temporary: Path) -> Iterator[None]:
+    """Whatever happens; there is nothing to remove once it has been renamed."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _taken(path: Path) -> NameTakenError:
+    return NameTakenError(f"There is a '{path}' already, and nothing is overwritten: take another name.")
+
+
+def _rename_to_free_name(temporary: Path, path: Path) -> None:
+    """Raises FileExistsError if there is anything under the new name."""
+    if os.name == "nt":  # where a rename never replaces
+        os.rename(temporary, path)
+        return
+    try:
+        os.link(temporary, path)
+        return
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some network shares know no hard links: an empty file takes the name first
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

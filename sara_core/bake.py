@@ -58,13 +58,15 @@ def bake(
     delta: SparseDelta,
     strength: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = True,
 ) -> BakeReport:
     """Write to `target` the checkpoint `base` with every named weight round(float32(weight) + strength · Δ).
 
     Each weight keeps its dtype (and a float8 weight its scale), every other tensor its bytes, the file its metadata, to
     which the bake is added under "sara.baked". The target appears only when complete. `on_progress` is called with
     bytes done and bytes in all, and may raise to stop.
-    Raises DeltaError if a file cannot be read or written, or the delta does not fit the checkpoint;
+    Raises DeltaError if a file cannot be read or written, or the delta does not fit the checkpoint; NameTakenError if
+    the target would replace something and must not;
     UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
     """
     base, target = Path(base), Path(target)
@@ -86,7 +88,7 @@ def bake(
         metadata = header.pop(container.METADATA, {})
         report, changes = BakeReport(delta.nnz), _changes(source, begin, header, delta, base.name)
         total = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        with atomic.replacing(target) as file:
+        with atomic.writing(target, overwrite) as file:
             container.write_header(file, {container.METADATA: _recorded(metadata, delta, strength), **header})
             source.seek(begin)
             for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):

@@ -133,13 +133,13 @@ def opened_base(path: str | os.PathLike) -> Iterator[Base]:
     Raises DeltaError if it is missing, damaged, or no safetensors model.
     """
     path = Path(path)
-    files = model_files(path) if path.is_dir() else [path]
+    files = model_files(path) if os.path.isdir(path) else [path]
     if not files:
         raise DeltaError(
             f"The folder '{path}' holds no diffusion model as .safetensors (unet/diffusion_pytorch_model.safetensors "
             "or transformer/…). Choose the folder of the whole pipeline, or a single checkpoint file."
         )
-    if path.is_file() and path.suffix.lower() != ".safetensors":
+    if os.path.isfile(path) and path.suffix.lower() != ".safetensors":
         raise DeltaError(f"The base '{path.name}' is not a .safetensors file. Save it as .safetensors first.")
     with opened(files, path.name) as source:
         yield Base(source)

@@ -67,11 +67,11 @@ def read(
     Raises DeltaError for files of an unknown kind, damaged ones, and bases that do not fit.
     """
     path = Path(path)
-    path = next((path / name for name in _ADAPTER_FILES if (path / name).is_file()), path)
+    path = next((path / name for name in _ADAPTER_FILES if os.path.isfile(path / name)), path)
     reading = _Reading(path, base, density, on_progress)
-    if path.is_dir():
+    if os.path.isdir(path):
         return reading.of_models()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
     try:
         return reading.of_torch_file() if torch_file.is_torch_file(path) else reading.of_safetensors()

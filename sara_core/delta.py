@@ -43,12 +43,13 @@ class SparseDelta:
             raise DeltaError(f"Cannot load '{os.path.basename(path)}'. {error}") from error
         return delta
 
-    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float32, overwrite: bool = True) -> None:
         """Write the delta to `path`, atomically, with values in `dtype` (float32: bit for bit; bfloat16: small).
 
-        Raises DeltaError if the file cannot be written; an existing file is then left as it was.
+        Raises DeltaError if the file cannot be written; an existing file is then left as it was. Without `overwrite`
+        it is also left if it appears while the new one is written: NameTakenError.
         """
-        sara.write(path, self.entries, self.metadata, dtype)
+        sara.write(path, self.entries, self.metadata, dtype, overwrite)
 
     @property
     def nnz(self) -> int:

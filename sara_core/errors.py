@@ -9,6 +9,10 @@ class DeltaError(SaRAError):
     """A delta file or its content is damaged, unsafe, or does not fit the model it is applied to."""
 
 
+class NameTakenError(DeltaError):
+    """A file was not to replace another, and there is something under its name."""
+
+
 class SelectionError(SaRAError):
     """The rule for choosing weights selects nothing, everything, or cannot be applied to this model."""
 

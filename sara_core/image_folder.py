@@ -40,10 +40,17 @@ class ImageFolder:
         return "\n".join(lines)
 
     def digest(self) -> str:
-        """Identity of the images and captions, in their order: hex digest of their bytes."""
+        """Identity of the images and captions, in their order: hex digest of their bytes.
+
+        Raises TrainingError for an image that cannot be read.
+        """
         result = hashlib.blake2b(digest_size=16)
         for path, caption in self.images:
-            for content in (path.read_bytes(), caption.encode()):
+            try:
+                image = path.read_bytes()
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            for content in (image, caption.encode()):
                 result.update(hashlib.blake2b(content).digest())
         return result.hexdigest()
 
@@ -51,13 +58,16 @@ class ImageFolder:
 def read_image_folder(path: str | os.PathLike) -> ImageFolder:
     """The images of a folder with their captions, as UTF-8, without white space around them.
 
-    Raises TrainingError if there is no such folder, no image with a caption, a caption that is no text, or one caption
-    for two images.
+    What is no file, or cannot be looked at, is left out. Raises TrainingError if there is no such folder or it cannot
+    be read, no image with a caption, a caption that is no text, or one caption for two images.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise TrainingError(f"There is no folder '{path}': give the folder that the training images are in.")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    try:
+        files = [file for file in sorted(folder.iterdir()) if os.path.isfile(file) and not file.name.startswith(".")]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
     captions = {file.stem: file for file in files if file.suffix.lower() == ".txt"}
     _refuse_shared_captions(images, captions)
@@ -91,6 +101,12 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise TrainingError(f"'{path.name}' is not UTF-8 text: save it as UTF-8.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(f"'{path.name}' cannot be read ({error.strerror or error}): check its permissions.")
 
 
 def _counted(count: int, what: str) -> str:

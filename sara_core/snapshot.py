@@ -5,9 +5,9 @@ tensors; the tree around them, with each tensor's name in its place, is JSON in 
 """
 
 import contextlib
-import glob
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -23,6 +23,7 @@ from .saved_state import fields
 _TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"
 VERSION = "1"
 _TENSOR = "__tensor__"
+_NAME = re.compile(r"(.+)_step([0-9]{7,18})\.safetensors", re.DOTALL)
 
 
 def save(path: str | os.PathLike, state: Mapping, settings: Mapping) -> None:
@@ -71,32 +72,72 @@ def load(path: str | os.PathLike) -> tuple[dict, dict]:
 
 
 class RunSnapshots:
-    """The snapshots of one run in a folder: <run>_step<number>.safetensors, of which the last few are kept."""
+    """The snapshots of one run in a folder: <run>_step<number>.safetensors, of which the last few are kept.
+
+    Whatever else is in the folder is left alone, other runs' snapshots and copies under other names among it.
+    """
 
     def __init__(self, folder: str | os.PathLike, run: str, keep: int):
         self.folder, self.run, self.keep = Path(folder), run, keep
 
+    def is_due(self, step: int, steps: int, every: int) -> bool:
+        """Whether to write one after `step` of `steps`: after every so many (0: after none) but the last, and before
+        the last if there is none yet, so that there is one until the finished delta is on the disk."""
+        if not every or step >= steps:
+            return False
+        return step % every == 0 or (step == steps - 1 and not self.existing())
+
     def save(self, step: int, state: Mapping, settings: Mapping) -> Path:
-        """Write one more; the oldest beyond `keep` go only after it is complete. Raises DeltaError as `save`."""
-        path = self.folder / f"{self.run}_step{step:07}.safetensors"
+        """Write one more; of those of earlier steps the oldest beyond `keep` go, only after it is complete.
+
+        Raises DeltaError as `save`.
+        """
+        path = self.folder / _file_name(self.run, step)
         with contextlib.suppress(OSError):  # the file's own error is the better one
             self.folder.mkdir(parents=True, exist_ok=True)
         save(path, state, settings)
-        self._remove(self._existing()[:-self.keep])
+        # Those of later steps are there if the run was resumed from before them: it will come to them again.
+        earlier = [other for other in self.existing() if _run_and_step(other.name)[1] < step]
+        _remove(earlier[: max(0, len(earlier) + 1 - self.keep)])
         return path
 
     def discard(self) -> None:
         """Remove all of them: the run has come to its end."""
-        self._remove(self._existing())
+        _remove(self.existing())
 
-    def _existing(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{glob.escape(self.run)}_step*.safetensors"))
+    def existing(self) -> list[Path]:
+        """All of them, by their steps. Empty if the folder cannot be read."""
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return []
+        found = {name: _run_and_step(name) for name in names}
+        own = [name for name, run_and_step in found.items() if run_and_step and run_and_step[0] == self.run]
+        return [self.folder / name for name in sorted(own, key=lambda name: found[name][1])]
 
-    def _remove(self, paths: list[Path]) -> None:
-        for path in paths:
-            # One that is open elsewhere, which Windows does not let go, is not worth failing for.
-            with contextlib.suppress(OSError):
-                path.unlink()
+
+def run_of(path: str | os.PathLike) -> str | None:
+    """The run that a snapshot is of, by its file's name; None for a name that no run gives, as that of a copy."""
+    run_and_step = _run_and_step(Path(path).name)
+    return run_and_step and run_and_step[0]
+
+
+def _file_name(run: str, step: int) -> str:
+    return f"{run}_step{step:07}.safetensors"
+
+
+def _run_and_step(name: str) -> tuple[str, int] | None:
+    match = _NAME.fullmatch(name)
+    if match is None or name != _file_name(match[1], int(match[2])):
+        return None
+    return match[1], int(match[2])
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        # One that is open elsewhere, which Windows does not let go, is not worth failing for.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

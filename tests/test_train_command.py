@@ -211,7 +211,8 @@ def test_a_run_whose_delta_could_not_be_saved_is_not_lost(base, images, tmp_path
     target = tmp_path / "a.safetensors"
     target.mkdir()
     assert train(base, images, target, "--steps", "2") == 1
-    saved, = (tmp_path / "a_snapshots").iterdir()
+    before_the_last_step, saved = sorted((tmp_path / "a_snapshots").iterdir())
+    assert before_the_last_step.name == "a_step0000001.safetensors"
     error = capsys.readouterr().err
     assert "it is the name of a folder. Choose another name" in error and error.endswith(f"--resume {saved}\n")
     assert train(base, images, tmp_path / "b.safetensors", "--steps", "2", "--resume", str(saved)) == 0

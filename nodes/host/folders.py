@@ -4,17 +4,27 @@ where a training keeps its snapshots and pictures."""
 import itertools
 import logging
 import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import folder_paths
 
-from ...sara_core.errors import DeltaError
+from ...sara_core.errors import DeltaError, NameTakenError
+from ...sara_core.run_name import numbered, reserved
+from ...sara_core.snapshot import run_of
 
 FOLDER = "sara"
+UNSAVED = "sara/unsaved"
 SNAPSHOTS = "sara_snapshots"
 SAMPLES = "sara_samples"
 ENDING = ".safetensors"
 MODEL_FOLDERS = ("checkpoints", "diffusion_models")
+
+_RUN = re.compile(r"run_([0-9]{1,18})(?![0-9])")  # the beginning of the names of all that a run leaves
+_T = TypeVar("_T")
 
 
 def register_folders() -> None:
@@ -35,7 +45,16 @@ def register_folders() -> None:
 
 def delta_names() -> list[str]:
     """Names of all delta files, relative to their folder, for a node's menu."""
-    return folder_paths.get_filename_list(FOLDER)
+    return file_names(FOLDER)
+
+
+def file_names(kind: str) -> list[str]:
+    """Names of all files of a kind of the host's ("checkpoints", "loras" …), for a node's menu."""
+    try:
+        return folder_paths.get_filename_list(kind)
+    except OSError as error:  # the host looks at folders again that may be gone; a menu is no reason to lose a node
+        logging.warning(f"SaRA: the files in the folders of '{kind}' cannot be listed ({error}).")
+        return []
 
 
 def delta_path(name: str) -> Path:
@@ -50,20 +69,35 @@ def checkpoint_path(name: str) -> Path:
 
 def model_names() -> list[str]:
     """Names of all checkpoints and diffusion-model files, for a node's menu."""
-    names = (folder_paths.get_filename_list(folder) for folder in MODEL_FOLDERS)
+    names = map(file_names, MODEL_FOLDERS)
     return list(dict.fromkeys(itertools.chain.from_iterable(names)))
 
 
 def model_path(name: str) -> Path:
     """Path of a file by its name in that menu. Raises DeltaError if there is none."""
-    folder = next((f for f in MODEL_FOLDERS if name in folder_paths.get_filename_list(f)), MODEL_FOLDERS[0])
+    folder = next((f for f in MODEL_FOLDERS if name in file_names(f)), MODEL_FOLDERS[0])
     return _existing(folder, name, "models/checkpoints or models/diffusion_models")
 
 
-def new_output_path(prefix: str) -> Path:
-    """A path under the output folder that no file has yet: <prefix>_<next number>_.safetensors.
+def save_new(paths: Iterable[Path], write: Callable[[Path], _T]) -> tuple[Path, _T]:
+    """Write a file under the first of some names that is free, and stays so until it is complete.
 
-    Raises DeltaError if the prefix leaves the output folder or its folder cannot be made.
+    paths: names without end; write: writes a file there, or raises NameTakenError
+    Returns the name and what `write` returned.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            try:
+                return path, write(path)
+            except NameTakenError as error:
+                logging.info(f"SaRA: the next name is taken. {error}")
+    raise AssertionError("there is no end of names")
+
+
+def output_paths(prefix: str, ending: str = ENDING) -> Iterator[Path]:
+    """Names under the output folder in their order: <prefix>_<number>_<ending>, from the number after the last on.
+
+    Raises DeltaError if the prefix leaves the output folder, can name no file, or its folder cannot be made.
     """
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
@@ -71,17 +105,31 @@ def new_output_path(prefix: str) -> Path:
         raise DeltaError(
             f"The folder for '{prefix}' cannot be used ({error.strerror or error}). Choose another filename_prefix."
         ) from error
+    except ValueError as error:
+        raise DeltaError(
+            f"The filename_prefix {prefix!r} holds what no file's name can have ({error}). Choose another one."
+        ) from error
     except Exception as error:  # the host raises a bare Exception for a prefix that leaves the folder
         raise DeltaError(
             f"The filename_prefix '{prefix}' leads out of ComfyUI's output folder. Choose one inside it, like "
             "'sara/delta'."
         ) from error
-    path = Path(folder, f"{name}_{counter:05}_{ENDING}")
-    # The host tells "Name" from "name" where the disk may not.
-    while path.exists():
-        counter += 1
-        path = Path(folder, f"{name}_{counter:05}_{ENDING}")
-    return path
+    return (Path(folder, f"{name}_{number:05}_{ending}") for number in itertools.count(counter))
+
+
+def own_output_paths(folder: str, name: str) -> Iterator[Path]:
+    """Names under the output folder for what nobody has chosen a name for: <name>.safetensors, <name>_2.safetensors …
+
+    folder: relative to the output folder. Raises DeltaError if it cannot be made.
+    """
+    place = Path(folder_paths.get_output_directory(), folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeltaError(
+            f"The folder output/{folder} cannot be made ({error.strerror or error}). See what is in its place."
+        ) from error
+    return (place / f"{own}{ENDING}" for own in numbered(name))
 
 
 def snapshot_folder() -> Path:
@@ -90,9 +138,16 @@ def snapshot_folder() -> Path:
 
 
 def snapshot_names() -> list[str]:
-    """Names of all snapshots, newest first, for a node's menu."""
-    files = snapshot_folder().glob(f"*{ENDING}")
-    return [path.name for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))]
+    """Names of all snapshots, newest first, for a node's menu; what is no file that can be looked at is left out."""
+    newest = {}
+    for name in _entries(snapshot_folder()):
+        path = snapshot_folder() / name
+        try:
+            if name.endswith(ENDING) and _is_text(name) and path.is_file():
+                newest[name] = path.stat().st_mtime
+        except OSError:
+            logging.warning(f"SaRA: output/{SNAPSHOTS}/{name} cannot be looked at and is left out.")
+    return sorted(newest, key=lambda name: (-newest[name], name))
 
 
 def snapshot_path(name: str) -> Path:
@@ -104,16 +159,45 @@ def snapshot_path(name: str) -> Path:
     return snapshot_folder() / name
 
 
-def new_run_name() -> str:
-    """A name that no run has had which left snapshots or pictures: run_<number>."""
-    taken = [path.name for folder in (snapshot_folder(), sample_folder("")) for path in folder.glob("run_*")]
-    numbers = [int(name.split("_")[1]) for name in taken if name.split("_")[1].isdecimal()]
-    return f"run_{max(numbers, default=0) + 1:05}"
+def reserved_run(resumed: Path | None) -> AbstractContextManager[str]:
+    """The name of a run, nobody else's as long as the context lasts: run_<number>, which no other run has had that left
+    snapshots, pictures or an unsaved delta; or that of the run whose snapshot is resumed, unless it may be living."""
+    names = map(_run_name, itertools.count(max(_numbers_of_runs(), default=0) + 1))
+
+    def is_taken(name: str) -> bool:
+        return name in map(_run_name, _numbers_of_runs())
+
+    return reserved(snapshot_folder(), resumed and run_of(resumed), names, is_taken)
 
 
-def run_of_snapshot(path: Path) -> str:
-    """The name of the run that a snapshot is of."""
-    return path.stem.partition("_step")[0]
+def _run_name(number: int) -> str:
+    return f"run_{number:05}"
+
+
+def _numbers_of_runs() -> set[int]:
+    """The numbers of all runs that have left files."""
+    folders = (snapshot_folder(), sample_folder(""), Path(folder_paths.get_output_directory(), UNSAVED))
+    return {int(match[1]) for folder in folders for name in _entries(folder) if (match := _RUN.match(name))}
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is text, so that a page can send it back."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _entries(folder: Path) -> list[str]:
+    """Names of all that is in a folder; nothing if it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logging.warning(f"SaRA: the folder {folder} cannot be read ({error.strerror or error}).")
+        return []
 
 
 def sample_folder(run: str) -> Path:
@@ -127,13 +211,16 @@ def relative_to_output(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes whenever the file does: modification time and size."""
-    status = path.stat()
+    """Changes whenever the file does: modification time and size. Whoever opens one that is gone learns so."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "gone"
     return f"{status.st_mtime_ns}:{status.st_size}"
 
 
 def _existing(folder: str, name: str, where: str) -> Path:
     path = folder_paths.get_full_path(folder, name)
-    if path is None or name not in folder_paths.get_filename_list(folder):
+    if path is None or name not in file_names(folder):
         raise DeltaError(f"There is no file '{name}' in {where}. Put it there, or press R and choose another one.")
     return Path(path)

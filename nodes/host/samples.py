@@ -4,6 +4,8 @@ Nothing of it may show in the training: the random numbers of the process are pu
 again, because a VAE that is loaded in between may have driven the model out of memory.
 """
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import comfy.sample
 import torch
 from PIL import Image
 
+from ...sara_core import atomic
 from ...sara_core.errors import TrainingError
 
 SAMPLER, SCHEDULER = "euler", "normal"
@@ -48,15 +51,20 @@ class Samples:
     def is_due(self, step: int) -> bool:
         return step % self.settings.every == 0
 
-    def draw(self, step: int) -> Image.Image:
-        """Save one picture of each caption; returns them side by side."""
+    def draw(self) -> list[Image.Image]:
+        """One picture of each caption. Afterwards, even if it raises, `training` must be reloaded before it goes on."""
         with torch.random.fork_rng(), torch.no_grad():
-            pictures = [self._picture(number) for number in range(len(self.settings.positive))]
-        self.training.reload()
-        self.folder.mkdir(parents=True, exist_ok=True)
+            return [self._picture(number) for number in range(len(self.settings.positive))]
+
+    def save(self, step: int, pictures: list[Image.Image]) -> None:
+        """Keep what was drawn after `step`. Raises DeltaError if it cannot be written."""
+        with contextlib.suppress(OSError):  # the files' own error is the better one
+            self.folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures, 1):
-            picture.save(self.folder / f"step_{step:07}_{number:02}.png")
-        return side_by_side(pictures)
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            with atomic.replacing(self.folder / f"step_{step:07}_{number:02}.png") as file:
+                file.write(content.getbuffer())
 
     def _picture(self, number: int) -> Image.Image:
         settings, patcher = self.settings, self.training.patcher

@@ -1,6 +1,7 @@
 """One run of SaRA Train, from what the node was given to a delta: with snapshots, pictures, and a clear end however it
 comes."""
 
+import contextlib
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
@@ -22,7 +24,7 @@ from ...sara_core.optimizer import make_inner
 from ...sara_core.optimizer_choice import optimizer_named
 from ...sara_core.snapshot import RunSnapshots
 from ...sara_core.training import Training, TrainingSettings
-from . import folders
+from . import folders, unsaved
 from .batches import DenoisingLoss
 from .dataset import prepare_samples
 from .denoiser import Denoiser
@@ -32,7 +34,7 @@ from .identity import identity_metadata
 from .isolation import TrainingModel
 from .pairing import TrainingData
 from .run_settings import RunSettings, learning_rate
-from .samples import Samples
+from .samples import Samples, side_by_side
 from .unused import check_used_weights_reached
 
 
@@ -86,6 +88,7 @@ class TrainingSession:
         self.training, self.data, self.settings = training, data, settings
         self.gradient_checkpointing, self.estimate = gradient_checkpointing, None
         self.snapshots, self.snapshot_every, self.samples, self.say = snapshots, snapshot_every, samples, say
+        self.warnings: dict[str, str] = {}
         store, theta = training.store, training.selection.theta
         self.rate = learning_rate(settings, theta)
         self.base = identity_metadata(training.patcher)  # now, as long as Δ is 0
@@ -115,8 +118,9 @@ class TrainingSession:
     def execute(self) -> tuple[SparseDelta, list[float]]:
         """Train to the end; returns the delta and the loss of every step.
 
-        However the run ends before that, what was trained is kept as a delta and as a snapshot, and a TrainingError or
-        DeltaError says where. The host's Cancel is raised as it came.
+        The delta is on the disk, too, until it has been saved: see unsaved.py. However the run ends before that, what
+        was trained is kept as a snapshot and as a delta, and a TrainingError or DeltaError says where. The host's
+        Cancel is raised as it came. A picture or snapshot that cannot be made is no reason to end a run.
         """
         settings = self.settings
         logging.info(f"SaRA: {self.data.describe(settings.steps, settings.batch_size * settings.grad_accumulation)}")
@@ -125,28 +129,26 @@ class TrainingSession:
         clock = StepClock(self.run.step, settings.steps)
 
         def on_step(step: int, loss: float):
-            preview = None
-            if self.samples is not None and self.samples.is_due(step):
-                picture = self.samples.draw(step)
-                preview = ("JPEG", picture, max(picture.size))
-            progress.update_absolute(step, None, preview)
-            self.say(f"step {step} of {settings.steps}, loss {loss:.4f}, {clock.remaining(step)}")
-            if self.snapshot_every and step % self.snapshot_every == 0 and step < settings.steps:
+            progress.update_absolute(step, None, self._preview(step))
+            if self.snapshots.is_due(step, settings.steps, self.snapshot_every):
                 self._save_snapshot()
+            self._show(f"step {step} of {settings.steps}, loss {loss:.4f}, {clock.remaining(step)}")
 
         try:
             self.run.run(on_step, comfy.model_management.throw_exception_if_processing_interrupted)
+            delta = self._delta()
         except BaseException as error:  # the host's Cancel is no Exception
             traceback.clear_frames(error.__traceback__)  # they hold the step's activations, and saving needs memory
             kept = self._keep(resumable=not isinstance(error, TrainingError))
             if isinstance(error, SaRAError):
                 raise type(error)(f"{error} {kept}") from error
             if is_out_of_memory(error):
-                raise TrainingError(f"Memory ran out at step {self.run.step + 1}. {kept} {self._advice()}") from error
+                step = min(self.run.step + 1, settings.steps)
+                raise TrainingError(f"Memory ran out at step {step}. {kept} {self._advice()}") from error
             raise
-        self.snapshots.discard()
-        self.say(self._report())
-        return self._delta(), self.run.losses
+        self._keep_finished(delta)
+        self._show(self._report())
+        return delta, self.run.losses
 
     def _foretell_memory(self) -> None:
         self.estimate = estimate(self.training, self.run)
@@ -155,8 +157,7 @@ class TrainingSession:
             logging.info(f"SaRA: this training takes {self.estimate}")
             warning = shortage(self.training, self.estimate, self._advice())
             if warning:
-                self.say(warning)
-                logging.warning(f"SaRA: {warning}")
+                self._warn("memory", warning)
 
     def _advice(self) -> str:
         return out_of_memory_advice(
@@ -164,28 +165,83 @@ class TrainingSession:
             grad_accumulation=self.settings.grad_accumulation,
         )
 
-    def _save_snapshot(self) -> None:
+    def _preview(self, step: int) -> tuple | None:
+        """What the progress bar shows of the pictures drawn after a step, if any are due and can be drawn."""
+        if self.samples is None or not self.samples.is_due(step):
+            return None
+        pictures = []
         try:
-            self.snapshots.save(self.run.step, self.run.state(), asdict(self.settings))
-        except DeltaError as error:  # a full disk is no reason to end a run that can still be finished
-            logging.warning(f"SaRA: training goes on without a snapshot of step {self.run.step}. {error}")
+            pictures = self.samples.draw()
+        except comfy.model_management.InterruptProcessingException:  # an Exception in older hosts
+            raise
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what the next step needs the memory for
+            self._warn("pictures", f"Training goes on without the pictures of step {step}. {_cause(error)}")
+        self.training.reload()
+        if not pictures:
+            return None
+        try:
+            self.samples.save(step, pictures)
+        except DeltaError as error:
+            self._warn("pictures", f"The pictures of step {step} are shown, but not kept. {error}")
+        row = side_by_side(pictures)
+        return "JPEG", row, max(row.size)
+
+    def _save_snapshot(self) -> None:
+        step = self.run.step
+        try:
+            self._snapshot()
+        except Exception as error:  # a full disk is no reason to end a run that can still be finished
+            self._warn("snapshots", f"Training goes on without a snapshot of step {step}. {_cause(error)}")
+
+    def _snapshot(self) -> Path:
+        return self.snapshots.save(self.run.step, self.run.state(), asdict(self.settings))
+
+    def _keep_finished(self, delta: SparseDelta) -> None:
+        """On the disk, until somebody saves it."""
+        try:
+            path = unsaved.keep_copy(delta, self.snapshots)
+            logging.info(f"SaRA: until it is saved, the delta is in output/{folders.relative_to_output(path)}.")
+            return
+        except Exception as error:
+            cause = _cause(error)
+        with contextlib.suppress(Exception):  # where one folder cannot be written, the other perhaps can
+            self._snapshot()
+        unsaved.keep_snapshots(delta, self.snapshots)
+        left = self.snapshots.existing()
+        resume = f"Should that fail, choose {left[-1].name} under resume." if left else "There is no snapshot of it."
+        self._warn("finished", f"The finished delta could not be kept on the disk: save it now. {resume} {cause}")
 
     def _keep(self, resumable: bool) -> str:
-        """Save what was trained before the run ended early; returns a sentence about it."""
+        """Save what was trained before the run ended early, the snapshot and the delta each on its own; returns
+        sentences about both."""
         steps = self.run.step
         if steps == 0:
             return "No step was completed, so there is nothing to keep."
+        resume, kept = "", ""
+        if resumable:
+            try:
+                resume = f"To go on with it, choose {self._snapshot().name} under resume."
+            except Exception as error:
+                resume = f"There is no snapshot of it. {_cause(error)}"
         try:
-            path = folders.new_output_path("sara/stopped")
-            self._delta().save(path)
+            paths = folders.own_output_paths(folders.FOLDER, f"stopped_{self.snapshots.run}")
+            path, _ = folders.save_new(paths, lambda path: self._delta().save(path, overwrite=False))
             kept = f"What was trained in {steps} steps is in output/{folders.relative_to_output(path)}."
-            if resumable:
-                path = self.snapshots.save(steps, self.run.state(), asdict(self.settings))
-                kept += f" To go on with it, choose {path.name} under resume."
-        except DeltaError as error:
-            kept = f"What was trained in {steps} steps could not all be saved: {error}"
+        except Exception as error:
+            kept = f"What was trained in {steps} steps could not be saved as a delta. {_cause(error)}"
+        kept = f"{kept} {resume}".rstrip()
         logging.warning(f"SaRA: training ended early. {kept}")
         return kept
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Log a warning; on the node the last of each kind stays, below whatever else it shows."""
+        logging.warning(f"SaRA: {text}")
+        self.warnings[kind] = text
+        self.say(text)
+
+    def _show(self, text: str) -> None:
+        self.say("\n".join([text, *self.warnings.values()]))
 
     def _report(self) -> str:
         selection, run = self.training.selection, self.run
@@ -233,6 +289,13 @@ class StepClock:
         minutes, seconds = divmod(seconds, 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, for people."""
+    if is_out_of_memory(error):
+        return "Memory ran out."
+    return str(error) if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
 
 
 def _loss_scaler(training: TrainingModel) -> torch.amp.GradScaler:

@@ -14,10 +14,11 @@ from pathlib import Path
 from .. import snapshot
 from ..diffusers_prepare import prepare_training
 from ..diffusers_training import DTYPES, DiffusersRun, RunSettings
-from ..errors import DeltaError, SaRAError, TrainingError
+from ..errors import SaRAError, TrainingError
 from ..image_folder import ImageFolder, read_image_folder
 from ..memory import is_out_of_memory
 from ..processes import Processes, joined_processes
+from ..run_name import numbered, reserved
 
 HELP = "train a delta of a diffusers model on a folder of images"
 DEFAULT_DENSITY = 0.01
@@ -55,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for a GPU that the model does not fit: its weights stay in main memory and pass through layer by layer",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
-    parser.add_argument("--snapshot-every", type=int, default=0, metavar="STEPS", help="default: when stopped only")
+    parser.add_argument(
+        "--snapshot-every", type=int, default=500, metavar="STEPS",
+        help="and before the last step, to go on from after a crash; 0: when stopped only (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--resume", metavar="SNAPSHOT", help="go on with a stopped run, all else being as it was")
 
 
@@ -70,23 +74,21 @@ def run(arguments: argparse.Namespace) -> str:
         prepared = prepare_training(
             arguments.base, images.images, arguments.resolution, processes.device, DTYPES[arguments.dtype]
         )
-        session = _Session(
-            DiffusersRun(prepared, settings, processes, arguments.gradient_checkpointing, arguments.stream), processes,
-            arguments,
-        )  # fmt: skip
+        run = DiffusersRun(prepared, settings, processes, arguments.gradient_checkpointing, arguments.stream)
         if state is not None:
-            session.training.load_state(state)
-        return session.execute()
+            run.training.load_state(state)
+        with _own_snapshots(arguments.target, arguments.resume, processes) as snapshots:
+            return _Session(run, processes, arguments, snapshots).execute()
 
 
 class _Session:
     """A run with its progress lines and snapshots, and a clear end however it comes."""
 
-    def __init__(self, run: DiffusersRun, processes: Processes, arguments: argparse.Namespace):
-        self.run, self.training, self.processes = run, run.training, processes
+    def __init__(
+        self, run: DiffusersRun, processes: Processes, arguments: argparse.Namespace, snapshots: snapshot.RunSnapshots
+    ):
+        self.run, self.training, self.processes, self.snapshots = run, run.training, processes, snapshots
         self.target, self.snapshot_every = arguments.target, arguments.snapshot_every
-        folder = self.target.with_name(f"{self.target.stem}_snapshots")
-        self.snapshots = snapshot.RunSnapshots(folder, self.target.stem, SNAPSHOTS_KEPT)
 
     def execute(self) -> str:
         """Train to the end and save; returns the report. TrainingError after a stop, with what was kept."""
@@ -111,8 +113,6 @@ class _Session:
         if not self.processes.is_first:
             return ""
         self.snapshots.discard()
-        with contextlib.suppress(OSError):  # absent, or with other files in it
-            self.snapshots.folder.rmdir()
         return f"{selection.count:,} weights trained in {steps} steps: {self.target}"
 
     def _on_step(self, stop: "_Stop"):
@@ -122,7 +122,7 @@ class _Session:
             if step == steps or step % max(1, steps // PROGRESS_LINES) == 0:
                 seconds = (time.monotonic() - start) / (step - begun)
                 self._say(f"step {step} of {steps}, loss {loss:.4f}, {seconds:.2f} s per step")
-            if self.snapshot_every and step % self.snapshot_every == 0 and step < steps:
+            if self.snapshots.is_due(step, steps, self.snapshot_every):
                 self._save_snapshot()
             # Together, after a whole step: a process that is left alone would wait for the others for ever.
             if self.processes.any(stop.requested) and step < steps:
@@ -135,8 +135,8 @@ class _Session:
             return None
         try:
             return self.snapshots.save(self.training.step, self.training.state(), asdict(self.run.settings))
-        except DeltaError as error:  # a full disk is no reason to end a run that can still be finished
-            self._say(f"There is no snapshot of step {self.training.step}. {error}")
+        except Exception as error:  # a full disk is no reason to end a run that can still be finished
+            self._say(f"There is no snapshot of step {self.training.step}. {_cause(error)}")
             return None
 
     def _keep(self, resumable: bool) -> str:
@@ -150,12 +150,34 @@ class _Session:
         again = f" To go on with it: --resume {path}" if path else ""
         try:
             self.run.delta().save(self.target)
-        except DeltaError as error:
-            return f"What was trained in {steps} steps could not be saved: {error}{again}"
+        except Exception as error:
+            return f"What was trained in {steps} steps could not be saved: {_cause(error)}{again}"
         return f"What was trained in {steps} steps is in {self.target}.{again}"
 
     def _say(self, text: str) -> None:
         _say(self.processes, text)
+
+
+@contextlib.contextmanager
+def _own_snapshots(target: Path, resumed: str | None, processes: Processes) -> Iterator[snapshot.RunSnapshots]:
+    """The snapshots of a run, in <OUT>_snapshots, under OUT's name or, if another run has left or is writing some under
+    it, OUT's with a number. The folder goes if nothing is left in it."""
+    folder, name = target.with_name(f"{target.stem}_snapshots"), target.stem
+    if not processes.is_first:  # it writes none
+        yield snapshot.RunSnapshots(folder, name, SNAPSHOTS_KEPT)
+        return
+    is_here = resumed is not None and Path(resumed).resolve().parent == folder.resolve()
+    before = snapshot.run_of(resumed) if is_here else None
+
+    def is_taken(name: str) -> bool:
+        return bool(snapshot.RunSnapshots(folder, name, SNAPSHOTS_KEPT).existing())
+
+    try:
+        with reserved(folder, before, numbered(name), is_taken) as own:
+            yield snapshot.RunSnapshots(folder, own, SNAPSHOTS_KEPT)
+    finally:
+        with contextlib.suppress(OSError):  # absent, or with files in it
+            folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -231,6 +253,11 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
     return int(text)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, for people."""
+    return str(error) if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
 
 
 def _say(processes: Processes, text: str) -> None:

@@ -37,9 +37,9 @@ DTYPE_NAMES = {
 def opened(path: str | os.PathLike) -> Iterator[safe_open]:
     """The safetensors file at `path`, its header checked. Raises DeltaError if missing, unreadable or damaged."""
     path = Path(path)
-    if not path.is_file():
-        raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
     try:
+        if not path.is_file():
+            raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except SafetensorError as error:

@@ -19,10 +19,12 @@ from . import container
 _PREFIX, _WEIGHT, _BIAS = "diffusion_model.", ".weight", ".bias"
 
 
-def write(path: str | os.PathLike, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | os.PathLike, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str], overwrite: bool = True
+) -> None:
     """Write every change as a dense float32 tensor, one in memory at a time: 4 bytes for each element of each weight.
 
-    Raises DeltaError if the file cannot be written.
+    Raises DeltaError if the file cannot be written; NameTakenError if it would replace something and must not.
     """
     named = {diff_name(name): entry for name, entry in host_names(entries).items()}
     header: dict = {container.METADATA: dict(sorted(metadata.items()))} if metadata else {}
@@ -30,7 +32,7 @@ def write(path: str | os.PathLike, entries: Mapping[str, SparseEntry], metadata:
     for name, entry in sorted(named.items()):
         begin, end = end, end + 4 * entry.numel
         header[name] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [begin, end]}
-    with atomic.replacing(path) as file:
+    with atomic.writing(path, overwrite) as file:
         container.write_header(file, header)
         for _, entry in sorted(named.items()):
             container.write_tensor(file, dense(entry))

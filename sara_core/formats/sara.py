@@ -37,9 +37,16 @@ _WORTH_THREADS = 500_000
 
 
 def write(
-    path: str | os.PathLike, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str], dtype: torch.dtype
+    path: str | os.PathLike,
+    entries: Mapping[str, SparseEntry],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    overwrite: bool = True,
 ) -> None:
-    """Write entries and metadata to `path`, atomically. Raises DeltaError if it cannot be written."""
+    """Write entries and metadata to `path`, atomically.
+
+    Raises DeltaError if it cannot be written; NameTakenError if it would replace something and must not.
+    """
     if dtype not in STORED_DTYPES:
         raise DeltaError(f"Values can be saved as float32 or bfloat16, not {dtype}.")
     path = Path(path)
@@ -55,7 +62,7 @@ def write(
     metadata.pop(modelspec.HASH, None)  # of the file that the delta came from
     if modelspec.VERSION_KEY in metadata:
         metadata[modelspec.HASH] = "0x" + container.content_sha256(tensors)
-    with atomic.replacing(path) as file:
+    with atomic.writing(path, overwrite) as file:
         container.write(file, tensors, metadata)
 
 

@@ -5,11 +5,12 @@ A PEFT adapter is a folder with adapter_model.safetensors and adapter_config.jso
 float32), but not the layer's shape.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from .. import atomic
 from ..base import Base
 from ..entry import VALUE_DTYPES, SparseEntry
-from ..errors import DeltaError
+from ..errors import DeltaError, NameTakenError
 from . import container
 from .source import Source
 
@@ -86,12 +87,13 @@ def _entry(name: str, values: torch.Tensor, indices: torch.Tensor, shape: tuple[
     return sorted_entry(name, rows * shape[1] + columns, values, shape)
 
 
-def write(folder: str | os.PathLike, entries: Mapping[str, SparseEntry]) -> list[str]:
+def write(folder: str | os.PathLike, entries: Mapping[str, SparseEntry], overwrite: bool = True) -> list[str]:
     """Write an adapter that PEFT loads into `folder`; returns the names it cannot hold: all but Linear weights.
 
     entries: by the names of the model that PEFT is to be put on. PEFT expects r · (rows + columns) changes in every
     layer with one r for all, so layers are filled up with changes of 0.
-    Raises DeltaError if no r fits all layers, if there is no Linear layer, or if the folder cannot be written.
+    Raises DeltaError if no r fits all layers, if there is no Linear layer, or if the folder cannot be written, which
+    then is as it was; NameTakenError if it exists and must not.
     """
     linear = {name: entry for name, entry in entries.items() if name.endswith(".weight") and len(entry.shape) == 2}
     if not linear:
@@ -104,15 +106,41 @@ def write(folder: str | os.PathLike, entries: Mapping[str, SparseEntry]) -> list
         indices = torch.stack([positions // entry.shape[1], positions % entry.shape[1]]).to(torch.int32)
         tensors[PREFIX + layer + _VALUES], tensors[PREFIX + layer + _INDICES] = values, indices
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeltaError(f"The folder '{folder}' cannot be made ({error.strerror}). Choose another one.") from error
-    with atomic.replacing(folder / WEIGHTS) as file:
-        container.write(file, tensors, {"format": "pt"})
-    with atomic.replacing(folder / CONFIG) as file:
-        file.write(json.dumps(_config(rank, linear), indent=2, sort_keys=True).encode())
+    config = json.dumps(_config(rank, linear), indent=2, sort_keys=True).encode()
+    with _new_or_old_folder(folder, overwrite):
+        with atomic.replacing(folder / WEIGHTS) as file:
+            container.write(file, tensors, {"format": "pt"})
+        with atomic.replacing(folder / CONFIG) as file:
+            file.write(config)
     return sorted(entries.keys() - linear.keys())
+
+
+@contextlib.contextmanager
+def _new_or_old_folder(folder: Path, overwrite: bool) -> Iterator[None]:
+    """A folder to write an adapter into; one that was made for it goes if the block fails."""
+    is_new = _make(folder)
+    if not (is_new or overwrite):
+        raise NameTakenError(f"There is a '{folder}' already, and nothing is overwritten: take another name.")
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                (folder / WEIGHTS).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
+
+
+def _make(folder: Path) -> bool:
+    """Whether it was made now; False if there is one, or something else of its name. DeltaError if it cannot be."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(folder):
+            return False
+        raise DeltaError(f"The folder '{folder}' cannot be made ({error.strerror}). Choose another one.") from error
+    return True
 
 
 def _filled(name: str, entry: SparseEntry, count: int) -> tuple[torch.Tensor, torch.Tensor]:

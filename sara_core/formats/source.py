@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from safetensors import safe_open
 
 from ..errors import DeltaError
 from . import container
+
+
+_PART = r"-[0-9]{5}-of-[0-9]{5}\.safetensors"
 
 
 class Source:
@@ -67,9 +71,10 @@ def model_files(folder: Path) -> list[Path]:
     for place in (folder / "unet", folder / "transformer", folder):
         for variant in ("", ".fp16", ".bf16"):
             name = f"diffusion_pytorch_model{variant}"
-            if (whole := place / f"{name}.safetensors").is_file():
+            if os.path.isfile(whole := place / f"{name}.safetensors"):
                 return [whole]
-            if parts := sorted(place.glob(f"{name}-*-of-*.safetensors")):
+            part = re.compile(re.escape(name) + _PART)
+            if parts := sorted(path for path in place.glob(f"{name}-*.safetensors") if part.fullmatch(path.name)):
                 needed = parts[0].stem.rpartition("-")[2]
                 if f"{len(parts):05}" != needed:
                     raise DeltaError(

@@ -39,10 +39,12 @@ def write(
     rank: int,
     metadata: Mapping[str, str],
     on_progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = True,
 ) -> LoraErrors:
     """Write a LoRA of at most this rank in float16, under names that ComfyUI and the WebUIs know.
 
-    Raises DeltaError for a rank below 1, or if the file cannot be written.
+    Raises DeltaError for a rank below 1, or if the file cannot be written; NameTakenError if it would replace something
+    and must not.
     """
     if rank < 1:
         raise DeltaError(f"The rank of a LoRA must be at least 1, not {rank}.")
@@ -68,7 +70,7 @@ def write(
             tensors[diff_name(name)] = change
         if on_progress is not None:
             on_progress(done + 1, len(entries))
-    with atomic.replacing(path) as file:
+    with atomic.writing(path, overwrite) as file:
         container.write(file, tensors, metadata)
     return LoraErrors(layers, math.sqrt(missed / changed) if changed else 0.0)
 

@@ -1,0 +1,71 @@
+"""Trainings that have come to their end and that nobody has saved yet: each is on the disk, whatever happens meanwhile.
+
+A finished delta is written to output/sara/unsaved before the run's snapshots go. The copy stays until that very delta
+has been saved, or, where nothing can save it any more, until a later run of this process has its own copy. What other
+processes have left there is theirs, or the user's.
+"""
+
+import contextlib
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...sara_core.delta import SparseDelta
+from ...sara_core.snapshot import RunSnapshots
+from . import folders
+
+
+class _OwnFile:
+    """A file that this process has written, which is not removed once somebody has changed or replaced it."""
+
+    def __init__(self, path: Path):
+        self.path, self.written = path, folders.fingerprint(path)
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            if folders.fingerprint(self.path) == self.written:
+                self.path.unlink()
+
+
+@dataclass
+class _Unsaved:
+    """delta: what a run gave, as long as anything can still save it; files: what is kept of the run meanwhile
+    is_copy: whether these are the delta's copy, or the run's snapshots because there could be none"""
+
+    delta: weakref.ref
+    files: list[_OwnFile]
+    is_copy: bool
+
+    def remove(self) -> None:
+        for file in self.files:
+            file.remove()
+        _unsaved.remove(self)
+
+
+_unsaved: list[_Unsaved] = []
+
+
+def keep_copy(delta: SparseDelta, snapshots: RunSnapshots) -> Path:
+    """Write the copy of a finished run, and only then remove the run's snapshots; returns the copy's path.
+
+    Raises DeltaError if it cannot be written: keep_snapshots is the next best.
+    """
+    paths = folders.own_output_paths(folders.UNSAVED, snapshots.run)
+    path, _ = folders.save_new(paths, lambda path: delta.save(path, overwrite=False))
+    snapshots.discard()
+    for earlier in [earlier for earlier in _unsaved if earlier.is_copy and earlier.delta() is None]:
+        earlier.remove()
+    _unsaved.append(_Unsaved(weakref.ref(delta), [_OwnFile(path)], is_copy=True))
+    return path
+
+
+def keep_snapshots(delta: SparseDelta, snapshots: RunSnapshots) -> None:
+    """Let the run's snapshots stay until the delta has been saved, in this process; for ever if it is not."""
+    files = [_OwnFile(path) for path in snapshots.existing()]
+    _unsaved.append(_Unsaved(weakref.ref(delta), files, is_copy=False))
+
+
+def saved(delta: SparseDelta) -> None:
+    """To be called once a delta is in place as a file of its own: what was kept of its run goes."""
+    for entry in [entry for entry in _unsaved if entry.delta() is delta]:
+        entry.remove()
