@@ -6,7 +6,7 @@ from devtools.checkpoint import demo_checkpoint
 from devtools.host import prepare
 from devtools.in_process import InProcessHost
 from devtools.server import Server
-from tests.toy_training import data, model, untouched  # noqa: F401 (fixtures)
+from tests.toy_training import data, model, output, untouched  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

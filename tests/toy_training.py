@@ -41,6 +41,14 @@ def untouched(model):
     assert [(part, type(part), set(part.__dict__), set(part._parameters)) for part in module.modules()] == modules
 
 
+@pytest.fixture
+def output(comfy, tmp_path, monkeypatch):
+    """An output folder of the test's own."""
+    monkeypatch.setattr(comfy.folder_paths, "output_directory", str(tmp_path / "output"))
+    (tmp_path / "output" / "sara").mkdir(parents=True)
+    return tmp_path / "output"
+
+
 def train(comfy, model, data, **settings):
     """SaRATrain's outputs; settings of SaRATrainOptions go through that node."""
     latents, captions = data
