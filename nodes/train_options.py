@@ -106,12 +106,12 @@ def _options():
         ),
         io.Int.Input(
             "snapshot_every", default=500, min=0, max=1_000_000,
-            tooltip="A snapshot after so many steps, from which a run can be resumed exactly. When a run is stopped "
-            "it always leaves one. 0: only then.",
+            tooltip="A snapshot after so many steps, and before the last step if there is none yet, from which a run "
+            "can be resumed exactly. When a run is stopped it always leaves one. 0: only then.",
         ),
         io.Int.Input(
             "snapshots_kept", default=1, min=1, max=1000,
-            tooltip="How many of a run's snapshots are kept. They go when the run has come to its end.",
+            tooltip="How many of a run's snapshots are kept. They go when the finished delta is on the disk.",
         ),
         io.Int.Input(
             "checkpoint_depth", default=1, min=1, max=4,

@@ -146,7 +146,7 @@ def snapshot_names() -> list[str]:
             if name.endswith(ENDING) and _is_text(name) and path.is_file():
                 newest[name] = path.stat().st_mtime
         except OSError:
-            logging.warning(f"SaRA: output/{SNAPSHOTS}/{name} cannot be looked at and is left out.")
+            logging.warning(f"SaRA: {name!r} in output/{SNAPSHOTS} cannot be looked at and is left out.")
     return sorted(newest, key=lambda name: (-newest[name], name))
 
 

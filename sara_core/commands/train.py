@@ -166,7 +166,7 @@ def _own_snapshots(target: Path, resumed: str | None, processes: Processes) -> I
     if not processes.is_first:  # it writes none
         yield snapshot.RunSnapshots(folder, name, SNAPSHOTS_KEPT)
         return
-    is_here = resumed is not None and Path(resumed).resolve().parent == folder.resolve()
+    is_here = resumed is not None and Path(resumed).parent.resolve() == folder.resolve()
     before = snapshot.run_of(resumed) if is_here else None
 
     def is_taken(name: str) -> bool:

@@ -59,6 +59,12 @@ def test_a_name_that_leaves_the_output_folder_is_refused(comfy, pack, delta, pre
     assert not list(comfy.base.glob("escaped*")) and not list(Path("/tmp").glob("escaped_0*"))
 
 
+@pytest.mark.parametrize("prefix", ["sara/a\0b", "sara/\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(comfy, pack, delta, prefix):
+    with pytest.raises(pack.DeltaError, match="no file's name can have"):
+        comfy.execute("SaRASave", delta=delta, filename_prefix=prefix)
+
+
 def test_a_folder_that_cannot_be_made_is_named(comfy, pack, delta):
     (comfy.base / "output" / "file").write_bytes(b"")
     with pytest.raises(pack.DeltaError, match="'file/delta' cannot be used"):
