@@ -16,6 +16,9 @@ UNFOLD_BYTES = 24 << 20
 # On the CPU a convolution lays its weight out anew for every use. Above 32 MiB the system's malloc gives such a copy
 # back and fetches fresh memory every time, which takes longer than the convolution: so at most this of it at a time.
 WEIGHT_COPY_BYTES = 24 << 20
+# Processors compute output channels in blocks of 4 to 64, and what is left over often by another kernel, which adds up
+# in another order. Parts of whole blocks gave the whole's bits wherever it was tried; torch promises nothing.
+CHANNEL_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,17 @@ class ConvOp:
     def of(cls, module) -> "ConvOp":
         """The geometry of a torch.nn.Conv1d, Conv2d or Conv3d."""
         padding, pad_before = module.padding, None
-        if isinstance(padding, str) or module.padding_mode != "zeros":
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            pad_before = (mode, tuple(module._reversed_padding_repeated_twice))
-            padding = (0,) * len(module.kernel_size)
+        widths = module._reversed_padding_repeated_twice  # before and after, from the last dimension to the first
+        if module.padding_mode != "zeros":
+            padding, pad_before = (0,) * len(module.kernel_size), (module.padding_mode, tuple(widths))
+        elif isinstance(padding, str):
+            # As torch does it, so that both add up in one order: the convolution itself pads what both sides have, and
+            # only what an even kernel needs beyond that is padded before.
+            befores, afters = widths[::2], widths[1::2]
+            padding = tuple(reversed(befores))
+            if befores != afters:
+                rest = (width for before, after in zip(befores, afters) for width in (0, after - before))
+                pad_before = ("constant", tuple(rest))
         return cls(module.kernel_size, module.stride, padding, module.dilation, module.groups, pad_before)
 
     @property
@@ -148,6 +158,8 @@ class ConvOp:
         if weight.device.type != "cpu" or self.groups > 1:
             return [slice(0, channels)]
         at_a_time = max(1, WEIGHT_COPY_BYTES * channels // (weight.numel() * weight.element_size()))
+        if CHANNEL_BLOCK < at_a_time < channels:
+            at_a_time -= at_a_time % CHANNEL_BLOCK
         return [slice(first, first + at_a_time) for first in range(0, channels, at_a_time)]
 
     def _channels_of(self, tensor, group):

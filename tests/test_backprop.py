@@ -206,6 +206,16 @@ def test_a_convolution_never_uses_more_of_its_weight_at_a_time_than_allowed(monk
     assert relative_error(x.grad, y.grad) <= 1e-6
 
 
+@pytest.mark.parametrize("channels, allowed, parts", [
+    (200, 150, [128, 72]), (200, 64, [64, 64, 64, 8]), (200, 63, [63, 63, 63, 11]), (200, 200, [200]), (2, 0.5, [1, 1]),
+])  # fmt: skip
+def test_a_convolution_is_computed_in_parts_of_whole_blocks(monkeypatch, channels, allowed, parts):
+    """Of 64 channels, where that many are allowed at a time."""
+    monkeypatch.setattr(layers, "WEIGHT_COPY_BYTES", int(allowed * 4))
+    op, weight = layers.ConvOp.of(nn.Conv1d(1, channels, 1)), torch.zeros(channels, 1, 1)
+    assert [len(weight[rows]) for rows in op._output_channels(weight)] == parts
+
+
 def test_layers_before_the_first_trained_one_build_no_graph():
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
     attached(model, include=["2.weight"])
