@@ -39,9 +39,10 @@ def thin(changes: Changes, density: float | None, elements: int) -> Thinned:
     histogram, total = MagnitudeHistogram(), 0
     for name, change in changes():
         check_shape(name, tuple(change.shape))
+        change = change.float()
         if not all_finite(change):
             raise DeltaError(f"The change of '{name}' has values that are NaN or infinite. Get the file again.")
-        histogram.add(change.float())
+        histogram.add(change)
         total += change.numel()
     changed = total - int(histogram.counts[0])
     if density is None and changed > _DENSE * total:

@@ -12,6 +12,7 @@ from sara_core.convert import read
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from sara_core.formats.adapter_names import places
+from sara_core.thinning import thin
 from tests.adapter_files import (
     CONVOLUTION, LINEAR, MODULE, adapter_file, dense, family_file, locon, loha, lokr, lora, random,
 )  # fmt: skip
@@ -166,6 +167,12 @@ def test_the_cut_is_over_all_weights_together(tmp_path, sd15):
     for name, change in changes.items():
         above = change.abs() >= smallest
         assert int(above.sum()) == (len(entries[name].indices) if name in entries else 0)
+
+
+def test_a_change_that_becomes_infinite_in_float32_is_refused():
+    change = torch.tensor([0.0, 1e300, 0.0, 0.0], dtype=torch.float64)
+    with pytest.raises(DeltaError, match="'w' has values that are NaN or infinite"):
+        thin(lambda: [("w", change)], 0.5, 4)
 
 
 def test_without_a_density_it_asks_for_one(tmp_path, sd15):

@@ -124,7 +124,8 @@ def test_ia3_multiplies_channels(tmp_path, sd15, dims, on_input):
     {".on_input": torch.tensor(1)},
     {".weight": random(1280), ".on_input": torch.tensor([0, 1])},
     {".weight": torch.ones(1280, dtype=torch.int64), ".on_input": torch.tensor(0)},
-], ids=["another size", "one factor", "no factors", "two answers", "whole numbers"])  # fmt: skip
+    {".weight": random(320), ".on_input": torch.tensor(math.nan)},
+], ids=["another size", "one factor", "no factors", "two answers", "whole numbers", "no answer"])  # fmt: skip
 def test_damaged_ia3_is_refused(tmp_path, sd15, tensors):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], tensors)
     with pytest.raises(DeltaError):
@@ -226,6 +227,7 @@ SPOILED = {
     "OFT in two dimensions": {".oft_blocks": random(160, 64)},
     "OFT in five dimensions": {".oft_blocks": random(1, 1, 160, 8, 8)},
     "OFT infinite": {".oft_blocks": random(160, 8, 8) * math.inf},
+    "OFT whose bound is no number": oft(ROWS, 8, alpha=math.nan),
     "OFT of whole numbers": {".oft_blocks": torch.ones(160, 8, 8).int()},
     "OFT and a LoRA": GOOD | {".oft_blocks": random(160, 8, 8)},
     "BOFT of odd blocks": {".oft_blocks": random(2, 256, 5, 5)},
@@ -253,8 +255,66 @@ def test_hostile_files_are_refused(tmp_path, sd15, what):
         read(path, sd15[1], density=0.5)
 
 
-def test_a_rotation_without_numbers_is_refused(tmp_path, sd15):
-    """So large a block that nothing of the identity is left: an odd number of rows makes it singular."""
-    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], {".oft_blocks": random(256, 5, 5) * 1e30})
-    with pytest.raises(DeltaError):
+@pytest.mark.parametrize("part, number", [
+    ("lora_up.weight", math.nan), ("lora_down.weight", -math.inf), ("dora_scale", math.inf), ("oft_blocks", math.nan),
+    ("rescale", math.inf),
+])  # fmt: skip
+def test_numbers_that_are_none_are_refused_before_anything_is_computed(tmp_path, sd15, part, number):
+    """Afterwards a division by infinity may have hidden them."""
+    good = boft(ROWS, 8, 2, 1.0, rescale=(1,)) if part in ("oft_blocks", "rescale") else dora(lora(*LINEAR), *LINEAR)
+    broken = good[f".{part}"].clone()
+    broken.view(-1)[-1] = number
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], good | {f".{part}": broken})
+    with pytest.raises(DeltaError, match=rf"{MODULE[2]}' cannot be used: it has values that are NaN or infinite \("):
         read(path, sd15[1], density=0.5)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+@pytest.mark.parametrize("scale", [1e8, 1e10, 1e30, 3e38])
+def test_a_rotation_without_numbers_is_refused(tmp_path, sd15, size, scale):
+    """So large a block that nothing of the identity is left: an odd number of rows makes it singular, and then its
+    solution is rounding errors, or none, as the processor has it."""
+    blocks = random(1280 // size, size, size).clamp(-1, 1) * scale
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], {".oft_blocks": blocks})
+    with pytest.raises(DeltaError, match="its numbers make no rotation"):
+        read(path, sd15[1], density=0.5)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e5, 1e7])
+def test_a_rotation_keeps_lengths_however_large_its_numbers(tmp_path, sd15, size, scale):
+    blocks = random(1280 // size, size, size).clamp(-1, 1) * scale
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], {".oft_blocks": blocks})
+    weight = sd15[0].model.state_dict()[MODULE[2] + ".weight"]
+    change = dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
+    before, after = (w.double().view(-1, size, w.shape[1]).norm(dim=1) for w in (weight, weight + change))
+    assert float(((after - before) / before).abs().max()) <= 1e-5
+    assert float(change.norm()) > 1e-4 * float(weight.norm())
+
+
+def test_a_bound_makes_a_rotation_of_numbers_of_any_size(tmp_path, sd15):
+    """Also of those whose squares float32 cannot hold."""
+    changes = []
+    for scale in (1e3, 1e25):
+        tensors = {".oft_blocks": random(256, 5, 5) * scale, ".alpha": torch.tensor(2.0)}
+        path = adapter_file(tmp_path / f"{scale}.safetensors", MODULE[2], tensors)
+        changes.append(dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"])
+    assert float(changes[0].norm()) > 1e-3
+    torch.testing.assert_close(*changes, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "columns"])
+def test_dora_takes_the_direction_of_a_change_of_any_size(tmp_path, sd15, by):
+    """Also of one whose norm float32 cannot sum up."""
+    factors = {part: 1e12 * tensor for part, tensor in lora(*LINEAR).items()}
+    scale = random(ROWS, seed=9).abs() if by == "magnitude" else random(1, COLUMNS, seed=9).abs()
+    tensors = factors | {".lora_magnitude_vector" if by == "magnitude" else ".dora_scale": scale}
+    path = adapter_file(tmp_path / "x.safetensors", MODULE[2], tensors)
+    weight = sd15[0].model.state_dict()[MODULE[2] + ".weight"].double()
+    tuned = weight + factors[".lora_up.weight"].double() @ factors[".lora_down.weight"].double()
+    if by == "magnitude":
+        expected = tuned / tuned.norm(dim=1, keepdim=True) * scale[:, None] - weight
+    else:
+        expected = tuned / tuned.norm(dim=0, keepdim=True) * scale - weight
+    found = dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

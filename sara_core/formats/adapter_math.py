@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ..entry import all_finite
 from ..errors import DeltaError
 from .alpha import Alpha, bounded
 from .dora import of_magnitude, scaled
@@ -73,6 +74,8 @@ def change(
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         raise _damaged(module, "its tensors do not fit together or are incomplete") from error
     wide = {part: tensor.float() for part, tensor in tensors.items()}
+    if broken := [part for part, tensor in wide.items() if not all_finite(tensor)]:  # a division could hide it later
+        raise _damaged(module, f"it has values that are NaN or infinite ({', '.join(broken)})")
     try:
         return _total(made, wide, alpha, weight() if relative else torch.empty(shape, device="meta"))
     except torch.linalg.LinAlgError as error:

@@ -36,4 +36,6 @@ def of_magnitude(change: torch.Tensor, weight: torch.Tensor, magnitude: torch.Te
 
 
 def _norm(weight: torch.Tensor, kept: int) -> torch.Tensor:
-    return torch.linalg.vector_norm(weight, dim=[dim for dim in range(weight.dim()) if dim != kept], keepdim=True)
+    """Summed up in float64: in float32 the squares overflow first, and dividing by infinity would hide that."""
+    others = [dim for dim in range(weight.dim()) if dim != kept]
+    return torch.linalg.vector_norm(weight, dim=others, keepdim=True, dtype=torch.float64).to(weight.dtype)

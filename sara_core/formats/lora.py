@@ -1,6 +1,7 @@
 """Reading adapter files: LoRA and LyCORIS, and the weight differences that ComfyUI writes (`.diff`, `.diff_b`)."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -193,8 +194,10 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _number(source: Source, name: str) -> float:
-    tensor = source.tensor(name)
     try:
-        return float(tensor)
+        number = float(source.tensor(name))
     except (RuntimeError, TypeError, ValueError) as error:  # several numbers, none, or a kind that is no real number
         raise DeltaError(f"'{name}' is not one number. Get the file again from where it came from.") from error
+    if not math.isfinite(number):
+        raise DeltaError(f"'{name}' is {number}. Get the file again from where it came from.")
+    return number

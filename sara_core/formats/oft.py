@@ -2,7 +2,8 @@
 
 A block B stands for the rotation R = (I + Q)(I − Q)⁻¹ with Q = B − Bᵀ (Cayley). Alpha, where there is one, bounds ‖Q‖
 over all blocks together. OFT turns each group of neighbouring rows by Rᵀ of its block, BOFT all rows several times by
-R, each time in groups of rows that lie further apart (a butterfly). Shapes that do not fit raise IndexError.
+R, each time in groups of rows that lie further apart (a butterfly). Shapes that do not fit raise IndexError, blocks too
+large to stand for a rotation torch.linalg.LinAlgError.
 """
 
 import torch
@@ -11,6 +12,10 @@ from .alpha import Alpha
 
 # Each doubles the distance of the rows that are turned together, which no weight has more rows for.
 _MOST_STEPS = 31
+# Elements of Q up to which a rotation computed in float64 has the digits that float32 holds. Far beyond, nothing is
+# left of the identity in I ± Q: with an odd number of rows both are then singular, and what solving them gives, or
+# whether it fails, is up to the rounding of one processor or another.
+_TOO_LARGE = 1e8
 
 
 def oft(blocks: torch.Tensor, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
@@ -37,12 +42,14 @@ def boft(blocks: torch.Tensor, alpha: Alpha, weight: torch.Tensor, rescale: torc
 def _rotation(blocks: torch.Tensor, alpha: Alpha) -> torch.Tensor:
     if blocks.shape[-1] != blocks.shape[-2] or not blocks.numel():
         raise IndexError(blocks.shape)
-    skew = blocks - blocks.transpose(-1, -2)
+    skew = blocks.double() - blocks.double().transpose(-1, -2)
     if alpha.value is not None and alpha.value > 0:
         skew = skew * torch.clamp(alpha.value / (skew.norm() + 1e-8), max=1)
-    identity = torch.eye(blocks.shape[-1], device=blocks.device)
+    if not (skew.is_meta or bool((skew.abs() < _TOO_LARGE).all())):
+        raise torch.linalg.LinAlgError("the blocks are too large")
+    identity = torch.eye(blocks.shape[-1], device=blocks.device, dtype=skew.dtype)
     # The two factors commute, so that the inverse may stand on either side.
-    return torch.linalg.solve(identity - skew, identity + skew)
+    return torch.linalg.solve(identity - skew, identity + skew).to(blocks.dtype)
 
 
 def _grouped(weight: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
