@@ -22,8 +22,9 @@ class Adjustment(NamedTuple):
 def adjust(store: Store, optimizer: torch.optim.Optimizer, theta: float) -> Adjustment:
     """Go on with the elements whose |base + Δ| is below `theta`; if there is none, with all as before.
 
-    To be called between steps. The optimizer sees the same Parameter, shorter; what stays goes on as if nothing had
-    happened.
+    To be called between steps. The optimizer sees the same Parameter, shorter. What stays goes on as if nothing had
+    happened, up to its last bits where the optimizer is fused (make_inner), and but for an optimizer that measures the
+    whole vector (Adafactor), which then measures what is left.
     """
     numbers = range(len(store.support))
     over = torch.cat([store.trained_values(number).abs() >= theta for number in numbers])

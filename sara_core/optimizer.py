@@ -223,7 +223,8 @@ class SaRA(torch.optim.Optimizer):
 
 def make_inner(optimizer, values, theta: float | None, lr: float | None, options: dict) -> torch.optim.Optimizer:
     """An optimizer of class `optimizer` over Δ alone, with this project's defaults: the paper's learning rate, no
-    weight decay, and the fused implementation (which needs no temporary vectors) where the class has one."""
+    weight decay, and the fused implementation where the class has one: it needs no temporary vectors and half the time
+    or less, but rounds by the place of an element in the vector."""
     accepted = inspect.signature(optimizer).parameters
     defaults = {"lr": learning_rate_for(theta), "weight_decay": 0.0, "fused": values.device.type in ("cpu", "cuda")}
     chosen = {name: value for name, value in defaults.items() if name in accepted}
