@@ -2,7 +2,8 @@
 """The one entry for people who work here; needs only Python 3.10-3.13 and git.
 
     python dev.py demo [--open] [--output DIR]     the three workflows in a real ComfyUI, from nothing
-    python dev.py test [PYTEST ARGUMENTS]          ruff and the tests, in a real ComfyUI's interpreter
+    python dev.py test [PYTEST ARGUMENTS]          ruff and the tests, in a real ComfyUI's interpreter; all of them:
+                                                   those of bits a second time, as on an old processor
     python dev.py bench [NAME] [--json FILE]       measurements; without a name, says which there are
     python dev.py host [--version V] [--path | --python]
 """
@@ -11,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from devtools.host import (
     DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, link_pack, make_base, prepare, start_command,
@@ -75,14 +77,29 @@ def show_host(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# Torch's own kernels and oneDNN's without the vectors of newer processors: they add up in another order.
+OLD_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+INTERRUPTED = 2  # pytest's exit status after Ctrl-C
+
+
 def run_tests(rest: list[str]) -> int:
+    """Ruff, the tests and, where all of them are asked for, those of bits a second time; 0 if everything passed."""
     host = prepare_host()
     # Now, so that no test has to download them.
     if not host.is_users_own:
         prepare(OLDEST_VERSION)
     prepare_packer()
     ruff = run(host, ["-m", "ruff", "check", str(ROOT)])
-    return run(host, ["-m", "pytest", *rest]) or ruff
+    tests = run(host, ["-m", "pytest", *rest])
+    results = {"ruff": ruff, "the tests with this processor's own instructions": tests}
+    if not rest and tests != INTERRUPTED:
+        again = "the tests of bits with " + " ".join(f"{name}={value}" for name, value in OLD_PROCESSOR.items())
+        print(f"Once more: {again}", flush=True)
+        results[again] = run(host, ["-m", "pytest", "-q", "-m", "bits"], OLD_PROCESSOR)
+    for what, status in results.items():
+        if status:
+            print(f"failed: {what}", file=sys.stderr)
+    return next(filter(None, reversed(results.values())), 0)
 
 
 def run_demo(rest: list[str]) -> int:
@@ -103,10 +120,13 @@ def prepare_host() -> Host:
     return with_requirements(prepare(progress=progress), REQUIREMENTS, progress)
 
 
-def run(host: Host, arguments: list[str]) -> int:
-    """Run the host's interpreter in the repository, and pass its exit status on."""
+def run(host: Host, arguments: list[str], settings: Mapping[str, str] = {}) -> int:
+    """Run the host's interpreter in the repository, and pass its exit status on.
+
+    settings: environment variables beside those of this process
+    """
     command = [str(host.python), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1"})
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "1", **settings})
     while True:
         try:
             return process.wait()

@@ -87,7 +87,7 @@ class DiffusersRun:
     """One training of a prepared model; `training` is its loop.
 
     checkpointing: recompute activations in the backward; stream: leave the weights in the main memory and let them pass
-        through the device one layer at a time (streaming.py). Neither decides the run's numbers.
+        through the device one layer at a time (streaming.py). Neither decides the run's numbers, up to their last bits.
 
     Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained.
     """

@@ -10,6 +10,8 @@ from tests.small_models import (
     attached, every_bit, loss_of, relative_error, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip
 
+pytestmark = pytest.mark.bits
+
 BATCHES = small_batches(12)
 OPTIMIZERS = {
     "AdamW": (torch.optim.AdamW, {"lr": 3e-3}),

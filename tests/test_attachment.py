@@ -48,6 +48,7 @@ def by_file(model):
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("duplicate", [by_deepcopy, by_pickle, by_file])
 def test_a_copy_of_a_model_in_training_is_whole_and_independent(duplicate):
     model, optimizer = in_training()
@@ -77,6 +78,7 @@ def test_a_copy_of_a_model_in_training_is_whole_and_independent(duplicate):
     assert same_bits(every_bit(twin), after)
 
 
+@pytest.mark.bits
 def test_the_state_dict_of_a_model_in_training_is_an_ordinary_one():
     model, _ = in_training()
     plain, parent = small_net(), nn.ModuleDict({"unet": model})

@@ -42,6 +42,7 @@ def test_gradients_of_a_whole_model(route, copies):
     assert relative_error(store.values.grad, masked_gradient(plain, store.support)) <= 1e-5
 
 
+@pytest.mark.bits
 @WAYS
 @DTYPES
 def test_the_first_output_is_the_same_bit_for_bit(copies, dtype):
@@ -54,6 +55,7 @@ def test_the_first_output_is_the_same_bit_for_bit(copies, dtype):
             assert torch.equal(model(x), frozen(x))
 
 
+@pytest.mark.bits
 @ROUTES
 @DTYPES
 def test_both_ways_of_reaching_weights_train_the_same_bits(route, dtype):
@@ -76,6 +78,7 @@ def test_both_ways_of_reaching_weights_train_the_same_bits(route, dtype):
     assert same_bits(every_bit(copied), before)
 
 
+@pytest.mark.bits
 def test_live_weights_are_base_plus_delta_rounded_once():
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         model, base = small_net(dtype=dtype), small_net(dtype=dtype)
@@ -115,6 +118,7 @@ def test_a_module_used_twice_and_a_tied_weight_are_one_segment_with_the_sum_of_g
     assert relative_error(store.values.grad, masked_gradient(plain, store.support)) <= 1e-5
 
 
+@pytest.mark.bits
 def test_two_backwards_add_up():
     model, x = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), torch.randn(4, 6)
     store = attached(model)
@@ -269,7 +273,8 @@ def test_the_dense_gradient_of_a_convolution_exists_a_chunk_at_a_time(monkeypatc
     with counted_memory() as memory:
         output.sum().backward()
     weight = 4 * model.weight.numel()
-    assert memory.peak <= weight // 4
+    unfolded = 4 * 9 * x[0].numel()  # what torch's own kernel takes on processors without AVX2
+    assert memory.peak <= weight // 4 + unfolded < weight // 2
     assert memory.left <= 4 * store.support.nnz
 
 
@@ -302,6 +307,7 @@ class Checkpointed(nn.Module):
         return self.last(h)
 
 
+@pytest.mark.bits
 @ROUTES
 @WAYS
 def test_checkpointing_gives_the_same_gradients(route, copies):
@@ -323,6 +329,7 @@ def test_reentrant_checkpointing_is_refused_by_name():
         model(torch.randn(4, 6)).sum().backward()
 
 
+@pytest.mark.bits
 @ROUTES
 @WAYS
 def test_autocast(route, copies):

@@ -73,6 +73,7 @@ def raw_tensors(path):
     return {name: (one["dtype"], one["shape"], data[slice(*one["data_offsets"])]) for name, one in header.items()}
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("strength", [1.0, -0.7, 0.0])
 def test_named_weights_are_exact_and_all_others_keep_their_bytes(tmp_path, base, strength):
     target, changes = tmp_path / "out.safetensors", delta()
@@ -90,6 +91,7 @@ def test_named_weights_are_exact_and_all_others_keep_their_bytes(tmp_path, base,
         assert torch.equal(weights[name].view(-1).view(torch.uint8), expected.view(torch.uint8))
 
 
+@pytest.mark.bits
 def test_baking_equals_applying(tmp_path, base):
     target, weights = tmp_path / "out.safetensors", load_file(base)
     bake(base, target, delta(), 0.6)
@@ -202,6 +204,7 @@ def test_memory_stays_within_twice_the_largest_tensor(tmp_path):
     assert largest < peak < 2 * largest + 2**20
 
 
+@pytest.mark.bits
 def test_a_large_delta_is_added_in_parts_with_the_same_result(tmp_path, base, monkeypatch):
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     report = bake(base, whole, delta(), 0.6)

@@ -11,6 +11,8 @@ from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import UnsupportedModelError
 from tests.test_bake import delta, entry, raw_tensors, refused
 
+pytestmark = pytest.mark.bits
+
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 SHAPE = (40, 30)
 

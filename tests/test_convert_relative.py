@@ -269,6 +269,7 @@ def test_numbers_that_are_none_are_refused_before_anything_is_computed(tmp_path,
         read(path, sd15[1], density=0.5)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("size", [5, 8])
 @pytest.mark.parametrize("scale", [1e8, 1e10, 1e30, 3e38])
 def test_a_rotation_without_numbers_is_refused(tmp_path, sd15, size, scale):
@@ -280,6 +281,7 @@ def test_a_rotation_without_numbers_is_refused(tmp_path, sd15, size, scale):
         read(path, sd15[1], density=0.5)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("size", [5, 8])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e5, 1e7])
 def test_a_rotation_keeps_lengths_however_large_its_numbers(tmp_path, sd15, size, scale):
@@ -292,6 +294,7 @@ def test_a_rotation_keeps_lengths_however_large_its_numbers(tmp_path, sd15, size
     assert float(change.norm()) > 1e-4 * float(weight.norm())
 
 
+@pytest.mark.bits
 def test_a_bound_makes_a_rotation_of_numbers_of_any_size(tmp_path, sd15):
     """Also of those whose squares float32 cannot hold."""
     changes = []

@@ -9,6 +9,8 @@ from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.elements import add_sparse_, gather, scatter_
 from sara_core.errors import DeltaError, UnsupportedModelError
 
+pytestmark = pytest.mark.bits
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

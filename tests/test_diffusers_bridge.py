@@ -75,6 +75,7 @@ def test_a_delta_changes_exactly_what_it_says_and_every_bit_comes_back(name, dty
     assert same_bits(every_bit(model), before)
 
 
+@pytest.mark.bits
 def test_deltas_stack_and_come_off_one_by_one(tmp_path):
     pipeline = tiny_diffusers.pipeline(tmp_path)
     model = pipeline.unet
@@ -97,6 +98,7 @@ def test_strength_zero_writes_nothing():
     assert same_bits(every_bit(model), before)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", MODELS)
 def test_what_was_trained_loads_into_a_fresh_model_bit_for_bit(name, tmp_path):
     model = MODELS[name]()

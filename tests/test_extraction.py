@@ -85,6 +85,7 @@ def test_elements_that_no_change_reaches_are_counted():
     assert report.inexact == 1 and "At 1 elements" in report.text()
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_where_the_difference_is_not_exact_no_change_near_it_is(dtype):
     """Against all float32 numbers within eight steps of the difference."""
@@ -127,6 +128,7 @@ def test_the_largest_changes_are_kept(dtype, rule):
     assert report.largest_left_out == float(dense.abs()[order[wanted:]].max())
 
 
+@pytest.mark.bits
 def test_a_weight_larger_than_a_chunk_is_numbered_right(monkeypatch):
     base = base_weights()
     tuned = tuned_weights(base)
@@ -176,6 +178,7 @@ def files(tmp_path):
     return base, tuned
 
 
+@pytest.mark.bits
 def test_a_baked_extract_is_the_tuned_file(tmp_path, files):
     base, tuned = files
     delta, report = extract_with_report(base, tuned)

@@ -101,7 +101,8 @@ def test_gradients_equal_dense_masked_ones(comfy, family, model, dense, untouche
         with isolation.training_model(model, {"density": DENSITY}, (BATCH, *family.latent), **options) as training:
             losses = fixed_losses(comfy, training.patcher, family)
             loss = losses().mean()
-            assert torch.equal(loss, expected_loss)
+            # Not its bits: weights that require a gradient, as those that it is compared with, take other kernels.
+            torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
             loss.backward()
             losses().mean().backward()  # without checkpointing the blocks know by now whether they need it
             assert training.store.support.nnz == training.selection.count

@@ -52,6 +52,7 @@ def test_gradients_equal_dense_ones(comfy, dense, monkeypatch, in_place, route, 
                 assert difference <= 1e-5 * expected.norm(), segment.name
 
 
+@pytest.mark.bits
 def test_attached_layers_compute_the_same_bits_as_the_host(comfy):
     with torch.inference_mode():
         model = toy_models.sd15_model()

@@ -99,6 +99,7 @@ def test_matrices_are_drawn_as_often_as_their_probabilities_say():
     assert ((counts - times * probabilities).abs() <= 4 * deviation).all()
 
 
+@pytest.mark.bits
 def test_a_budget_for_everything_gives_the_full_sum_every_time(spend):
     spend(EVERYTHING)
     store = some_store()
@@ -149,6 +150,7 @@ def test_an_impossible_weight_is_refused(weight):
         LowRankLoss(some_store(), weight, seed=0)
 
 
+@pytest.mark.bits
 def test_weights_that_are_copied_by_the_host_get_the_same_gradient(spend):
     spend(EVERYTHING)
     stores = [attached(small_net(), copy_weights=copies) for copies in (False, True)]
@@ -229,6 +231,7 @@ def test_a_large_weight_lowers_the_effective_rank_of_every_trained_matrix_and_no
     assert sum(low) < 0.65 * sum(without)
 
 
+@pytest.mark.bits
 def test_a_weight_of_zero_leaves_every_bit_of_the_training_alone(spend):
     spend(50)
     assert torch.equal(trained(0.0, steps=20).values, trained(None, steps=20).values)

@@ -11,6 +11,8 @@ from sara_core import DeltaError, SparseDelta, SparseEntry, merge
 from sara_core.blocks import PRESETS, block_of, natural_order, parse_blocks
 from sara_core.merging import METHODS, MergeSettings, merge_with_report
 
+pytestmark = pytest.mark.bits
+
 SHAPES = {
     "diffusion_model.input_blocks.1.1.attn1.to_q.weight": (40, 30),
     "diffusion_model.middle_block.0.conv.weight": (12, 10, 3, 3),

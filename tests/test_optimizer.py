@@ -105,6 +105,7 @@ def test_only_the_chosen_elements_change():
     assert ours.selection.count == ours.values.numel() == ours.store.support.nnz
 
 
+@pytest.mark.bits
 def test_the_first_forward_gives_the_bits_of_the_base():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model, frozen = small_net(dtype=dtype), small_net(dtype=dtype).requires_grad_(False)
@@ -253,6 +254,7 @@ def test_a_closure_is_called_and_its_loss_returned():
     check_equal(model, ours, reference)
 
 
+@pytest.mark.bits
 def test_weight_decay_is_none_by_default_and_pulls_towards_the_base():
     model, base = small_net(), small_net()
     assert SaRA(small_net(), density=0.2).param_groups[0]["weight_decay"] == 0

@@ -11,6 +11,8 @@ from torch.optim import lr_scheduler
 from sara_core import DeltaError, SaRA, selection, weight_gradient
 from tests.small_models import counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net
 
+pytestmark = pytest.mark.bits
+
 
 @pytest.fixture(autouse=True)
 def same_numbers():

@@ -104,6 +104,7 @@ def test_gradients_of_every_kind_of_parameter_equal_dense_ones(copies, use_check
     assert all(parameter.grad is None for name, parameter in model.named_parameters())
 
 
+@pytest.mark.bits
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_first_output_is_the_same_bit_for_bit(copies, dtype):
@@ -114,6 +115,7 @@ def test_the_first_output_is_the_same_bit_for_bit(copies, dtype):
         assert torch.equal(model(TOKENS), frozen(TOKENS))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_ways_train_the_same_bits(dtype):
     in_place, copied = mixed(dtype), mixed(dtype)
@@ -264,6 +266,7 @@ def test_detach_leaves_no_trace():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.bits
 def test_a_state_saved_in_training_goes_on_bit_for_bit():
     first, second = mixed(), mixed()
     optimizers = [SaRA(model, density=0.6, preset=EVERYTHING, lr=1e-2) for model in (first, second)]

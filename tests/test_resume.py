@@ -11,6 +11,8 @@ from sara_core.optimizer import make_inner
 from sara_core.training import Training, TrainingSettings
 from tests.small_models import attached, every_bit, loss_of, repeatable, same_bits, small_batches, small_net
 
+pytestmark = pytest.mark.bits
+
 
 @pytest.fixture(autouse=True)
 def same_numbers():

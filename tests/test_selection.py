@@ -90,6 +90,7 @@ def test_all_elements_equal_and_all_zero(n):
         assert chosen(select(weights, count=n), weights).tolist() == list(range(n))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("chunk", [1, 3, 25, 46, 10_000])
 def test_chunk_boundaries_change_nothing(monkeypatch, chunk):
     weights = model_weights()

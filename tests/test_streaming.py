@@ -10,6 +10,8 @@ from tests.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip
 
+pytestmark = pytest.mark.bits
+
 EVERYTHING = ("*weight", "*bias")
 
 

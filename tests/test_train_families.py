@@ -82,10 +82,17 @@ def test_bfloat16_and_checkpointing_reach_the_run(bases, images, tmp_path, name)
 
 @pytest.mark.parametrize("name", ["SDXL", "Flux dev"])
 def test_streaming_the_weights_gives_the_same_delta(bases, images, tmp_path, name):
+    """Not its bits: weights mapped from a file do not begin where vectors of the processor do, as their copies do, and
+    there torch's products may add up in another order."""
     files = tmp_path / "resident.safetensors", tmp_path / "streamed.safetensors"
     for target, options in zip(files, ([], ["--stream"])):
         assert train(bases[name], images, target, "--steps", "2", "--gradient-checkpointing", *options) == 0
-    assert files[0].read_bytes() == files[1].read_bytes()
+    resident, streamed = (SparseDelta.load(target) for target in files)
+    assert resident.entries.keys() == streamed.entries.keys()
+    for name, entry in resident.entries.items():
+        assert torch.equal(entry.indices, streamed.entries[name].indices), name
+    values = [torch.cat([entry.values for entry in delta.entries.values()]) for delta in (streamed, resident)]
+    assert relative_error(*values) <= 1e-2  # Adam makes much of the smallest gradients
 
 
 def test_text_encoders_that_a_device_is_too_small_for_work_on_the_cpu(monkeypatch):

@@ -87,6 +87,7 @@ def test_clipping(max_grad_norm):
     assert relative_error(run.store.values.detach(), run.reference.delta.detach()) <= 1e-5
 
 
+@pytest.mark.bits
 def test_gradients_left_over_from_before_do_not_count():
     run, clean = Run(), Run()
     loss_of(run.model, small_batches(1, seed=9)[0]).backward()
@@ -230,6 +231,7 @@ def test_a_last_step_that_leaves_the_numbers_is_an_error_too():
     assert run.store.values.isfinite().all()
 
 
+@pytest.mark.bits
 def test_a_scaler_changes_nothing_but_the_scale():
     scaled, plain = Run(), Run()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)

@@ -15,6 +15,8 @@ from sara_core.support import Segment, Support
 from sara_core.weight_gradient import ROUTES, sparse_weight_gradient
 from tests.small_models import attached, masked_gradient, relative_error, repeatable
 
+pytestmark = pytest.mark.bits
+
 TOLERANCE = 1e-5
 WAYS = [(route, copies) for route in ("dense", "csr") for copies in (False, True)]
 WAY_NAMES = [f"{route}, {'after a copy' if copies else 'in place'}" for route, copies in WAYS]
