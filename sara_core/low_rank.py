@@ -45,7 +45,7 @@ class LowRankLoss:
     weight: λ; 0 = off. Whatever the values, the gradient's 2-norm over all matrices is at most, and nearly,
         λ · √(sum of their ranks): 470 λ for SD1.5. A λ above the largest singular value of the data's gradient for a
         matrix takes that matrix to 0, where no rank is left to lower.
-    seed: of the draws. The same seed and values give the same gradient, bit for bit.
+    seed: of the draws. The same seed and values give the same gradient, bit for bit on the same machine.
     samples_per_step: latents per optimizer step, batch × accumulation; the budget grows with them
 
     Each call draws every matrix i independently with a probability p_i and counts its gradient 1/p_i-fold, so the

@@ -56,7 +56,7 @@ class SaRA(torch.optim.Optimizer):
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
         model towards its base) and is 0 by default.
     weight_gradient: "auto" takes the fastest way per layer: by its density on the CPU, by measurement elsewhere, where
-        any other of weight_gradient.ROUTES makes runs repeat bit for bit
+        any other of weight_gradient.ROUTES makes runs repeat bit for bit on the same machine
     stream_to: the device to compute on, if the weights are to stay where they are and pass through it one layer at a
         time (streaming.py); everything else of the model moves there. The weights are written by `detach` only.
 
@@ -188,7 +188,8 @@ class SaRA(torch.optim.Optimizer):
         return {**self.inner.state_dict(), "sara": self.store.state()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Continue where `state_dict` was taken, bit for bit. The model must hold the same base weights.
+        """Continue where `state_dict` was taken, bit for bit on the CPU of the same machine with the same torch and
+        number of threads. The model must hold the same base weights.
 
         Raises DeltaError if it was taken over another base, or with other trained elements, or is damaged; nothing is
         changed then.

@@ -41,7 +41,8 @@ class TrainingSettings:
 
 
 class Training:
-    """A run, and everything that changes while it goes on: `state()` at any time continues it bit for bit.
+    """A run, and everything that changes while it goes on: `state()` at any time continues it, bit for bit on the CPU
+    of the same machine with the same torch and number of threads.
 
     batches: computes the loss (scalar, with graph) of the next micro-batch; with state(), check_state() and
         load_state(), as nodes/host/batches.py, if the run is to be continued later

@@ -18,7 +18,8 @@ USELESS_LEARNING_RATE = 1e-6
 @dataclass(frozen=True)
 class RunSettings:
     """The inputs of the node under their names. Runs of equal settings over the same base are equal bit for bit on the
-    CPU, and only such a run is resumed; what may differ (checkpointing, snapshots, pictures) is not here.
+    CPU of one machine, and only such a run is resumed; what may differ (checkpointing, snapshots, pictures) is not
+    here.
 
     selection: what was asked for, keyword of `select` → value; data: digest of images and captions
     """
