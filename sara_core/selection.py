@@ -231,7 +231,9 @@ class _Magnitudes:
         return magnitudes.neg_() if self.mirrored else magnitudes
 
     def smallest(self, weight: torch.Tensor) -> float:
-        return min((float(chunk.min()) for _, chunk in self.chunks(weight) if chunk.numel()), default=math.inf)
+        """The smallest that is a number; infinite if there is none."""
+        chunks = (chunk.nan_to_num_(nan=math.inf, posinf=math.inf) for _, chunk in self.chunks(weight) if chunk.numel())
+        return min((float(chunk.min()) for chunk in chunks), default=math.inf)
 
 
 def _chunk_of(weight) -> tuple[int, int]:

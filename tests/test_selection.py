@@ -232,6 +232,9 @@ def test_meaningless_values(rule, value):
 def test_a_threshold_that_selects_nothing_says_how_small_the_weights_are():
     with pytest.raises(SelectionError, match=r"the smallest is 0\.25.*Raise the threshold, or choose by density"):
         select({"a": torch.tensor([0.5, -0.25]), "b": torch.tensor([[1.0]])}, threshold=0.2)
+    nan = float("nan")  # which is neither smaller nor larger than anything
+    with pytest.raises(SelectionError, match=r"the smallest is 0\.25"):
+        select({"a": torch.tensor([nan, nan]), "b": torch.tensor([0.5, nan, -0.25])}, threshold=0.2)
 
 
 @pytest.mark.parametrize("rule", [{"threshold": 100.0}, {"count": 10**6}, {"density": 1.0}, {"density": 5.0}])
