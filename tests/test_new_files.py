@@ -113,6 +113,14 @@ def test_a_name_that_is_being_written_is_taken_from_the_beginning(tmp_path):
     assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
 
 
+def test_work_for_a_name_that_is_taken_is_not_even_begun(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.symlink_to("nowhere")
+    with pytest.raises(NameTakenError), atomic.creating(path):
+        pytest.fail("it was begun")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_shira_export_leaves_no_folder(tmp_path, monkeypatch):
     original = container.write
 

@@ -121,10 +121,12 @@ def test_a_killed_process_gives_its_name_back(tmp_path):
             os.write(written, b"x")
             signal.pause()
     os.read(ready, 1)
-    with reserve(tmp_path) as other, reserve(tmp_path, resumed="run_1") as another:
-        assert (other, another) == ("run_2", "run_3")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        with reserve(tmp_path) as other, reserve(tmp_path, resumed="run_1") as another:
+            assert (other, another) == ("run_2", "run_3")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert names(tmp_path) == [".run_1.lock"]
     with reserve(tmp_path, resumed="run_1", taken=["run_1"]) as mine:
         assert mine == "run_1"
@@ -147,6 +149,43 @@ def test_two_processes_never_have_one_name(tmp_path):
                 os._exit(1)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert set(names(tmp_path)) == set(itertools.islice(new_names(), 200))
+
+
+def before_the_first_lock(monkeypatch, act):
+    """Do something, as another process would, once a mark is opened and before it is locked."""
+    original, pending = run_name._lock, [act]
+
+    def lock(descriptor):
+        if pending:
+            pending.pop()()
+        original(descriptor)
+
+    monkeypatch.setattr(run_name, "_lock", lock)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks as POSIX has them")
+def test_another_process_that_locks_a_new_mark_first(tmp_path, monkeypatch):
+    import fcntl
+
+    others = []
+
+    def lock_it():
+        others.append(os.open(tmp_path / ".run_1.lock", os.O_RDWR))
+        fcntl.flock(others[0], fcntl.LOCK_EX)
+
+    before_the_first_lock(monkeypatch, lock_it)
+    with reserve(tmp_path) as name:
+        assert name == "run_2"
+    os.close(others[0])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no open file")
+def test_a_mark_that_its_owner_removes_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    mark = tmp_path / ".run_1.lock"
+    mark.write_bytes(b"")
+    before_the_first_lock(monkeypatch, mark.unlink)
+    with reserve(tmp_path) as first, reserve(tmp_path) as second:
+        assert (first, second) == ("run_1", "run_2") and mark.exists()
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
