@@ -8,6 +8,7 @@ floor comes first and last: how far the two lie apart is how far to trust the ra
 import importlib
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -145,6 +146,14 @@ def _mask_on_the_device(base_layer, r, **options):
     mask = torch.zeros(rows * columns, dtype=torch.bool, device=base_layer.weight.device)
     mask[torch.randperm(mask.numel(), device=mask.device)[:r * (rows + columns)]] = True
     return mask.view(rows, columns)
+
+
+def _forget_shira_layers() -> None:
+    """PEFT 0.21 remembers every SHiRA layer that it has warned about hooks for, or has not, and with it the layer's
+    weight: 4.5 GiB of SDXL for as long as the process lives."""
+    layer = sys.modules.get("peft.tuners.shira.layer")
+    if hasattr(layer, "_warn_once_about_module_hooks"):
+        layer._warn_once_about_module_hooks.cache_clear()
 
 
 def _step(model, inputs, optimizer, clock) -> float:

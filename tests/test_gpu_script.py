@@ -236,3 +236,40 @@ def test_tables_compare_within_a_configuration():
     row = next(line.split() for line in text if line.startswith("SaRA"))
     assert row[3:] == "1.00 M 110.0 1.100 0.550 75 25 0.700 10.0% 5.0% 1.00 2.00 0.50".split()
     assert any("SHiRA" in line and "out of memory" in line for line in text)
+
+
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("gpu-*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_committed_results_say_where_they_come_from_and_print(path):
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert all(data["about"][name] for name in ("card", "driver", "capability", "torch", "triton", "peft", "python"))
+    assert data["date"] and len(data["revision"]) == 40 and data["results"]
+    assert data["about"]["card"] in "\n".join(tables(data))
+    assert f"`{path.name}`" in (path.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_documentation_says_what_the_results_of_the_h200_say():
+    checks, steps = (
+        json.loads((ROOT / "benchmarks" / "results" / f"gpu-h200-{name}.json").read_text(encoding="utf-8"))["results"]
+        for name in ("checks", "steps")
+    )
+    documented = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    checks = [result for result in checks if result["part"] == "checks"]
+    assert f"{sum(result['ok'] for result in checks)} of {len(checks)} checks" in documented
+    configurations = {}
+    for result in steps:
+        if "step" in result:
+            configurations.setdefault(result["configuration"], {})[result["name"]] = result
+    whole = [methods for methods in configurations.values() if "floor again" in methods]
+    against_lora, against_floor = [], []
+    for methods in whole:
+        for name, result in methods.items():
+            growth = result["peak"] - result["loaded"]
+            assert name == "floor again" or f"{1000 * result['step']:.0f}, {growth:,.0f}" in documented
+        for name in ("SaRA 0.6 %", "SaRA 5.8 %"):
+            against_lora.append(methods[name]["step"] / methods["LoRA attention"]["step"])
+            against_floor.append(methods[name]["step"] / methods["floor"]["step"])
+    assert f"{min(against_lora):.2f} to {max(against_lora):.1f} times as long" in documented
+    assert f"{min(against_floor):.1f} to {max(against_floor):.1f} times the" in documented
