@@ -99,15 +99,13 @@ def output_paths(prefix: str, ending: str = ENDING) -> Iterator[Path]:
 
     Raises DeltaError if the prefix leaves the output folder, can name no file, or its folder cannot be made.
     """
+    if "\0" in prefix or not _is_text(prefix):
+        raise DeltaError(f"The filename_prefix {prefix!r} holds what no file's name can have. Choose another one.")
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     except OSError as error:
         raise DeltaError(
             f"The folder for '{prefix}' cannot be used ({error.strerror or error}). Choose another filename_prefix."
-        ) from error
-    except ValueError as error:
-        raise DeltaError(
-            f"The filename_prefix {prefix!r} holds what no file's name can have ({error}). Choose another one."
         ) from error
     except Exception as error:  # the host raises a bare Exception for a prefix that leaves the folder
         raise DeltaError(
@@ -181,7 +179,7 @@ def _numbers_of_runs() -> set[int]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file's name is text, so that a page can send it back."""
+    """Whether a file's name can be written, and sent to a page and back."""
     try:
         name.encode()
     except UnicodeEncodeError:
