@@ -147,8 +147,8 @@ def _step_of_another(optimizer, elements: int) -> dict:
 
 
 def _another(optimizer, elements: int, options: Mapping) -> torch.optim.Optimizer:
-    """One of the same class and options, over zeros on the same device."""
+    """One of the same class and options, over zeros of the same dtype on the same device."""
     (vector,) = optimizer.param_groups[0]["params"]
     accepted = inspect.signature(type(optimizer)).parameters
     chosen = {name: value for name, value in options.items() if name in accepted and name != "params"}
-    return type(optimizer)([torch.nn.Parameter(torch.zeros(elements, device=vector.device))], **chosen)
+    return type(optimizer)([torch.nn.Parameter(vector.new_zeros(elements))], **chosen)

@@ -165,6 +165,18 @@ def test_a_state_before_the_first_step_is_one():
     ours.load_state_dict(trained(0)[1].state_dict())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_default_dtype_decides_nothing(saved_state, dtype):
+    _, ours = trained(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        ours.load_state_dict(copy.deepcopy(saved_state))
+    finally:
+        torch.set_default_dtype(before)
+    assert same_bits(dict(ours.state[ours.values]), saved_state["state"][0])
+
+
 def test_how_it_is_computed_stays_with_the_machine_and_options_of_other_versions_are_left_out(saved_state):
     state = copy.deepcopy(saved_state)
     state["param_groups"][0].update(fused=None, foreach=True, decided_in_a_later_version=True, lr=0.5)
