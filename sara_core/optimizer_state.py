@@ -1,16 +1,19 @@
 """Whether a saved optimizer state fits an optimizer over one vector, found out from the optimizer itself.
 
 Every optimizer of torch's interface may be used, each with a state of its own. What it must look like is learnt by
-letting a second one of the same class and options take one step on a vector of zeros of the same length.
+letting a second one of the same class and options take one step on a vector of zeros of the same length. Of one that
+cannot be tried so, because it takes a closure or has another constructor, every tensor must be of the vector's length
+or a single number.
 """
 
 import inspect
+import numbers
 from collections.abc import Mapping
 
 import torch
 
 from .errors import DeltaError
-from .saved_state import damaged, fields, number, sequence, tensor, whole_number
+from .saved_state import damaged, fields, number, plain_tensor, sequence, tensor, whole_number
 
 # Kept in fp32, which counts no further.
 MOST_STEPS = 1 << 24
@@ -18,7 +21,7 @@ MOST_STEPS = 1 << 24
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 # The learning rate, and what a scheduler of learning rates keeps of its beginning.
 RATES = ("lr", "initial_lr")
-# Averages of squares, by the names that torch's and most other optimizers give them.
+# Averages of squares in torch's own optimizers.
 NEVER_NEGATIVE = (
     "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "variance", "square_avg", "acc_delta", "sum", "step_size",
 )  # fmt: skip
@@ -41,56 +44,78 @@ def checked_optimizer_state(
     options = _checked_options(optimizer, group, same_options)
     of_vector = fields(state["state"], "the optimizer's state", ())
     if of_vector:
-        if list(of_vector) != [0]:
+        ((parameter, kept),) = of_vector.items() if len(of_vector) == 1 else [(None, None)]
+        if type(parameter) is not int or parameter != 0:
             raise damaged("the optimizer's state is of other parameters than the one trained vector")
-        _check_moments(optimizer, of_vector[0], elements, most_steps)
+        _check_moments(optimizer, kept, elements, most_steps)
     return {"state": dict(of_vector), "param_groups": [options]}
 
 
+def _is_torchs_own(optimizer) -> bool:
+    return type(optimizer).__module__.partition(".optim")[0] == "torch"
+
+
 def _checked_options(optimizer, group, same: bool) -> dict:
-    """The optimizer's own group, with the values of `group` for what a state decides. An option that only one of them
-    has is of another version of torch, and stays as the optimizer has it."""
+    """The optimizer's own group, with the values of `group` for what a state decides, and what schedulers have added.
+
+    An option that `group` lacks stays as the optimizer has it: it is of another version of torch.
+    """
     own, group = optimizer.param_groups[0], fields(group, "the optimizer's parameter group", ("params",))
     (parameter,) = sequence(group["params"], "the optimizer's list of parameters", 1)
     whole_number(parameter, "the number of the optimizer's parameter", 0, 0)
     options = {**own, "params": [0]}
-    for name in (own.keys() | set(RATES)) & group.keys() - {"params", *IMPLEMENTATION}:
+    for name in group.keys() - {"params", *IMPLEMENTATION}:
+        value, what = group[name], _called(name)
         if name in RATES:
-            options[name] = _rate(own["lr"], group[name], f"the optimizer's {name}")
-        else:
-            options[name] = _like(own[name], group[name], name)
+            options[name] = _rate(own["lr"], value, what)
+        elif name in own:
+            options[name] = _like(own[name], value, name, _is_torchs_own(optimizer) or same)
             if same and options[name] != own[name]:
-                raise _another_setting(name, options[name], own[name])
-    try:  # the class itself refuses rates and betas that it cannot work with
-        _another(optimizer, 1, options)
-    except (ValueError, TypeError) as error:
-        raise damaged(f"the optimizer refuses its options ({error})") from error
+                raise _another_setting(name, own[name])
+        elif isinstance(value, numbers.Real):  # OneCycleLR's bounds, for example
+            options[name] = value if isinstance(value, bool) else number(value, what)
+    if _can_be_made(optimizer, own) and not _can_be_made(optimizer, options):
+        raise damaged("the optimizer refuses its learning rate or other options")  # which the class itself checks
     return options
 
 
-def _like(own, value, name: str):
-    """`value`, if it is of the kind of `own`: numbers for numbers, as many, and the same for all that are switches."""
+def _called(name) -> str:
+    """What to call a part of the state in a message; a number as a name may have any number of digits."""
+    if not isinstance(name, str):
+        raise damaged("the optimizer's state has a part whose name is no text")
+    return f"the optimizer's {name[:40]}"
+
+
+def _like(own, value, name: str, same_switches: bool):
+    """`value`, if it is of the kind of `own`: numbers for numbers, as many; and the same for what is no number."""
+    if isinstance(own, torch.Tensor):
+        return tensor(value, f"the optimizer's {name}", own.dtype, tuple(own.shape))
     if isinstance(own, (list, tuple)):
         value = sequence(value, f"the optimizer's {name}", len(own))
-        parts = [_like(mine, part, name) for mine, part in zip(own, value)]
+        parts = [_like(mine, part, name, same_switches) for mine, part in zip(own, value)]
         return tuple(parts) if isinstance(own, tuple) else parts
-    if isinstance(own, (int, float)) and not isinstance(own, bool):
-        return number(value, f"the optimizer's {name}")
-    if type(own) is not type(value) or own != value:
-        raise _another_setting(name, value, own)
-    return own
+    if isinstance(own, numbers.Real) and not isinstance(own, bool):
+        # Some have infinity for "never".
+        return own if type(value) is type(own) and value == own else number(value, f"the optimizer's {name}")
+    if type(own) is not type(value) or (own != value and (same_switches or not isinstance(own, bool))):
+        raise _another_setting(name, own)
+    return value
 
 
 def _rate(own, value, what: str):
-    if isinstance(own, torch.Tensor):  # a learning rate that may change inside a captured graph
-        return tensor(value, what, own.dtype, tuple(own.shape))
-    return number(value, what, 0.0)
+    """A learning rate, a number or a tensor of one, as the optimizer has its own."""
+    if isinstance(value, torch.Tensor):
+        if plain_tensor(value, what).numel() != 1 or not value.is_floating_point():
+            raise damaged(f"{what} is no number")
+        value = value.item()
+    value = number(value, what, 0.0)
+    return torch.full_like(own, value) if isinstance(own, torch.Tensor) else value
 
 
-def _another_setting(name: str, saved, own) -> DeltaError:
+def _another_setting(name: str, own) -> DeltaError:
     return DeltaError(
-        f"This state was saved by an optimizer with {name} = {str(saved)[:40]}, and here it is {own}: construct the "
-        "optimizer with the same options."
+        f"This state was saved by an optimizer with another {name} than {str(own)[:40]}: construct the optimizer with "
+        "the same options."
     )
 
 
@@ -98,43 +123,68 @@ def _check_moments(optimizer, saved, elements: int, most_steps: int) -> None:
     saved = fields(saved, "the optimizer's state of the trained vector", ())
     if not saved:  # dropped after a step that gave no numbers
         return
-    expected = _after_one_step(optimizer, elements)
-    if set(saved) != set(expected):
-        raise damaged(f"the optimizer keeps {', '.join(map(str, expected))}, and the state other things")
-    for name, example in expected.items():
-        _check_one(name, saved[name], example, most_steps)
-
-
-def _check_one(name, value, example, most_steps: int) -> None:
-    what = f"the optimizer's {name}"
-    if type(example) is torch.Tensor:
-        tensor(value, what, example.dtype, tuple(example.shape))
+    example = _after_one_step(optimizer, elements)
+    if missing := [name for name in example if name not in saved]:
+        raise damaged(f"the optimizer's state lacks {missing[0]}")
+    is_torchs_own = _is_torchs_own(optimizer)
+    for name, value in saved.items():
+        what = _called(name)
+        if name in example:
+            _check_like(value, example[name], what, elements)
+        elif example and is_torchs_own:
+            raise damaged(f"{what} is nothing that it keeps")
+        else:
+            # Fused kernels go through everything but the step as far as the vector is long.
+            _check_without_example(value, what, elements, name == "step" or "fused" not in optimizer.param_groups[0])
         if name == "step":
-            steps = float(value)
-            if not 0 <= steps <= most_steps or steps != int(steps):
-                raise damaged(f"{what} is {steps:g}, and can only be 0 to {most_steps}")
-        elif name in NEVER_NEGATIVE and bool((value < 0).any()):
+            _check_steps(value, what, most_steps)
+        elif is_torchs_own and name in NEVER_NEGATIVE and bool((value < 0).any()):
             raise damaged(f"{what} holds values below 0")
+
+
+def _check_steps(value, what: str, most_steps: int) -> None:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    steps = number(value, what, 0, most_steps)
+    if steps != int(steps):
+        raise damaged(f"{what} is {steps:g}")
+
+
+def _check_like(value, example, what: str, elements: int) -> None:
+    """That a value is of the kind, dtype and shape of an example, in tables and lists too."""
+    if type(example) is torch.Tensor:
+        tensor(value, what, example.dtype, tuple(example.shape), infinities=True)
     elif isinstance(example, torch.Tensor):  # quantised moments, whose class knows what is in them
         if type(value) is not type(example) or (value.dtype, value.shape) != (example.dtype, example.shape):
             raise damaged(f"{what} is no {type(example).__name__} of the vector's length")
-    elif name == "step":
-        whole_number(value, what, 0, most_steps)
-    elif isinstance(example, (int, float)) and not isinstance(example, bool):
+    elif isinstance(example, Mapping):
+        for name, part in example.items():
+            _check_like(fields(value, what, example)[name], part, f"{what} {name}", elements)
+    elif isinstance(example, (bool, str)):
+        if type(value) is not type(example):
+            raise damaged(f"{what} is of another kind than the optimizer's")
+    else:  # a number, a list that grows, or nothing yet
+        _check_without_example(value, what, elements)
+
+
+def _check_without_example(value, what: str, elements: int, single: bool = True) -> None:
+    """That tensors are of the vector's length, or `single` numbers, and numbers finite, in tables and lists too."""
+    if isinstance(value, torch.Tensor):
+        one = single and plain_tensor(value, what).numel() == 1
+        tensor(value, what, value.dtype if one else torch.float32, value.shape if one else (elements,), infinities=True)
+    elif isinstance(value, (list, tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_without_example(part, what, elements, single)
+    elif not isinstance(value, (bool, str, type(None))):
         number(value, what)
-    elif type(value) is not type(example) or not isinstance(value, (bool, str, type(None))) or value != example:
-        raise damaged(f"{what} is not what the optimizer keeps there")
 
 
 def _after_one_step(optimizer, elements: int) -> dict:
-    """What the optimizer keeps of a vector of so many elements."""
+    """What the optimizer saves of a vector of so many elements; nothing for one that takes no such step."""
     try:
         _step_of_another(optimizer, 1)
-    except Exception as error:  # whatever somebody's own optimizer raises
-        raise DeltaError(
-            f"A training with {type(optimizer).__name__} cannot be continued: its state cannot be checked, because "
-            f"the optimizer takes no step by itself ({error}). Start anew, or train with AdamW."
-        ) from error
+    except Exception:  # whatever somebody's own optimizer raises
+        return {}
     return _step_of_another(optimizer, elements)  # here only memory can be what fails
 
 
@@ -142,13 +192,35 @@ def _step_of_another(optimizer, elements: int) -> dict:
     trial = _another(optimizer, elements, optimizer.param_groups[0])
     (vector,) = trial.param_groups[0]["params"]
     vector.grad = torch.zeros_like(vector)
-    trial.step()
-    return dict(trial.state[vector])
+    with torch.random.fork_rng([vector.device] if vector.is_cuda else []):  # some draw
+        trial.step()
+    return trial.state_dict()["state"].get(0, {})
+
+
+def _can_be_made(optimizer, options: Mapping) -> bool:
+    try:
+        _another(optimizer, 1, options)
+    except Exception:
+        return False
+    return True
 
 
 def _another(optimizer, elements: int, options: Mapping) -> torch.optim.Optimizer:
-    """One of the same class and options, over zeros of the same dtype on the same device."""
+    """One of the same class and options, over zeros on the same device, in fp32 whatever torch's default."""
     (vector,) = optimizer.param_groups[0]["params"]
-    accepted = inspect.signature(type(optimizer)).parameters
+    accepted = _accepted_options(type(optimizer))
     chosen = {name: value for name, value in options.items() if name in accepted and name != "params"}
-    return type(optimizer)([torch.nn.Parameter(vector.new_zeros(elements))], **chosen)
+    zeros = torch.zeros(elements, device=vector.device, dtype=torch.float32)
+    return type(optimizer)([torch.nn.Parameter(zeros)], **chosen)
+
+
+def _accepted_options(kind: type) -> set[str]:
+    """Names of a constructor's arguments, those that it passes on to its parents among them."""
+    names = set()
+    for parent in kind.__mro__:
+        if "__init__" in vars(parent):
+            arguments = inspect.signature(parent.__init__).parameters.values()
+            names |= {argument.name for argument in arguments}
+            if not any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+                break
+    return names

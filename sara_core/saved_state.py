@@ -7,6 +7,7 @@ shape and dtype, and every number's type and range, with what it would have save
 """
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -52,8 +53,8 @@ def whole_number(value, what: str, least: int, most: int) -> int:
 
 
 def number(value, what: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value`, if it is a finite int or float from `least` to `most`, both included."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """`value`, if it is a finite number from `least` to `most`, both included; numpy's count too."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise damaged(f"{what} is no number")
     try:
         finite = math.isfinite(value)
@@ -64,18 +65,37 @@ def number(value, what: str, least: float = -math.inf, most: float = math.inf) -
     return value
 
 
-def tensor(value, what: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """`value`, if it is a tensor of this dtype and shape, its elements one after the other in memory; if it is of
-    floating point, with finite values only."""
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
-        raise damaged(f"{what} is no tensor with values")
+def text(value, what: str) -> str:
+    """`value`, if it is a str."""
+    if type(value) is not str:
+        raise damaged(f"{what} is no text")
+    return value
+
+
+def tensor(value, what: str, dtype: torch.dtype, shape: tuple[int, ...], infinities: bool = False) -> torch.Tensor:
+    """`value`, if it is a plain tensor of this dtype and shape, its elements one after the other in memory.
+
+    Of floating point it holds no NaN, and no infinite values unless `infinities` are allowed.
+    """
+    plain_tensor(value, what)
     if value.dtype != dtype or value.shape != torch.Size(shape):
         raise damaged(f"{what} is {_described(value.dtype, value.shape)} instead of {_described(dtype, shape)}")
-    # Of an expanded one all elements may be the same four bytes, where kernels write one after the other.
-    if not value.is_contiguous():
-        raise damaged(f"{what} is not laid out as it was saved")
-    if dtype.is_floating_point and not torch.isfinite(value).all():
+    if dtype.is_floating_point and (value.isnan().any() if infinities else not value.isfinite().all()):
         raise damaged(f"{what} holds values that are no numbers")
+    return value
+
+
+def plain_tensor(value, what: str) -> torch.Tensor:
+    """`value`, if it is a tensor that a kernel may be given the address of."""
+    # A subclass may answer whatever it likes when it is asked for its shape.
+    if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_meta:
+        raise damaged(f"{what} is no tensor with values")
+    # Of an expanded one all elements may be the same four bytes, where kernels write one after the other; those with a
+    # pending sign, and those that are zero without memory, are no values in memory either.
+    if not value.is_contiguous() or value.is_neg() or value.is_conj() or value._is_zerotensor():
+        raise damaged(f"{what} is not laid out as it was saved")
+    if value.untyped_storage().nbytes() < (value.storage_offset() + value.numel()) * value.element_size():
+        raise damaged(f"{what} has lost its memory")
     return value
 
 

@@ -64,7 +64,7 @@ def load(path: str | os.PathLike) -> tuple[dict, dict]:
 
             state = fields(_with_tensors(json.loads(metadata[_TREE]), own_copy), "it", ())
             return state, fields(json.loads(metadata[_SETTINGS]), "the table of its settings", ())
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # RecursionError too
             raise DeltaError(
                 f"The snapshot '{Path(path).name}' is damaged ({type(error).__name__}: {shorten(str(error), 100)}): "
                 "choose an earlier one."

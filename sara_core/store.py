@@ -15,7 +15,7 @@ import torch
 from .delta import SparseDelta, SparseEntry
 from .elements import added, gather, scatter_
 from .errors import DeltaError, TrainingError
-from .saved_state import damaged, fields, sequence, tensor
+from .saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor, text, whole_number
 from .support import Segment, Support
 from .weight_gradient import sparse_weight_gradient
 
@@ -228,10 +228,10 @@ class Store:
         base. Raises DeltaError otherwise; nothing is changed."""
         fields(state, "its trained part", ("names", "shapes", "digests", "indices", "values", "active"))
         weights = len(self.support)
-        names = sequence(state["names"], "the list of weight names")
-        if list(names) != [segment.name for segment in self.support]:
+        names = [text(name, "the name of a weight") for name in sequence(state["names"], "the list of weight names")]
+        if names != [segment.name for segment in self.support]:
             raise DeltaError("This state trains other weights of the model: use the same selection and patterns.")
-        digests = sequence(state["digests"], "the list of base digests", weights)
+        digests = [text(digest, "a base digest") for digest in sequence(state["digests"], "the base digests", weights)]
         differing = [name for name, mine, theirs in zip(names, self._digests, digests) if mine != theirs]
         if differing:
             raise DeltaError(
@@ -244,9 +244,9 @@ class Store:
         for number, segment in enumerate(self.support):
             position, _ = self.whole(number)
             saved = tensor(indices[number], f"the positions in {segment.name}", torch.int32, tuple(position.shape))
-            if list(sequence(shapes[number], "a shape")) != list(segment.shape) or not torch.equal(
-                saved.to(position.device), position.to(torch.int32)
-            ):
+            sides = sequence(shapes[number], "a shape")
+            shape = [whole_number(side, "a side of a weight", 0, LARGEST_COUNT) for side in sides]
+            if shape != list(segment.shape) or not torch.equal(saved.to(position.device), position.to(torch.int32)):
                 raise damaged(f"the positions in {segment.name} are not those of its base digest")
         total = sum(map(len, indices))
         tensor(state["values"], "the trained vector", torch.float32, (total,))

@@ -57,6 +57,19 @@ MOMENT = ("state", 0, "exp_avg")
 SQUARES = ("state", 0, "exp_avg_sq")
 STEP = ("state", 0, "step")
 GROUP = ("param_groups", 0)
+
+
+class Disguised(torch.Tensor):
+    """Says of its shape what it likes."""
+
+    shape = torch.Size([233])
+
+
+def freed(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 TENSORS = {
     "shorter": lambda t: t[:5].clone(),
     "one element short": lambda t: t[:-1].clone(),
@@ -71,6 +84,10 @@ TENSORS = {
     "complex": lambda t: t.to(torch.complex64),
     "bytes": lambda t: t.to(torch.uint8),
     "without values": lambda t: t.to("meta"),
+    "without memory": lambda t: freed(t.clone()),
+    "zero without memory": lambda t: torch._efficientzerotensor(len(t)),
+    "of a pending sign": lambda t: torch._neg_view(t.clone()),
+    "of a class of its own": lambda t: t.clone().as_subclass(Disguised),
     "sparse": lambda t: t.to_sparse(),
     "not a number": lambda t: t.clone().index_fill_(0, torch.tensor([3]), NOT_A_NUMBER),
     "infinite": lambda t: t.clone().index_fill_(0, torch.tensor([3]), float("inf")),
@@ -83,8 +100,9 @@ NUMBERS = {
     "infinite": float("inf"), "beyond floats": 10**400,
 }  # fmt: skip
 STATES = {
-    **{f"first moment {name}": put(*MOMENT, change) for name, change in TENSORS.items()},
-    **{f"second moment {name}": put(*SQUARES, change) for name, change in TENSORS.items()},
+    # An infinite moment is what one huge gradient leaves; the values stay finite.
+    **{f"first moment {name}": put(*MOMENT, change) for name, change in TENSORS.items() if name != "infinite"},
+    **{f"second moment {name}": put(*SQUARES, change) for name, change in TENSORS.items() if name != "infinite"},
     "second moment below 0": put(*SQUARES, lambda t: -t - 1),
     "a moment of another name": put("state", 0, lambda s: {**s, "further": s["exp_avg"]}),
     **{f"trained vector {name}": put("sara", "values", change) for name, change in TENSORS.items()},
@@ -113,10 +131,16 @@ STATES = {
     "steps that are no number": put(*STEP, lambda t: torch.tensor(NOT_A_NUMBER)),
     "steps in a vector": put(*STEP, lambda t: torch.ones(2)),
     "steps in a table": put(*STEP, {}),
+    "a number of many digits for a name": put("state", 0, lambda s: {**s, 10**5000: 1}),
+    "a number of many digits for an option": put(*GROUP, lambda g: {**g, 10**5000: 1}),
     "no groups": put("param_groups", []),
     "two groups": put("param_groups", lambda g: [*g, *g]),
     "groups that are none": put("param_groups", 3),
     "a group that is none": put("param_groups", 0, 3),
+    "a tensor for a parameter's number": put("state", lambda s: {torch.tensor([0, 1]): s[0]}),
+    "a tensor in a shape": put("sara", "shapes", 0, 0, torch.zeros(3)),
+    "a tensor for a name": put("sara", "names", 0, torch.zeros(3)),
+    "a tensor for a digest": put("sara", "digests", 0, torch.zeros(3)),
     "two parameters": put(*GROUP, "params", [0, 1]),
     "another parameter": put(*GROUP, "params", [1]),
     "parameters missing": put(*GROUP, "params", REMOVED),
@@ -179,13 +203,13 @@ def test_torch_s_default_dtype_decides_nothing(saved_state, dtype):
 
 def test_how_it_is_computed_stays_with_the_machine_and_options_of_other_versions_are_left_out(saved_state):
     state = copy.deepcopy(saved_state)
-    state["param_groups"][0].update(fused=None, foreach=True, decided_in_a_later_version=True, lr=0.5)
+    state["param_groups"][0].update(fused=None, foreach=True, lr=0.5, decided_in_a_later_version=[1], max_lr=0.7)
     del state["param_groups"][0]["maximize"]
     _, ours = trained(0)
     before = dict(ours.param_groups[0])
     ours.load_state_dict(state)
-    assert {**ours.param_groups[0], "lr": None, "params": None} == {**before, "lr": None, "params": None}
-    assert ours.param_groups[0]["lr"] == 0.5
+    changed = {"lr": 0.5, "max_lr": 0.7, "params": None}  # what a scheduler has added is what its next one needs
+    assert {**ours.param_groups[0], "params": None} == {**before, **changed}
 
 
 @pytest.mark.parametrize("optimizer, options", [
@@ -207,21 +231,100 @@ def test_every_optimizer_s_own_state_is_accepted_and_a_shorter_one_is_not(optimi
             ours.load_state_dict(damaged)
 
 
-def test_an_optimizer_that_takes_no_step_by_itself_says_that_it_cannot_be_continued():
-    model = small_net()
-    ours = SaRA(model, density=0.3, optimizer=torch.optim.LBFGS, lr=0.1)
-    fresh = ours.state_dict()
+class Forwarding(torch.optim.AdamW):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
 
-    def closure():
-        ours.zero_grad()
-        loss = loss_of(model, small_batches(1)[0])
-        loss.backward()
-        return loss
 
-    ours.step(closure)
-    with pytest.raises(DeltaError, match="LBFGS cannot be continued.*train with AdamW"):
-        ours.load_state_dict(ours.state_dict())
-    ours.load_state_dict(fresh)
+class Growing(torch.optim.Optimizer):
+    """What it keeps depends on the step, is in lists and tables, and one of its switches changes."""
+
+    def __init__(self, vectors, rate=0.1):
+        super().__init__(vectors, {"lr": rate, "never": float("inf"), "is_training": True})
+
+    def step(self):
+        (vector,) = self.param_groups[0]["params"]
+        state = self.state[vector]
+        if not vector.grad.any():
+            return
+        state["count"] = state.get("count", 0) + 1
+        state.setdefault("history", []).append(vector.grad.clone())
+        if state["count"] > 1:
+            state["slow"] = {"average": torch.stack(state["history"]).mean(0), "weight": torch.tensor(0.5)}
+        vector.data.sub_(vector.grad, alpha=self.param_groups[0]["lr"])
+        self.param_groups[0]["is_training"] = state["count"] % 2 == 0
+
+
+@pytest.mark.parametrize("optimizer, options", [
+    (Forwarding, {"amsgrad": True}), (Growing, {}), (torch.optim.LBFGS, {"max_iter": 3}),
+    (torch.optim.AdamW, {"lr": torch.tensor(1e-2), "foreach": False, "fused": True}),
+])  # fmt: skip
+def test_optimizers_of_every_kind_go_on_and_take_no_vector_of_another_length(optimizer, options):
+    def steps(model, ours, count):
+        for batch in small_batches(count):
+            def closure():
+                ours.zero_grad()
+                loss = loss_of(model, batch)
+                loss.backward()
+                return loss
+
+            if optimizer is torch.optim.LBFGS:
+                ours.step(closure)
+            else:
+                closure()
+                ours.step()
+
+    def started():
+        model = small_net()
+        return model, SaRA(model, density=0.3, optimizer=optimizer, **options)
+
+    straight, stopped, resumed = started(), started(), started()
+    steps(*straight, 3)
+    steps(*stopped, 3)
+    state = copy.deepcopy(stopped[1].state_dict())
+    damaged = copy.deepcopy(state)
+    kept = damaged["state"][0].items()
+    name, vector = next((n, v) for n, v in kept if torch.is_tensor(v) and v.dim() or n == "history")
+    damaged["state"][0][name] = [vector[0][:-1].clone()] if name == "history" else vector[:-1].clone()
+    with pytest.raises(DeltaError, match=f"{name} is float32"):
+        resumed[1].load_state_dict(damaged)
+    resumed[1].load_state_dict(state)
+    steps(*straight, 2)
+    steps(*resumed, 2)
+    assert torch.equal(straight[1].values, resumed[1].values)
+
+
+def test_one_huge_gradient_does_not_end_a_training_for_good():
+    state = trained(2)[1].state_dict()
+    state["state"][0]["exp_avg_sq"][3] = float("inf")
+    trained(0)[1].load_state_dict(state)
+
+
+class Packed(torch.optim.AdamW):
+    """Saves its moments in a table of its own, as bitsandbytes does."""
+
+    def state_dict(self):
+        state = super().state_dict()
+        kept = {number: dict(of_vector) for number, of_vector in state["state"].items()}
+        return {**state, "state": {number: {"step": of_vector.pop("step"), "packed": of_vector}
+                                   for number, of_vector in kept.items()}}  # fmt: skip
+
+    def load_state_dict(self, state):
+        unpacked = {number: {"step": kept["step"], **kept["packed"]} for number, kept in state["state"].items()}
+        super().load_state_dict({**state, "state": unpacked})
+
+
+def test_what_an_optimizer_packs_is_compared_as_it_packs_it():
+    state = trained(2, optimizer=Packed)[1].state_dict()
+    assert set(state["state"][0]) == {"step", "packed"}
+    _, ours = trained(0, optimizer=Packed)
+    ours.load_state_dict(copy.deepcopy(state))
+    assert same_bits(ours.state_dict()["state"][0]["packed"], state["state"][0]["packed"])
+    for damage in (lambda t: t[:-1].clone(), lambda t: t.half(), lambda t: None):
+        damaged = copy.deepcopy(state)
+        damaged["state"][0]["packed"]["exp_avg"] = damage(damaged["state"][0]["packed"]["exp_avg"])
+        with pytest.raises(DeltaError, match="packed exp_avg is"):
+            ours.load_state_dict(damaged)
 
 
 class Batches:
