@@ -37,14 +37,23 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     it was. Raises DeltaError, with a remedy, where the system refuses to write.
     """
     path = Path(path)
-    # Hidden, and no .safetensors ending: a host that lists the folder must not offer a half-written file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with _errors_in_words(path), _removed_afterwards(temporary):
+    temporary = _temporary(path)
+    with errors_in_words(path), _removed_afterwards(temporary):
         with open(temporary, "xb") as file:
             yield file
             _flush(file)
         os.replace(temporary, path)
         _flush_folder(path.parent)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise DeltaError, with a remedy, where `replacing` could not even begin or has the name of a folder."""
+    path = Path(path)
+    temporary = _temporary(path)
+    with errors_in_words(path), _removed_afterwards(temporary):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        open(temporary, "xb").close()
 
 
 @contextlib.contextmanager
@@ -56,7 +65,7 @@ def creating(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with _errors_in_words(path):
+    with errors_in_words(path):
         try:
             file = open(temporary, "xb")
         except FileExistsError:
@@ -78,12 +87,18 @@ def creating(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
+def errors_in_words(path: Path) -> Iterator[None]:
+    """Raise DeltaError, with a remedy, where the system refuses inside what saving to `path` needs."""
     try:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, f"{error.strerror or error}. Choose another folder or name")
         raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
+
+
+def _temporary(path: Path) -> Path:
+    # Hidden, and no .safetensors ending: a host that lists the folder must not offer a half-written file.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 @contextlib.contextmanager

@@ -121,6 +121,23 @@ def test_work_for_a_name_that_is_taken_is_not_even_begun(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_whether_a_file_can_be_written_is_known_before_and_leaves_nothing(tmp_path):
+    path = tmp_path / "x.safetensors"
+    atomic.check_writable(path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"mine")
+    atomic.check_writable(path)
+    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
+    refused = {
+        tmp_path: "name of a folder", tmp_path / "no" / "x": "folder does not exist",
+        path / "x": "is not a folder", tmp_path / ("x" * 250): "name is too long",
+    }  # fmt: skip
+    for place, message in refused.items():
+        with pytest.raises(DeltaError, match=message):
+            atomic.check_writable(place)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_shira_export_leaves_no_folder(tmp_path, monkeypatch):
     original = container.write
 

@@ -1,5 +1,6 @@
 """`python -m sara_core train`: a delta of a diffusers folder and captioned images, by one process or by several."""
 
+import errno
 import json
 import os
 import signal
@@ -207,14 +208,40 @@ def test_a_snapshot_with_moments_of_another_length_is_refused(base, images, tmp_
     assert "damaged: the optimizer's exp_avg is float32 [5] instead of float32 [" in terminal.text
 
 
-def test_a_run_whose_delta_could_not_be_saved_is_not_lost(base, images, tmp_path, capsys):
+def test_what_is_there_is_replaced_by_a_finished_delta_only(base, images, tmp_path, stop_after):
+    target = tmp_path / "style.safetensors"
+    assert train(base, images, target, "--steps", "3") == 0
+    finished = target.read_bytes()
+    terminal, stopped = stop_after(1), []
+    for name in ("style_stopped", "style_stopped_2"):
+        stopped.append(tmp_path / f"{name}.safetensors")
+        assert train(base, images, target, "--steps", "9") == 1
+        assert f"What was trained in 1 steps is in {stopped[-1]}. To go on" in terminal.text
+        assert target.read_bytes() == finished
+        assert json.loads(SparseDelta.load(stopped[-1]).metadata["sara.training"])["steps"] == 1
+    before = [path.read_bytes() for path in stopped]
+    stop_after(None)
+    assert train(base, images, target, "--steps", "4") == 0
+    assert target.read_bytes() != finished and [path.read_bytes() for path in stopped] == before
+
+
+def test_a_run_whose_delta_could_not_be_saved_is_not_lost(base, images, tmp_path, capsys, monkeypatch):
     target = tmp_path / "a.safetensors"
-    target.mkdir()
-    assert train(base, images, target, "--steps", "2") == 1
+
+    def prepare_and_make_a_folder(*arguments):
+        target.mkdir()
+        return prepare_training(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sara_core.commands.train.prepare_training", prepare_and_make_a_folder)
+        assert train(base, images, target, "--steps", "2") == 1
     before_the_last_step, saved = sorted((tmp_path / "a_snapshots").iterdir())
     assert before_the_last_step.name == "a_step0000001.safetensors"
     error = capsys.readouterr().err
-    assert "it is the name of a folder. Choose another name" in error and error.endswith(f"--resume {saved}\n")
+    kept = tmp_path / "a_stopped.safetensors"
+    assert "it is the name of a folder. Choose another name" in error
+    assert error.endswith(f"What was trained in 2 steps is in {kept}. To go on with it: --resume {saved}\n")
+    assert SparseDelta.load(kept).nnz > 0
     assert train(base, images, tmp_path / "b.safetensors", "--steps", "2", "--resume", str(saved)) == 0
     assert SparseDelta.load(tmp_path / "b.safetensors").nnz > 0
 
@@ -247,6 +274,30 @@ def test_options_reach_the_run(base, images, tmp_path):
     trained = json.loads(delta.metadata["sara.training"])
     assert (trained["dtype"], trained["accumulation"], trained["low_rank_weight"]) == ("bfloat16", 2, 1e-4)
     assert trained["learning_rate"] == pytest.approx(1e-3, rel=0.1)
+
+
+@pytest.mark.parametrize("what", ["a folder", "a long name", "not allowed"])
+def test_where_no_delta_can_be_written_is_said_before_the_model_is_loaded(
+    base, images, tmp_path, capsys, monkeypatch, what
+):
+    target, message = tmp_path / "a.safetensors", "writing there is not allowed"
+    if what == "a folder":
+        target, message = tmp_path / "folder.safetensors", "it is the name of a folder. Choose another name"
+        target.mkdir()
+    elif what == "a long name":
+        target, message = tmp_path / f"{'a' * 300}.safetensors", "the name is too long. Choose a shorter one"
+    else:
+        monkeypatch.setattr("sara_core.atomic.open", not_allowed, raising=False)
+    monkeypatch.setattr("sara_core.commands.train.prepare_training", lambda *_: pytest.fail("it was begun"))
+    before = list(tmp_path.iterdir())
+    assert train(base, images, target, "--steps", "1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert list(tmp_path.iterdir()) == before
+
+
+def not_allowed(*_):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_too_little_memory_is_said_with_the_options_that_help(base, images, tmp_path, capsys, monkeypatch):

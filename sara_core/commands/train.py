@@ -4,6 +4,7 @@ On several GPUs: torchrun --nproc-per-node N -m sara_core train …"""
 
 import argparse
 import contextlib
+import itertools
 import signal
 import sys
 import time
@@ -11,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from .. import snapshot
+from .. import atomic, snapshot
 from ..diffusers_prepare import prepare_training
 from ..diffusers_training import DTYPES, DiffusersRun, RunSettings
-from ..errors import SaRAError, TrainingError
+from ..errors import NameTakenError, SaRAError, TrainingError
 from ..image_folder import ImageFolder, read_image_folder
 from ..memory import is_out_of_memory
 from ..processes import Processes, joined_processes
@@ -29,7 +30,10 @@ SNAPSHOTS_KEPT = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 to 3.5, SDXL or Flux")
     parser.add_argument("folder", metavar="FOLDER", help="images, each with its caption in a .txt of the same name")
-    parser.add_argument("target", metavar="OUT", type=Path, help="the delta, a .safetensors file; ComfyUI loads it")
+    parser.add_argument(
+        "target", metavar="OUT", type=Path,
+        help="the delta, a .safetensors file, replaced if it exists; ComfyUI loads it",
+    )  # fmt: skip
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--density", type=float, help=f"share of the weights to train (default {DEFAULT_DENSITY})")
     amount.add_argument("--count", type=int, help="number of weights to train")
@@ -149,10 +153,20 @@ class _Session:
         path = self._save_snapshot() if resumable else None
         again = f" To go on with it: --resume {path}" if path else ""
         try:
-            self.run.delta().save(self.target)
+            kept = self._save_under_a_free_name()
         except Exception as error:
             return f"What was trained in {steps} steps could not be saved: {_cause(error)}{again}"
-        return f"What was trained in {steps} steps is in {self.target}.{again}"
+        return f"What was trained in {steps} steps is in {kept}.{again}"
+
+    def _save_under_a_free_name(self) -> Path:
+        """OUT's or, if anything has that, <OUT>_stopped, <OUT>_stopped_2 …: only a finished delta replaces another."""
+        delta, stem = self.run.delta(), self.target.stem
+        for name in itertools.chain([stem], numbered(f"{stem}_stopped")):
+            path = self.target.with_name(f"{name}{self.target.suffix}")
+            with contextlib.suppress(NameTakenError):
+                delta.save(path, overwrite=False)
+                return path
+        raise AssertionError("there is no end of names")
 
     def _say(self, text: str) -> None:
         _say(self.processes, text)
@@ -245,6 +259,7 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
     """Refuse before any work what would fail or be without meaning after it."""
     if arguments.target.suffix.lower() != ".safetensors" or not arguments.target.parent.is_dir():
         raise TrainingError(f"'{arguments.target}' must be a .safetensors file in a folder that exists.")
+    atomic.check_writable(arguments.target)
     if not 0 <= arguments.adjust_at < 1:
         raise TrainingError(f"--adjust-at is a part of the run, from 0 to below 1, not {arguments.adjust_at}.")
 
