@@ -93,7 +93,7 @@ class RunSnapshots:
         Raises DeltaError as `save`.
         """
         path = self.folder / _file_name(self.run, step)
-        with contextlib.suppress(OSError):  # the file's own error is the better one
+        with atomic.errors_in_words(path), contextlib.suppress(FileExistsError):  # the file's own error is better
             self.folder.mkdir(parents=True, exist_ok=True)
         save(path, state, settings)
         # Those of later steps are there if the run was resumed from before them: it will come to them again.
@@ -117,8 +117,10 @@ class RunSnapshots:
 
 
 def run_of(path: str | os.PathLike) -> str | None:
-    """The run that a snapshot is of, by its file's name; None for a name that no run gives, as that of a copy."""
-    run_and_step = _run_and_step(Path(path).name)
+    """The run that a snapshot is of, by its file's name; None for a name that no run gives, as that of a copy, and for
+    one with a dot at the beginning: what a run '..' leaves would go elsewhere."""
+    name = Path(path).name
+    run_and_step = None if name.startswith(".") else _run_and_step(name)
     return run_and_step and run_and_step[0]
 
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from sara_core import run_name
+from sara_core.errors import DeltaError
 from sara_core.run_name import numbered, reserved
 from sara_core.snapshot import RunSnapshots, run_of
 
@@ -65,6 +66,15 @@ def test_a_snapshot_that_cannot_be_written_removes_none(tmp_path):
     assert names(tmp_path) == ["run_step0000001.safetensors", "run_step0000002.safetensors"]
 
 
+def test_a_folder_that_cannot_be_made_is_said_with_its_own_reason(tmp_path, monkeypatch):
+    def mkdir(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", mkdir)
+    with pytest.raises(DeltaError, match="the disk is read-only. Choose another folder"):
+        RunSnapshots(tmp_path / "new", "run", 1).save(1, {}, {})
+
+
 def test_steps_of_more_digits_are_later(tmp_path):
     saved(tmp_path, "run", 9_999_999, 10_000_000)
     assert names(tmp_path) == ["run_step10000000.safetensors"]
@@ -74,6 +84,12 @@ def test_the_run_of_a_snapshot():
     assert run_of("x/run_00001_step0000500.safetensors") == "run_00001"
     assert run_of("a_step_b_step0000500.safetensors") == "a_step_b"
     assert [run_of(name) for name in LEFT_ALONE[:4]] == [None] * 4
+    assert [run_of(f"x/{run}_step0000002.safetensors") for run in ("..", ".", ".x")] == [None] * 3
+
+
+def test_a_run_with_a_dot_at_the_beginning_knows_its_own(tmp_path):
+    saved(tmp_path, ".x", 1, 2).discard()
+    assert names(tmp_path) == []
 
 
 def test_there_is_one_before_the_last_step(tmp_path):
