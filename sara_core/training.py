@@ -10,12 +10,14 @@ from .adjustment import Adjustment, adjust
 from .errors import TrainingError
 from .optimizer import check_all_reached
 from .optimizer_state import checked_optimizer_state
-from .saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, whole_number
+from .saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, tensor, whole_number
 from .schedule import rate_factor
 from .store import Store
 
 # After a step without a finite result the learning rate is halved; it doubles again after this many good steps.
 RECOVERY_STEPS = 100
+# In a run's state: Δ of before the last step, to which a step without a finite loss goes back.
+LAST_GOOD = "last_good"
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Training:
             "adjustments": [[step, list(adjustment)] for step, adjustment in self.adjustments],
             "caution": [self._back_off, self._good, self._bad],
             "store": self.store.state(),
+            LAST_GOOD: self._last_good.clone(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "batches": self._drawn,
@@ -194,6 +197,8 @@ class Training:
             "step", "losses", "adjustments", "caution", "store", "optimizer", "scaler", "batches", "low_rank",
         ))  # fmt: skip
         active = self.store.check_state(state["store"])
+        if LAST_GOOD in state:  # older snapshots have none
+            tensor(state[LAST_GOOD], "the last good values", torch.float32, (active,))
         step = whole_number(state["step"], "its number of steps", 0, self.settings.steps)
         for loss in sequence(state["losses"], "its list of losses", step):
             if not (isinstance(loss, float) and math.isnan(loss)):  # that of a step that was skipped
@@ -245,7 +250,7 @@ class Training:
         self.step, self.losses = state["step"], list(state["losses"])
         self.adjustments = [(step, Adjustment(*adjustment)) for step, adjustment in state["adjustments"]]
         self._back_off, self._good, self._bad = state["caution"]
-        self._last_good = self.store.values.detach().clone()
+        self._last_good = state.get(LAST_GOOD, self.store.values.detach()).to(self.store.values.device, copy=True)
         self._drawn = self._data_state()
 
 

@@ -157,6 +157,30 @@ def test_the_caution_after_a_bad_step_is_resumed(tmp_path):
     assert run[0].optimizer.param_groups[0]["lr"] == 1.5e-3
 
 
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+def test_a_bad_step_right_after_resuming_goes_back_as_far_as_without(stopped_at, tmp_path):
+    straight = start({}, bad=(3,))
+    straight[0].run()
+    run = start({}, bad=(3,))
+    stopped_after(run[0], stopped_at)
+    run = resumed(tmp_path / "a.safetensors", run[0], {}, bad=(3,))
+    run[0].run()
+    assert torch.equal(run[0].store.values, straight[0].store.values)
+
+
+def test_a_snapshot_of_before_without_the_last_good_values_is_resumed(tmp_path):
+    straight = start({})
+    straight[0].run()
+    run = start({})
+    stopped_after(run[0], 6)
+    state = run[0].state()
+    del state["last_good"]
+    again = start({})
+    again[0].load_state(state)
+    again[0].run()
+    assert_equal_runs(again, straight)
+
+
 def test_the_snapshot_holds_tensors_and_json_only(tmp_path):
     run, _ = start({})
     stopped_after(run, 3)

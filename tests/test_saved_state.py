@@ -385,6 +385,7 @@ RUNS = {
     **{f"step {name}": put("step", change) for name, change in COUNTS.items()},
     **{f"{part} missing": put(part, REMOVED) for part in (
         "step", "losses", "adjustments", "caution", "store", "optimizer", "scaler", "batches", "low_rank")},
+    **{f"last good values {name}": put("last_good", change) for name, change in TENSORS.items() if name != "missing"},
     "losses of other steps": put("losses", lambda x: x[:-1]),
     "losses that are none": put("losses", 3),
     "losses as text": put("losses", 0, "1.0"),
