@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from sara_core import SaRA
 from sara_core.attachment import COPIED, IN_PLACE, attach_model, trainable_weights
 from sara_core.selection import select
 from sara_core.store import Store
@@ -79,6 +80,17 @@ def attached(model, *, density=0.3, route="dense", copy_weights=False, **pattern
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return store
+
+
+def trained(steps: int = 3, **options) -> tuple[SmallNet, SaRA]:
+    """A small net after some steps of SaRA, and its optimizer; options: of SaRA."""
+    model = small_net()
+    ours = SaRA(model, density=0.3, lr=1e-2, **options)
+    for batch in small_batches(steps):
+        ours.zero_grad()
+        loss_of(model, batch).backward()
+        ours.step()
+    return model, ours
 
 
 def at_support(tensors, support) -> torch.Tensor:
