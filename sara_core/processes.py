@@ -42,7 +42,7 @@ class Processes:
 @contextlib.contextmanager
 def joined_processes() -> Iterator[Processes]:
     """Inside, the processes that torchrun started can reach each other: over NCCL with a GPU each, over gloo on the
-    CPU. A process that was started by itself is alone.
+    CPU. A process that was started by itself is alone. They leave together, but for one that raises.
 
     Raises TrainingError where there are more processes than GPUs.
     """
@@ -56,6 +56,8 @@ def joined_processes() -> Iterator[Processes]:
     dist.init_process_group("nccl" if has_gpus else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        # torchrun ends all processes when one fails, at its exit too: not before the first has saved everything.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
