@@ -373,29 +373,6 @@ def test_two_processes_give_the_gradients_of_one_with_the_double_batch(base, ima
     assert relative_error(first["values"], values) <= 1e-2  # Adam makes much of the smallest gradients
 
 
-LATE = """
-import sys
-import time
-from pathlib import Path
-
-from sara_core.processes import joined_processes
-
-saved = Path(sys.argv[1])
-with joined_processes() as processes:
-    if processes.is_first:
-        time.sleep(1.5)
-        saved.touch()
-assert saved.exists()
-"""
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
-def test_no_process_ends_before_the_first_has_saved(tmp_path):
-    script = tmp_path / "late.py"
-    script.write_text(LATE)
-    torchrun(script, tmp_path / "saved")
-
-
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
 def test_of_two_processes_the_first_talks_and_writes(base, images, tmp_path):
     target = tmp_path / "both.safetensors"
