@@ -138,7 +138,7 @@ def _check_moments(optimizer, saved, elements: int, most_steps: int) -> None:
             _check_without_example(value, what, elements, name == "step" or "fused" not in optimizer.param_groups[0])
         if name == "step":
             _check_steps(value, what, most_steps)
-        elif is_torchs_own and name in NEVER_NEGATIVE and bool((value < 0).any()):
+        elif is_torchs_own and name in NEVER_NEGATIVE and isinstance(value, torch.Tensor) and bool((value < 0).any()):
             raise damaged(f"{what} holds values below 0")
 
 
