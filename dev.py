@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from devtools.host import (
+from devtools.comfyui.install import (
     DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, link_pack, make_base, prepare, start_command,
     with_requirements,
 )  # fmt: skip

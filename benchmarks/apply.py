@@ -15,13 +15,13 @@ import sys
 import tempfile
 from argparse import Namespace
 
-from benchmarks._apply_files import VERSIONS, delta_name, lora_name
-from benchmarks._process import measured, run_module
-from benchmarks._random_unet import unet_file
-from benchmarks._report import (
+from benchmarks.apply_.files import VERSIONS, delta_name, lora_name
+from benchmarks.lib.process import measured, run_module
+from benchmarks.lib.random_unet import unet_file
+from benchmarks.lib.report import (
     Spread, add_json_option, busy_text, check_json_option, machine, machine_text, save, text_table,
 )  # fmt: skip
-from devtools.host import HostError
+from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 
 # Elements of a delta, and the weights that have them; see _apply_files.
@@ -83,12 +83,12 @@ def run(arguments: Namespace, progress: Progress) -> list[dict]:
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-bench-") as base:
         progress.say("writing random deltas and LoRAs")
         wanted = [f"{elements}:{where}" for elements, where in DELTAS[layout]]
-        run_module("benchmarks._apply_files", [str(unet), base, *wanted])
+        run_module("benchmarks.apply_.files", [str(unet), base, *wanted])
         common = {"unet": str(unet), "base": base, "device": arguments.device, "dtype": arguments.dtype}
         for number in range(arguments.rounds):
             for case in cases(DELTAS[layout]):
                 progress.say(f"round {number + 1} of {arguments.rounds}: {case['case']}")
-                result = measured("benchmarks._apply_run", [json.dumps({**common, **case})])
+                result = measured("benchmarks.apply_.run", [json.dumps({**common, **case})])
                 result["node and patch"] = result["node"] + result["patch"]
                 measurements.append({"round": number, **result})
                 progress.say(f"    node {result['node']:.2f} s, patch {result['patch']:.2f} s")

@@ -3,7 +3,7 @@
     python dev.py bench convolution [--json FILE]
 
 3×3 convolutions of SD1.5 at latents of 32×32, fp32, batch 1; the best of a few calls each. "whole" is what torch's own
-layers do; "parts" what ours do (WEIGHT_COPY_BYTES in sara_core/layers.py).
+layers do; "parts" what ours do (WEIGHT_COPY_BYTES in sara_core/backward/ops.py).
 """
 
 import argparse
@@ -12,10 +12,10 @@ import sys
 
 import torch
 
-from benchmarks._report import add_json_option, check_json_option, machine, machine_text, save, text_table
-from benchmarks._timing import best_milliseconds
-from sara_core import layers
-from sara_core.layers import ConvOp
+from benchmarks.lib.report import add_json_option, check_json_option, machine, machine_text, save, text_table
+from benchmarks.lib.timing import best_milliseconds
+from sara_core.backward import ops as layers
+from sara_core.backward.ops import ConvOp
 
 # Output channels, input channels, side.
 SHAPES = (

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._report import add_json_option, check_json_option, machine, machine_text, save
-from sara_core import atomic
-from sara_core.delta import SparseDelta, SparseEntry
-from sara_core.formats import container, sara
+from benchmarks.lib.report import add_json_option, check_json_option, machine, machine_text, save
+from sara_core.files import atomic
+from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.files import container
+from sara_core.delta import file_v1 as sara
 
 DENSITIES = (0.005, 0.01, 0.02, 0.06)
 SIDE = 1280

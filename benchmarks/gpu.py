@@ -26,9 +26,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks._gpu_tables import error_text, tables
-from benchmarks._report import check_json_option
-from devtools.host import ROOT
+from benchmarks.gpu_.tables import error_text, tables
+from benchmarks.lib.report import check_json_option
+from devtools.comfyui.install import ROOT
 
 MARK, SPOILED = "@@", 3
 # Lanes of a part run at the same time: checks may, as nobody times them. On the CPU the start of each is too long.
@@ -110,7 +110,7 @@ class Lane:
 
     def __init__(self, name: str, part: str, arguments, report: Report, deadline: float, lanes_at_once: int = 1):
         self.name, self.part, self.report, self.deadline = name, part, report, deadline
-        self.command = [sys.executable, "-m", "benchmarks._gpu_worker", name, arguments.device]
+        self.command = [sys.executable, "-m", "benchmarks.gpu_.worker", name, arguments.device]
         self.command.append("small" if arguments.small else "whole")
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if part == "checks":

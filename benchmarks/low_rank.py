@@ -4,7 +4,7 @@
 
 Random supports of the two ends of the paper's range, fp32 values, CPU. Each time is the best of three, in
 milliseconds, of one matrix's gradient; in brackets in how many steps it is drawn once. The constants of
-sara_core.low_rank rest on this table.
+sara_core.training.low_rank rest on this table.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._random_unet import LAYOUTS
-from benchmarks._timing import best_milliseconds
-from devtools.host import prepare
-from sara_core.low_rank import BUDGET, drawing_probabilities, nuclear_norm_gradient
-from sara_core.support import Support
+from benchmarks.lib.random_unet import LAYOUTS
+from benchmarks.lib.timing import best_milliseconds
+from devtools.comfyui.install import prepare
+from sara_core.training.low_rank import BUDGET, drawing_probabilities, nuclear_norm_gradient
+from sara_core.backward.support import Support
 
 DENSITIES = (0.006, 0.058)
 # The fastest step of `python dev.py bench train` on two cores: SD1.5 at 32×32 latents, 5 M elements.

@@ -25,8 +25,8 @@ from PIL import Image
 from demo import digits, evaluate, settings
 from devtools.checkpoint import demo_checkpoint
 from devtools.demo import STYLE_FOLDER
-from devtools.host import prepare
-from devtools.in_process import InProcessHost
+from devtools.comfyui.install import prepare
+from devtools.comfyui.in_process import InProcessHost
 from devtools.progress import Progress
 
 # λ of the authors' scripts.
@@ -129,7 +129,7 @@ class Bench:
         import comfy.model_management
 
         pairing, dataset, denoiser = (
-            self.host.pack_module(f"nodes.host.{name}") for name in ("pairing", "dataset", "denoiser")
+            self.host.pack_module(f"nodes.host.training.{name}") for name in ("pairing", "dataset", "denoiser")
         )
         generator = torch.Generator().manual_seed(0)
         with torch.inference_mode():

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from sara_core import SaRA, snapshot
-from sara_core.training import Training, TrainingSettings
+from sara_core import SaRA
+from sara_core.training import snapshot
+from sara_core.training.loop import Training, TrainingSettings
 
 STEPS = 60
 # The longest that a child lives: somewhat longer than all its steps take on a slow machine.

@@ -12,10 +12,10 @@ import statistics
 import sys
 from argparse import Namespace
 
-from benchmarks import _train_pytorch
-from benchmarks._report import Spread, busy_text, machine, machine_text, save, text_table
-from benchmarks._train_pytorch import ATTENTION, ELEMENTS, FLOOR, MIB, OURS, percent
-from devtools.host import HostError
+from benchmarks.train_ import pytorch as _train_pytorch
+from benchmarks.lib.report import Spread, busy_text, machine, machine_text, save, text_table
+from benchmarks.train_.pytorch import ATTENTION, ELEMENTS, FLOOR, MIB, OURS, percent
+from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 
 METHODS = (FLOOR, ATTENTION, OURS)

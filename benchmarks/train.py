@@ -15,11 +15,11 @@ import argparse
 import sys
 from argparse import Namespace
 
-from benchmarks import _train_comfyui, _train_pytorch
-from benchmarks._methods import METHODS
-from benchmarks._random_unet import unet_file
-from benchmarks._report import Spread, busy_text, machine, machine_text, save, text_table
-from devtools.host import HostError
+from benchmarks.train_ import comfyui as _train_comfyui, pytorch as _train_pytorch
+from benchmarks.lib.methods import METHODS
+from benchmarks.lib.random_unet import unet_file
+from benchmarks.lib.report import Spread, busy_text, machine, machine_text, save, text_table
+from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 
 PARTS = ("pytorch", "comfyui")

@@ -4,7 +4,8 @@
     python dev.py bench weight_gradient --device cuda [--dtype bf16|fp16|fp32]
 
 Layers of Stable Diffusion 1.5 and XL with random input and gradient, milliseconds, the best of a few calls. The rule of
-sara_core.weight_gradient for the CPU rests on this table; on a GPU it measures for itself what is measured here.
+sara_core.backward.weight_gradient for the CPU rests on this table; on a GPU it measures for itself what is measured
+here.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._report import check_json_option, machine
-from benchmarks._timing import best_milliseconds
+from benchmarks.lib.report import check_json_option, machine
+from benchmarks.lib.timing import best_milliseconds
 from sara_core.errors import UnsupportedModelError
-from sara_core.layers import ConvOp, LinearOp
-from sara_core.support import Support
-from sara_core.weight_gradient import KERNELS, ROUTES, check_route, sparse_weight_gradient
+from sara_core.backward.ops import ConvOp, LinearOp
+from sara_core.backward.support import Support
+from sara_core.backward.weight_gradient import KERNELS, ROUTES, check_route, sparse_weight_gradient
 
 # Where the CPU changes from one route to the other lies above what anybody trains.
 DENSITIES = {"cpu": (0.001, 0.006, 0.02, 0.06, 0.12, 0.25), "cuda": (0.001, 0.006, 0.02, 0.06)}

@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from .host import ROOT, prepare
+from .comfyui.install import ROOT, prepare
 from .locking import locked
 from .prepared import HostError, cache_root
 from .progress import Progress

@@ -17,13 +17,13 @@ from demo import settings
 from demo.digits import WORDS, caption
 from sara_core import SparseDelta
 
-from . import workflows
+from .templates import workflows
 from .checkpoint import demo_checkpoint
-from .client import NodeProgress, PromptError
-from .host import ROOT, HostError, prepare
-from .picture_grid import picture_grid
+from .comfyui.client import NodeProgress, PromptError
+from .comfyui.install import ROOT, HostError, prepare
+from .templates.picture_grid import picture_grid
 from .progress import Progress
-from .server import Server
+from .comfyui.server import Server
 
 STYLE_FOLDER = ROOT / "demo" / "style"
 PREFIX = "sara-demo"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .host import ROOT
+from .comfyui.install import ROOT
 from .prepared import HostError, cache_lock, cache_root, make_venv, pip, prepared_folder, venv_python
 from .progress import Progress
 

@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..sara_core.bake import bake
+from ..sara_core.models.bake import bake
 from .host import folders
 from .host.progress import show_text
 from .sockets import SaraDelta

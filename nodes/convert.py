@@ -4,9 +4,9 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..sara_core import convert, export
+from ..sara_core.conversion import read as convert, write as export
 from ..sara_core.errors import DeltaError
-from .host import folders, foreign, unsaved
+from .host import folders, model_files as foreign, unsaved
 from .host.progress import show_text
 from .sockets import SaraDelta
 

@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io, ui
 
-from ..sara_core.blocks import PRESETS, parse_blocks
+from ..sara_core.names.blocks import PRESETS, parse_blocks
 from ..sara_core.errors import DeltaError
-from ..sara_core.merging import METHODS, SIGNS, MergeSettings, merge_with_report
+from ..sara_core.merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .host.progress import show_text
-from .merge_picture import merge_picture
+from .pictures.merge import merge_picture
 from .sockets import SaraDelta
 
 MOST_DELTAS = 50

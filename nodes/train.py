@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..sara_core import snapshot
+from ..sara_core.training import snapshot
 from ..sara_core.errors import TrainingError
-from ..sara_core.patterns import split_patterns
+from ..sara_core.names.patterns import split_patterns
 from .host import folders
-from .host.isolation import training_model
-from .host.pairing import read_training_data
+from .host.training.isolation import training_model
+from .host.training.pairing import read_training_data
 from .host.progress import show_text
-from .host.run_settings import RunSettings, digest, parts_of_a_run, selection_asked_for
-from .host.samples import Samples, SampleSettings
-from .host.session import TrainingSession, first_loss
+from .host.training.run_settings import RunSettings, digest, parts_of_a_run, selection_asked_for
+from .host.training.samples import Samples, SampleSettings
+from .host.training.session import TrainingSession, first_loss
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs
 from .train_options import default_options

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sara_core.patterns import ALL_LAYERS, PRESETS
+from ..sara_core.names.patterns import ALL_LAYERS, PRESETS
 from .host import folders
 from .sockets import SaraOptions, SaraSamples
 

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..sara_core.noise_levels import DISTRIBUTIONS
-from ..sara_core.optimizer_choice import OPTIMIZERS
-from ..sara_core.schedule import SCHEDULES
-from ..sara_core.selection import RULES
+from ..sara_core.data.noise_levels import DISTRIBUTIONS
+from ..sara_core.training.optimizer_choice import OPTIMIZERS
+from ..sara_core.training.schedule import SCHEDULES
+from ..sara_core.selection.rules import RULES
 from .sockets import SaraOptions, SaraSamples
 
 

@@ -15,12 +15,13 @@ import os
 
 import torch
 
-from . import base_identity, names
-from .base import PREFIX, Base
-from .delta import AppliedDelta, SparseDelta
+from .models import identity as base_identity
+from .names import resolve as names
+from .models.base import PREFIX, Base
+from .delta.delta import AppliedDelta, SparseDelta
 from .errors import UnsupportedModelError
-from .formats.source import Source
-from .names_diffusers import diffusers_parts, family, to_comfy, to_diffusers
+from .files.source import Source
+from .names.diffusers import diffusers_parts, family, to_comfy, to_diffusers
 
 FAMILY = "sara.family"
 # PEFT puts a layer that it adds a LoRA to into another one, under this name.
@@ -68,8 +69,8 @@ def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
 
 @torch.no_grad()
 def identity_metadata(pipeline_or_model, name: str = "") -> dict[str, str]:
-    """What a delta that is trained on a diffusers model says of its base, by ComfyUI's names (base_identity.py); to be
-    asked for before the training.
+    """What a delta that is trained on a diffusers model says of its base, by ComfyUI's names (models/identity.py); to
+    be asked for before the training.
 
     name: what to call the model
     """

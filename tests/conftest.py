@@ -3,10 +3,10 @@
 import pytest
 
 from devtools.checkpoint import demo_checkpoint
-from devtools.host import prepare
-from devtools.in_process import InProcessHost
-from devtools.server import Server
-from tests.toy_training import data, model, output, untouched  # noqa: F401 (fixtures)
+from devtools.comfyui.install import prepare
+from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.server import Server
+from tests.support.toy_training import data, model, output, untouched  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def checkpoint():
 
 @pytest.fixture(scope="session")
 def server(host, checkpoint, tmp_path_factory):
-    """A running server that knows the demo's checkpoint by its file name; see devtools.server.Server."""
+    """A running server that knows the demo's checkpoint by its file name; see devtools.comfyui.server.Server."""
     base = tmp_path_factory.mktemp("server")
     with Server(host, base, model_paths={"checkpoints": checkpoint.parent}) as running:
         yield running
@@ -31,5 +31,5 @@ def server(host, checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def comfy(host, tmp_path_factory):
-    """ComfyUI in this process with the pack loaded by ComfyUI itself; see devtools.in_process.InProcessHost."""
+    """ComfyUI in this process with the pack loaded by ComfyUI itself; see devtools.comfyui.in_process.InProcessHost."""
     return InProcessHost(host, tmp_path_factory.mktemp("comfy"))

@@ -13,8 +13,8 @@ from typing import TypeVar
 import folder_paths
 
 from ...sara_core.errors import DeltaError, NameTakenError
-from ...sara_core.run_name import numbered, reserved
-from ...sara_core.snapshot import run_of
+from ...sara_core.files.run_name import numbered, reserved
+from ...sara_core.training.snapshot import run_of
 
 FOLDER = "sara"
 UNSAVED = "sara/unsaved"

@@ -6,12 +6,12 @@ import os
 import torch
 from comfy import weight_adapter
 
-from ...sara_core import names
-from ...sara_core.delta import SparseDelta, check_fits, check_precision
-from ...sara_core.elements import add_sparse_, scatter_
-from ...sara_core.entry import SparseEntry
+from ...sara_core.names import resolve as names
+from ...sara_core.delta.delta import SparseDelta, check_fits, check_precision
+from ...sara_core.tensors.elements import add_sparse_, scatter_
+from ...sara_core.delta.entry import SparseEntry
 from ...sara_core.errors import DeltaError, UnsupportedModelError
-from ...sara_core.formats import sara
+from ...sara_core.delta import file_v1 as sara
 from .family import delta_family, model_family
 
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"

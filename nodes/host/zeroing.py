@@ -10,7 +10,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from ...sara_core.attachment import layers
+from ...sara_core.backward.attach import layers
 
 TRAINED_PART = "diffusion_model"
 # Early, middle and late in sampling, as positions in the model's table of noise levels.
@@ -89,7 +89,7 @@ class _Measurement(comfy.samplers.Sampler):
         self.on_step()
         self.zero.theta = theta
         denoised = model_wrap(noisy, sigma, **extra_args)
-        # What the host returns is affine in what the network does: see denoiser.py.
+        # What the host returns is affine in what the network does: see training/denoiser.py.
         offset = model_sampling.calculate_denoised(sigma, torch.zeros_like(noisy), noisy)
         scale = model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
         return ((denoised - offset) / scale).float()

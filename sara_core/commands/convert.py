@@ -2,7 +2,7 @@
 
 import argparse
 
-from .. import convert, export
+from ..conversion import read as convert, write as export
 
 HELP = "make a delta of a foreign file, or write a delta in another format"
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..delta import SparseDelta
-from ..extraction import extract_with_report
+from ..delta.delta import SparseDelta
+from ..extraction.extract import extract_with_report
 
 HELP = "make a delta of a tuned model and its base"
 

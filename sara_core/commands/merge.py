@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..blocks import PRESETS, parse_blocks
-from ..merging import METHODS, SIGNS, MergeSettings, merge_with_report
+from ..names.blocks import PRESETS, parse_blocks
+from ..merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .weighted import WeightedFile
 
 HELP = "merge deltas into one, each with its weight"

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from .. import atomic, snapshot
-from ..diffusers_prepare import prepare_training
-from ..diffusers_training import DTYPES, DiffusersRun, RunSettings
+from ..files import atomic
+from ..training import snapshot
+from ..pipelines.prepare import prepare_training
+from ..pipelines.run import DTYPES, DiffusersRun, RunSettings
 from ..errors import NameTakenError, SaRAError, TrainingError
-from ..image_folder import ImageFolder, read_image_folder
-from ..memory import is_out_of_memory
-from ..processes import Processes, joined_processes
-from ..run_name import numbered, reserved
+from ..data.image_folder import ImageFolder, read_image_folder
+from ..memory.estimate import is_out_of_memory
+from ..training.processes import Processes, joined_processes
+from ..files.run_name import numbered, reserved
 
 HELP = "train a delta of a diffusers model on a folder of images"
 DEFAULT_DENSITY = 0.01

@@ -15,8 +15,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from sara_core.base_identity import IDENTITY, identity_of  # noqa: E402
-from sara_core.delta import SparseDelta, SparseEntry  # noqa: E402
+from sara_core.models.identity import IDENTITY, identity_of  # noqa: E402
+from sara_core.delta.delta import SparseDelta, SparseEntry  # noqa: E402
 
 # Name → shape, positions, values. All values are exact in bfloat16.
 CONTENT = {

@@ -1,0 +1,162 @@
+"""Training steps of one method in plain PyTorch, measured in a process of its own.
+
+    python -m benchmarks.lib.step_run SPECIFICATION_AS_JSON RESULT_FILE
+
+The specification: model (of _models.SHAPES), method (of _methods.METHODS), elements, checkpointing, latent, batch,
+steps, device and dtype. The peak of memory is that since the model was there: preparing the method counts.
+"""
+
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import accelerate
+import diffusers
+import peft
+import torch
+
+from benchmarks.lib.memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
+from benchmarks.lib.methods import METHODS, trained_elements
+from benchmarks.lib.models import random_inputs, random_model
+from sara_core.backward.store import Store
+
+MIB = 1 << 20
+
+
+def measure(spec: dict) -> dict:
+    """Memory in MiB and times in seconds; see the keys of the result."""
+    device, dtype = spec["device"], getattr(torch, spec["dtype"])
+    peaks = (_CudaMemory if device == "cuda" else _ProcessMemory)()
+    model = random_model(spec["model"], dtype, device)
+    inputs = random_inputs(spec["model"], spec["latent"], spec["batch"], dtype, device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    loaded = peaks.begin()
+    others, start = OthersWatch(), time.perf_counter()
+    optimizer = METHODS[spec["method"]](model, spec["elements"])
+    model.train()  # diffusers checkpoints, and PEFT adapts, in training mode only
+    if spec["checkpointing"]:
+        model.enable_gradient_checkpointing()
+    prepared = time.perf_counter() - start
+    prepared_peak = peaks.peak()
+    if optimizer is None:
+        first = next(iter(inputs))
+        inputs[first] = inputs[first].requires_grad_(True)
+    clock, gradients = _Clock(device), _WeightGradients()
+    losses = [_step(model, inputs, optimizer, clock) for _ in range(spec["steps"])]
+    if not all(torch.isfinite(torch.tensor(losses))):
+        raise RuntimeError(f"{spec['method']} did not train: losses {losses}")
+    peak = peaks.peak()
+    return {
+        **spec,
+        "trained_elements": trained_elements(optimizer),
+        "parameters": parameters,
+        "loaded": loaded,
+        "peak": peak,
+        "growth": peak - loaded,
+        "preparing": prepared,
+        "preparing_growth": prepared_peak - loaded,
+        "first_step": sum(clock.phases[0]),
+        "steps": [sum(phases) for phases in clock.phases[1:]],
+        "weight_gradient_share": gradients.seconds / sum(map(sum, clock.phases)) if device == "cpu" else None,
+        "update_share": statistics.median(update / (gradient + update) for gradient, update in clock.phases[1:]),
+        "losses": losses,
+        "cores_used_by_others": others.cores(),
+        "versions": {
+            "torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__,
+            "accelerate": accelerate.__version__, "Python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
+    }  # fmt: skip
+
+
+def _step(model, inputs, optimizer, clock) -> float:
+    clock.start()
+    output = model(**inputs).sample.float()
+    loss = output.square().mean()
+    loss.backward()
+    clock.lap()
+    if optimizer is None:
+        next(iter(inputs.values())).grad = None
+    else:
+        optimizer.step()
+        optimizer.zero_grad()
+    clock.lap()
+    return loss.item()
+
+
+class _Clock:
+    """phases: per step, seconds of forward and backward, and of the optimizer with writing its values back"""
+
+    def __init__(self, device: str):
+        self.phases: list[list[float]] = []
+        self._device = device
+
+    def start(self):
+        self.phases.append([])
+        self._last = self._now()
+
+    def lap(self):
+        now = self._now()
+        self.phases[-1].append(self._seconds(self._last, now))
+        self._last = now
+
+    def _now(self):
+        if self._device != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, begin, end) -> float:
+        if self._device != "cuda":
+            return end - begin
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+
+class _WeightGradients:
+    """seconds: what our layers take for the gradients of their chosen elements; on a GPU, which works on its own, they
+    tell nothing"""
+
+    def __init__(self):
+        self.seconds = 0.0
+        take = Store.take
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            take(*arguments)
+            self.seconds += time.perf_counter() - start
+
+        Store.take = timed
+
+
+class _ProcessMemory:
+    """The resident memory of this process."""
+
+    def begin(self) -> float:
+        give_back_freed_memory()
+        reset_high_water_mark()
+        return memory("VmRSS")
+
+    def peak(self) -> float:
+        return memory("VmHWM")
+
+
+class _CudaMemory:
+    """The memory that torch has allocated on the GPU."""
+
+    def begin(self) -> float:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / MIB
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated() / MIB
+
+
+if __name__ == "__main__":
+    specification, result_file = sys.argv[1:]
+    Path(result_file).write_text(json.dumps(measure(json.loads(specification))), encoding="utf-8")

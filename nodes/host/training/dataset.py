@@ -1,0 +1,122 @@
+"""Images and captions → samples: what the model is given, prepared once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+
+from ....sara_core.errors import TrainingError
+from .pairing import Pairs
+from .refusals import check_picture_given
+
+
+@dataclass
+class Sample:
+    """latent: fp32 [1, channels, *size], scaled as the model sees it; conditions: name → comfy.conds.COND… of batch 1,
+    made of its caption; unconditional: the same made of the empty caption, where captions are dropped"""
+
+    latent: torch.Tensor
+    conditions: dict
+    unconditional: dict | None = None
+
+    def can_join(self, other: "Sample") -> bool:
+        """Whether both fit into one batch."""
+        return (
+            self.latent.shape == other.latent.shape
+            and self.conditions.keys() == other.conditions.keys()
+            and all(cond.can_concat(other.conditions[name]) for name, cond in self.conditions.items())
+        )
+
+    def without_caption(self) -> "Sample":
+        """The sample under the empty caption."""
+        return Sample(self.latent, self.unconditional)
+
+    def on(self, device) -> "Sample":
+        """The sample with its latent and conditions on `device`, to be put into a batch."""
+        return Sample(self.latent.to(device), _moved(self.conditions, device))
+
+
+@torch.no_grad()  # some models pass the text through layers of theirs that are being trained: once, not per step
+def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None = None) -> list[Sample]:
+    """Scale the latents and let the model turn each caption's conditioning into its inputs, as sampling does.
+
+    unconditional: CONDITIONING entry of the empty caption, if captions are dropped
+
+    The samples stay on the patcher's offload device, where there is room for many. Every image is prepared by itself,
+    even under a shared caption: inputs depend on its size and, in inpainting models, on the image. The tensors of a
+    shared caption are not copied. To be called outside inference mode. TrainingError if an image does not fit.
+    """
+    samples = []
+    for number, (image, caption) in enumerate(zip(pairs.images, pairs.captions), start=1):
+        latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
+        conditions = _conditions(patcher, latent, caption, seed)
+        empty = None
+        if unconditional is not None:
+            # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
+            text, options = unconditional
+            empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed)
+        samples.append(Sample(latent.to(patcher.offload_device), conditions, empty))
+    return samples
+
+
+def _as_the_model_sees_it(patcher, image: torch.Tensor, name: str) -> torch.Tensor:
+    """fp32 on the load device, scaled, with the dimensions that the host gives latents before it samples."""
+    model, layout = patcher.model, patcher.model.latent_format
+    latent = image.clone().to(device=patcher.load_device, dtype=torch.float32)
+    if layout.latent_dimensions == 3 and latent.ndim == 4:
+        latent = latent.unsqueeze(2)
+    channels = vae_channels(layout)
+    if latent.shape[1] != channels:
+        raise TrainingError(
+            f"The latents of {name} have {latent.shape[1]} channels, this MODEL works with {channels}: encode the "
+            "images with the VAE that belongs to the MODEL."
+        )
+    latent = model.process_latent_in(latent)
+    if not torch.isfinite(latent).all():
+        raise TrainingError(
+            f"The latents of {name} hold values that are not numbers, as some VAEs make in fp16: start ComfyUI with "
+            "--fp32-vae, take another VAE, or leave that image out."
+        )
+    return latent
+
+
+def vae_channels(latent_format) -> int:
+    """Channels of latents as the VAE makes them; formats that fold frames into channels give the model more."""
+    latent = torch.zeros(1, latent_format.latent_channels, *[2] * latent_format.latent_dimensions)
+    return latent_format.process_out(latent).shape[1]
+
+
+def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int) -> dict:
+    model, device = patcher.model, patcher.load_device
+    conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
+    noise = torch.zeros_like(latent)
+    processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
+    model_conds = processed["positive"][0]["model_conds"]
+    check_picture_given(patcher, model_conds, caption[1])
+    conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in model_conds.items()}
+    return _moved(conditions, patcher.offload_device)
+
+
+def _moved(conditions: dict, device) -> dict:
+    return {
+        name: cond._copy_with(_with_tensors(lambda tensor: tensor.to(device), cond.cond))
+        for name, cond in conditions.items()
+    }
+
+
+def without_inference_tensors(value):
+    """`value`, with tensors made in inference mode (which autograd cannot save) replaced by copies."""
+    return _with_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, value)
+
+
+def _with_tensors(change: Callable[[torch.Tensor], torch.Tensor], value):
+    """`value` with every tensor in its lists and dictionaries changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_tensors(change, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _with_tensors(change, item) for key, item in value.items()}
+    return value

@@ -1,0 +1,159 @@
+"""Prepares a MODEL for training and is the only place that undoes it.
+
+A MODEL shares its module with every clone of it and with the host's cache, so whatever training changes must be
+undone on success, on error and on Cancel: every tensor has the bytes it had, no class and no forward stays changed.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_management
+import torch
+
+from ....sara_core.backward.attach import attach_layers, detach_model, layers, left_out, trainable_weights
+from ....sara_core.backward.layer import is_attached
+from ....sara_core.errors import UnsupportedModelError
+from ....sara_core.selection.gradient import GradientScores
+from ....sara_core.backward.parameters import ParameterOf
+from ....sara_core.names.patterns import ALL_LAYERS
+from ....sara_core.selection.rules import Selection, select
+from ....sara_core.backward.store import Store
+from ....sara_core.backward.support import Support
+from . import checkpointing
+from .kernels import use_differentiable_kernels
+from .refusals import check_trainable
+from .weights import HostWeight, can_be_written
+
+TRAINED_PART = "diffusion_model"
+FP16_LOSS_SCALE = 2.0**12
+
+
+class TrainingModel:
+    """A MODEL ready for training.
+
+    patcher: the loaded model patcher; its .model runs with sparse layers
+    store, selection: Δ, and the elements it belongs to, named by ComfyUI's weight keys
+    left_out: elements of biases, norms and others that are not trained: what to call them → how many
+    """
+
+    def __init__(self, patcher, store: Store, selection: Selection, left_out: dict[str, int]):
+        self.patcher, self.store, self.selection, self.left_out = patcher, store, selection, left_out
+        self.device = patcher.load_device
+
+    def reload(self) -> None:
+        """Bring the model back to its device with Δ in it, after something else has used the host's memory."""
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([self.patcher])
+        self.store.write(settled=True)
+
+
+@contextmanager
+def training_model(
+    model, rule: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
+    preset=ALL_LAYERS, scoring_loss: Callable | None = None, checkpoint_depth=1,
+):  # fmt: skip
+    """Load `model`, choose elements by `rule` (keyword of `select` → value), and attach sparse backward to it.
+
+    batch_shape: shape of a batch of latents; the host leaves room for it when it loads the model
+    include, exclude, preset: sara_core.names.patterns.Choice
+    gradient_checkpointing: of all blocks; otherwise only of those that have no gradient without it
+    checkpoint_depth: 1 = of whole blocks, 2 = of their parts, and so on (checkpointing.py)
+    route: way of computing weight gradients (sara_core.backward.weight_gradient.ROUTES)
+    scoring_loss: for the rule "gradient": patcher → function that computes the same loss each time it is called
+
+    To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with the MODEL untouched.
+    """
+    check_trainable(model)
+    with torch.inference_mode():  # in which the host loads models for everything else
+        patcher = _resident_patcher(model)
+        comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
+    module = getattr(patcher.model, TRAINED_PART)
+    weights = trainable_weights(module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART)
+    untrained = left_out(module, weights, layers)
+
+    @contextmanager
+    def attached(store: Store, is_written=lambda location: False):
+        with ExitStack() as undo:
+            _mark_training(undo)
+            undo.callback(use_differentiable_kernels())
+            undo.callback(detach_model, module)
+            undo.callback(store.restore)
+            attach_layers(module, layers(module), store, weights, route, is_written, HostWeight)
+            _replace_inference_tensors(undo, module)
+            for undo_one in checkpointing.install_all(module, checkpoint_depth if gradient_checkpointing else 0):
+                undo.callback(undo_one)
+            yield
+
+    if rule.get("rule") == "gradient":
+        rule = {**rule, "by_gradient": _gradient_scores(patcher, attached, scoring_loss(patcher)).largest}
+    selection = select({name: _base_weight(patcher, name, location) for name, location in weights.items()}, **rule)
+    shapes = {name: location.weight.shape for name, location in weights.items()}
+    store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
+    selection = selection.without_indices()
+
+    with attached(store, lambda location: _can_be_written(location, patcher.load_device)):
+        _report(store, selection, untrained)
+        yield TrainingModel(patcher, store, selection, untrained)
+
+
+def _gradient_scores(patcher, attached, loss) -> GradientScores:
+    # Gradients of an fp16 forward vanish unless the loss is scaled up; their order does not depend on the scale.
+    scale = FP16_LOSS_SCALE if patcher.model.get_dtype_inference() == torch.float16 else 1.0
+    return GradientScores(attached, lambda: scale * loss(), patcher.load_device)
+
+
+def _report(store: Store, selection: Selection, untrained: dict[str, int]) -> None:
+    written = sum(base is not None for base in store.base)
+    below = "" if selection.theta is None else f", |w| up to {selection.theta:.3g}"
+    others = ", ".join(f"{count:,} of {kind}" for kind, count in untrained.items()) or "none"
+    logging.info(
+        f"SaRA: training {selection.count:,} of {selection.candidates:,} elements ({selection.density:.3%}){below}, "
+        f"in {len(store.support)} weights, {written} of them written in place. Left out: {others}"
+    )
+
+
+def _resident_patcher(model):
+    """A patcher whose weights this process may write: dynamic ones map theirs read-only from the file."""
+    is_dynamic = getattr(model, "is_dynamic", lambda: False)
+    if not is_dynamic():
+        return model
+    if getattr(model, "cached_patcher_init", None) is None:
+        raise UnsupportedModelError(
+            "This MODEL is streamed from its file (dynamic VRAM) and was changed by a node in a way that cannot be "
+            "loaded again. Connect the loader directly, or start ComfyUI with --disable-dynamic-vram."
+        )
+    return model.clone(disable_dynamic=True)
+
+
+def _base_weight(patcher, key, location):
+    """The weight without the patches (LoRAs) that are on the MODEL: they must not decide what is small."""
+    return patcher.backup[key].weight if key in patcher.backup else location.weight
+
+
+def _can_be_written(location, device) -> bool:
+    # Biases, norms and the like are small, and are replaced by copies for the time of training anyway.
+    return not isinstance(location, ParameterOf) and can_be_written(location, device)
+
+
+def _mark_training(undo: ExitStack):
+    """Model code that would compute with kernels for inference only asks the host for this flag."""
+    management = comfy.model_management
+    if hasattr(management, "in_training"):
+        undo.callback(setattr, management, "in_training", management.in_training)
+        management.in_training = True
+
+
+def _replace_inference_tensors(undo: ExitStack, module):
+    """Autograd cannot save tensors made in inference mode, as the host's all are. Attached layers never save their
+    weights; norms, embeddings and buffers, which are small, are replaced by copies for the time of training."""
+    for part in module.modules():
+        if is_attached(part):
+            continue
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in list(tensors.items()):
+                if tensor is not None and tensor.is_inference():
+                    undo.callback(tensors.__setitem__, name, tensor)
+                    copy = tensor.detach().clone()
+                    is_parameter = tensors is part._parameters
+                    tensors[name] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy

@@ -1,0 +1,168 @@
+"""LATENT and CONDITIONING as they come off the wires → images, each with its caption."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ....sara_core.errors import TrainingError, UnsupportedModelError
+
+# What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
+UNSUPPORTED_CONDITIONING = {
+    "control": "ControlNet",
+    "gligen": "GLIGEN",
+    "hooks": "hooks (scheduled LoRAs)",
+    "area": "an area",
+    "mask": "a mask",
+}
+# Part of the sampling steps that a caption is for: key → its value when it is for all of them.
+WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0, "clip_start_percent": 0.0, "clip_end_percent": 1.0}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """images: [1, channels, *size] each, as the VAE made them; captions: one CONDITIONING entry [tensor, options] per
+    image, the same object for all images that share it; kind: "image" or "class image", for messages"""
+
+    images: list[torch.Tensor]
+    captions: list[list]
+    kind: str = "image"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def largest(self) -> torch.Tensor:
+        """The image with the most elements."""
+        return max(self.images, key=torch.Tensor.numel)
+
+    def describe(self) -> str:
+        """"24 images of 3 sizes, each with its own caption"."""
+        sizes = len({image.shape for image in self.images})
+        shared = len({id(caption) for caption in self.captions}) == 1
+        captions = "one caption for all" if shared else "each with its own caption"
+        return f"{_counted(len(self), self.kind)} of {_counted(sizes, 'size')}, {captions}"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """images and class_images as paired; unconditional: CONDITIONING entry of the empty caption, if captions are
+    dropped"""
+
+    images: Pairs
+    class_images: Pairs | None = None
+    unconditional: list | None = None
+
+    def batch_shape(self, batch_size: int) -> torch.Size:
+        """Shape of the largest batch of latents that goes through the model at once."""
+        sets = [pairs for pairs in (self.images, self.class_images) if pairs]
+        largest = max((pairs.largest for pairs in sets), key=torch.Tensor.numel)
+        return torch.Size((batch_size * len(sets), *largest.shape[1:]))
+
+    def describe(self, steps: int, images_per_step: int) -> str:
+        """What will be trained on, in one line for the log and the node."""
+        parts = [self.images.describe()]
+        if self.class_images:
+            parts.append(self.class_images.describe())
+        times = steps * images_per_step / len(self.images)
+        parts.append(f"{_counted(steps, 'step')} of {_counted(images_per_step, 'image')} show each {times:.3g} times")
+        return "; ".join(parts)
+
+
+def read_training_data(
+    latents: list[dict], positive: list, unconditional: list = (), class_latents: list[dict] = (),
+    class_positive: list = (), caption_dropout: float = 0.0,
+) -> TrainingData:
+    """The node's inputs, lists each; those left open are empty. Raises TrainingError if something does not match or is
+    missing, UnsupportedModelError for what cannot be trained on."""
+    if bool(class_latents) != bool(class_positive):
+        connected, missing = ("class_latents", "class_positive")[:: 1 if class_latents else -1]
+        raise TrainingError(
+            f"'{connected}' is connected but '{missing}' is not: class images need both their latents and their "
+            "captions. Connect the other one too, or neither."
+        )
+    return TrainingData(
+        pair(latents, positive),
+        pair(class_latents, class_positive, "class image") if class_latents else None,
+        _empty_caption(unconditional) if caption_dropout else None,
+    )
+
+
+def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:
+    """LATENTs, batched or not, of any sizes, and their CONDITIONINGs.
+
+    One caption serves all images. With as many CONDITIONINGs as LATENTs, each belongs to its LATENT: one caption for
+    all its images or one each, as from Resolution Bucket. Otherwise there must be one caption per image, in order.
+    """
+    images = [_images(latent) for latent in latents]
+    captions = [_captions(conditioning) for conditioning in positive]
+    flat_images, flat_captions = sum(images, []), sum(captions, [])
+    if not flat_images:
+        raise TrainingError(f"There is no {kind} to train on: connect the latents of at least one {kind}.")
+    if len(flat_captions) == 1:
+        return Pairs(flat_images, flat_captions * len(flat_images), kind)
+    if len(captions) != len(images):
+        _check_counts(flat_images, flat_captions, kind)
+        return Pairs(flat_images, flat_captions, kind)
+    together = []
+    for number, (some_images, some_captions) in enumerate(zip(images, captions), start=1):
+        if len(some_captions) == 1:
+            some_captions = some_captions * len(some_images)
+        where = f" in part {number} of the lists" if len(images) > 1 else ""
+        _check_counts(some_images, some_captions, kind, where)
+        together += some_captions
+    return Pairs(flat_images, together, kind)
+
+
+def _check_counts(images: list, captions: list, kind: str, where: str = "") -> None:
+    if len(images) != len(captions):
+        verb = "is" if len(images) == 1 else "are"
+        raise TrainingError(
+            f"There {verb} {_counted(len(images), kind)} but {_counted(len(captions), 'caption')}{where}. Give every "
+            f"{kind} its own caption (a .txt file of the same name), or one caption for all."
+        )
+
+
+def _images(latent: dict) -> list[torch.Tensor]:
+    samples = latent["samples"]
+    if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
+        raise UnsupportedModelError("Latents of several kinds at once (video with sound) cannot be trained on yet.")
+    if latent.get("noise_mask") is not None:
+        raise UnsupportedModelError(
+            "The latents carry a mask (from Set Latent Noise Mask or VAE Encode for Inpainting), which training cannot "
+            "follow: encode the images with VAE Encode."
+        )
+    return [samples[number:number + 1].detach() for number in range(len(samples))]
+
+
+def _captions(conditioning: list) -> list[list]:
+    for tensor, options in conditioning:
+        if tensor is not None and tensor.shape[0] != 1:
+            raise UnsupportedModelError(
+                f"A CONDITIONING holds {tensor.shape[0]} captions in one batch, which cannot be matched to the images: "
+                "encode each caption by itself, as a list."
+            )
+        carried = [what for key, what in UNSUPPORTED_CONDITIONING.items() if options.get(key) is not None]
+        carried += ["a range of steps" for key, whole in WHOLE_RANGE.items() if options.get(key, whole) != whole]
+        if carried:
+            raise UnsupportedModelError(
+                f"The conditioning carries {carried[0]}, which training cannot follow: connect the captions directly."
+            )
+    return list(conditioning)
+
+
+def _empty_caption(unconditional: list) -> list:
+    captions = sum((_captions(conditioning) for conditioning in unconditional), [])
+    if not captions:
+        raise TrainingError(
+            "caption_dropout is above 0, but there is nothing to put in place of the captions: connect a CLIP Text "
+            "Encode with empty text to 'unconditional', or set caption_dropout to 0."
+        )
+    if len(captions) > 1:
+        raise TrainingError(
+            f"'unconditional' has {len(captions)} captions: connect a single CLIP Text Encode with empty text."
+        )
+    return captions[0]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

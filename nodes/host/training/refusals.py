@@ -1,0 +1,58 @@
+"""Which MODELs training refuses by name, and why. Kinds of models that nobody has tried are tried."""
+
+from ....sara_core.errors import UnsupportedModelError
+from ..family import model_family
+
+_UNTRAINABLE = {
+    "SVD_img2vid": "makes all frames of a video out of one picture, which training data for it would have to hold",
+    "LTXAV": "makes video and sound at once, and training knows latents of one kind",
+    "WAN21_CausalAR": "makes a video piece by piece out of what it has made before",
+    "StableCascade_B": "refines what stage C has made: train stage C",
+    "SeedVR2": "restores a damaged video, and never starts from noise and text",
+    "RT_DETR_v4": "finds things in pictures and makes none",
+    "DepthAnything3": "measures the depth of pictures and makes none",
+    "SAM3": "cuts things out of pictures and makes none",
+}  # By the class of ComfyUI's model, or of one that it is derived from.
+
+# Turn one picture into another at once, without noise that could be removed (Lotus, FlowRVS).
+_WITHOUT_NOISE = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW"}
+
+# Where the host puts the pictures that a conditioning carries.
+_PICTURES = ("concat_latent_image", "concat_image", "noise_concat")
+# Without a picture they make one from the text alone.
+_NEED_NO_PICTURE = {"HunyuanVideo15", "Kandinsky5"}
+
+
+def check_trainable(model) -> None:
+    """Raise UnsupportedModelError, naming it, for a MODEL (a ModelPatcher) that cannot be trained on captions."""
+    reasons = [_UNTRAINABLE[name] for name in _classes(model) if name in _UNTRAINABLE]
+    if model.model.model_type.name in _WITHOUT_NOISE:
+        reasons.append("turns one picture into another without starting from noise")
+    if reasons:
+        raise UnsupportedModelError(
+            f"A {model_family(model)} MODEL cannot be trained: it {reasons[0]}. Connect a model that makes pictures or "
+            "videos from text."
+        )
+
+
+def check_picture_given(model, conditions: dict, options: dict) -> None:
+    """Raise UnsupportedModelError for a MODEL that works from a picture and a text, if it is given the text only: the
+    host then puts an empty picture in its place, and the model would learn to expect that.
+
+    conditions: the inputs that the host made of a caption; options: of the caption's CONDITIONING entry
+    """
+    if "c_concat" not in conditions or any(options.get(key) is not None for key in _PICTURES):
+        return
+    # An inpainting model is told that everything is masked: that is to make a picture from the text alone.
+    inpaints = "masked_image" in model.model.concat_keys or type(model.model.model_config).__name__ == "FluxInpaint"
+    if inpaints or _NEED_NO_PICTURE & set(_classes(model)):
+        return
+    raise UnsupportedModelError(
+        f"This {model_family(model)} MODEL works from a picture beside the text (image to video, editing, control). "
+        "Give every caption its picture with the node you sample this model with (WanImageToVideo, "
+        "InstructPixToPixConditioning …), or train the model that works from text alone."
+    )
+
+
+def _classes(model) -> list[str]:
+    return [base.__name__ for base in type(model.model).__mro__]

@@ -1,0 +1,92 @@
+"""Pictures while a model trains: fixed captions, seeds and noise, sampled by the host with the weights as they are.
+
+Nothing of it may show in the training: the random numbers of the process are put back, and the weights are written
+again, because a VAE that is loaded in between may have driven the model out of memory.
+"""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.sample
+import torch
+from PIL import Image
+
+from ....sara_core.files import atomic
+from ....sara_core.errors import TrainingError
+
+SAMPLER, SCHEDULER = "euler", "normal"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """positive, negative: CONDITIONING entries, one picture for each of `positive`; without negative, guidance is off
+    vae: decodes the pictures; every: they are drawn after so many training steps
+    steps, cfg, seed: of the sampling; size: of a latent as the VAE makes it, [channels, …]
+    """
+
+    positive: list
+    negative: list | None
+    vae: object
+    every: int
+    steps: int
+    cfg: float
+    seed: int
+    size: tuple[int, ...]
+
+
+class Samples:
+    """Draws the pictures of a run and keeps them as <folder>/step_<number>_<caption>.png."""
+
+    def __init__(self, training, settings: SampleSettings, folder: Path):
+        """Raises TrainingError if the VAE is another kind of model's."""
+        self.training, self.settings, self.folder = training, settings, folder
+        if settings.vae.latent_channels != settings.size[0]:
+            raise TrainingError(
+                f"The VAE of SaRA Train Samples decodes {settings.vae.latent_channels} channels, the training latents "
+                f"have {settings.size[0]}: connect the VAE that the images were encoded with."
+            )
+
+    def is_due(self, step: int) -> bool:
+        return step % self.settings.every == 0
+
+    def draw(self) -> list[Image.Image]:
+        """One picture of each caption. Afterwards, even if it raises, `training` must be reloaded before it goes on."""
+        with torch.random.fork_rng(), torch.no_grad():
+            return [self._picture(number) for number in range(len(self.settings.positive))]
+
+    def save(self, step: int, pictures: list[Image.Image]) -> None:
+        """Keep what was drawn after `step`. Raises DeltaError if it cannot be written."""
+        with contextlib.suppress(OSError):  # the files' own error is the better one
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures, 1):
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            with atomic.replacing(self.folder / f"step_{step:07}_{number:02}.png") as file:
+                file.write(content.getbuffer())
+
+    def _picture(self, number: int) -> Image.Image:
+        settings, patcher = self.settings, self.training.patcher
+        positive = [settings.positive[number]]
+        negative, cfg = (settings.negative, settings.cfg) if settings.negative else (positive, 1.0)
+        latent = torch.zeros(1, *settings.size)
+        noise = comfy.sample.prepare_noise(latent, settings.seed + number)
+        latent = comfy.sample.sample(
+            patcher, noise, settings.steps, cfg, SAMPLER, SCHEDULER, positive, negative, latent,
+            disable_pbar=True, seed=settings.seed + number,
+        )
+        with torch.inference_mode():  # in which the host's VAEs expect to run
+            pixels = settings.vae.decode(latent)
+        first = pixels.reshape(-1, *pixels.shape[-3:])[0]  # of a video, its first frame
+        return Image.fromarray((first.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
+
+
+def side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    """One row of pictures of equal size."""
+    row = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row

@@ -1,0 +1,293 @@
+"""The trained vector Δ, its gradient, and the way its values reach the live weights.
+
+Δ starts at 0 and is what is trained, saved and scaled; nothing is ever recovered by subtraction. On the support a
+live weight is round(base + Δ), one rounding to the weight's dtype, from base values that are kept untouched.
+
+A re-selection (the paper's progressive parameter adjustment) *settles* some elements: they keep their values in the
+delta and in the model, and leave the vector.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from ..delta.delta import SparseDelta, SparseEntry
+from ..tensors.elements import added, gather, scatter_
+from ..errors import DeltaError, TrainingError
+from ..files.saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor, text, whole_number
+from .support import Segment, Support
+from .weight_gradient import sparse_weight_gradient
+
+
+@dataclass
+class Settled:
+    """The elements of one weight whose training is over: positions, Δ in fp32, and base values as in the store."""
+
+    segment: Segment
+    values: torch.Tensor
+    base: torch.Tensor | None
+
+
+class Store:
+    """Δ of all segments as one fp32 Parameter.
+
+    values: fp32 [nnz of the support], the Parameter an optimizer sees; its .grad is written by the layers' backward
+    base: per segment the base values in the weight's own dtype, or None where Δ is added to a copy of the weight
+    settled: per segment the elements that left the vector, or None
+    """
+
+    def __init__(self, support: Support, device=None):
+        self.support = support
+        self.values = torch.nn.Parameter(torch.zeros(support.nnz, dtype=torch.float32, device=device))
+        self.base: list[torch.Tensor | None] = [None] * len(support)
+        self.settled: list[Settled | None] = [None] * len(support)
+        self.locations: list = [None] * len(support)
+        self.reached = [False] * len(support)
+        self._digests = [""] * len(support)
+
+    def bind(self, number: int, location, in_place: bool) -> None:
+        """Tie segment `number` to the weight that `location.weight` is, now and after it was moved or replaced.
+
+        in_place: `write` brings that weight up to date; otherwise whoever computes with it adds Δ to a copy
+        """
+        # A weight that is not written may rest on another device than the one its layer computes on.
+        device = location.weight.device if in_place else self.values.device
+        segment = self.support.segments[number] = self.support.segments[number].to(device)
+        base = gather(location.weight, segment.flat().to(location.weight.device))
+        self._digests[number] = _digest(segment, base)
+        self.locations[number] = location
+        if in_place:
+            self.base[number] = base
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Identity of the base under this support: hex digest over names, shapes, positions and base values."""
+        return hashlib.blake2b("".join(self._digests).encode(), digest_size=16).hexdigest()
+
+    def trains(self, number: int) -> bool:
+        """Whether a segment has elements to train; all of them may have been settled."""
+        return len(self.support.segments[number]) > 0
+
+    def take(self, number: int, op, x: torch.Tensor, grad_output: torch.Tensor, route: str) -> None:
+        """Add what one use of a layer contributes to the gradient of its segment (see sparse_weight_gradient)."""
+        segment = self.support.segments[number]
+        self.accumulate(number, sparse_weight_gradient(op, segment, x, grad_output, route))
+
+    def take_dense(self, number: int, gradient: torch.Tensor) -> None:
+        """Add the chosen elements of a gradient of the whole parameter, of its shape."""
+        position = self.support.segments[number].flat().to(gradient.device)
+        self.accumulate(number, gather(gradient, position).to(self.values.device))
+
+    def accumulate(self, number: int, gradient: torch.Tensor) -> None:
+        """Add one layer's gradient, fp32 [len(segment)], to the gradient of the vector."""
+        if self.values.grad is None:
+            self.values.grad = torch.zeros_like(self.values)
+        self.values.grad[self.support.segments[number].span].add_(gradient)
+        self.reached[number] = True
+
+    def unreached(self) -> list[str]:
+        """Names of the segments that no backward has reached yet."""
+        return [s.name for s, reached in zip(self.support, self.reached) if not reached]
+
+    def base_values(self, number: int) -> torch.Tensor:
+        """Base values of one segment, [len(segment)] in the weight's own dtype."""
+        if self.base[number] is not None:
+            return self.base[number]
+        weight = self.locations[number].weight
+        return gather(weight, self.support.segments[number].flat().to(weight.device))
+
+    def trained_values(self, number: int) -> torch.Tensor:
+        """P_M of one segment: base + Δ before it is rounded to the weight's dtype, fp32 [len(segment)], no graph."""
+        values = self.values.detach()[self.support.segments[number].span]
+        return self.base_values(number).to(values.device, torch.float32) + values
+
+    def whole(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat positions (int64, sorted) and Δ (fp32) of all elements of one segment, settled ones included."""
+        segment, settled = self.support.segments[number], self.settled[number]
+        position, values = segment.flat(), self.values.detach()[segment.span]
+        if settled is None:
+            return position, values
+        order = _merging_order(position, settled.segment.flat())
+        return torch.cat([position, settled.segment.flat()])[order], torch.cat([values, settled.values])[order]
+
+    def check_unconverted(self) -> None:
+        """Raise TrainingError if the model was converted or moved since its weights were bound."""
+        for segment, location, base in zip(self.support, self.locations, self.base):
+            if base is not None and (location.weight.dtype, location.weight.device) != (base.dtype, base.device):
+                raise TrainingError(
+                    f"'{segment.name}' was {base.dtype} on {base.device} when training began and is now "
+                    f"{location.weight.dtype} on {location.weight.device}: convert and move a model before SaRA is "
+                    "constructed."
+                )
+
+    @torch.no_grad()
+    def write(self, settled: bool = False) -> None:
+        """Bring the live weights that are written in place up to date with Δ.
+
+        settled: also the elements that train no more, for weights that have been loaded anew
+        """
+        for number, (segment, location, base) in enumerate(zip(self.support, self.locations, self.base)):
+            if base is not None:
+                _write(location.weight, segment, added(base, self.values.detach()[segment.span], 1.0))
+                if settled and (over := self.settled[number]) is not None:
+                    _write(location.weight, over.segment, added(over.base, over.values, 1.0))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the live weights back every bit they had."""
+        for segment, settled, location, base in zip(self.support, self.settled, self.locations, self.base):
+            if base is not None:
+                _write(location.weight, segment, base)
+                if settled is not None:
+                    _write(location.weight, settled.segment, settled.base)
+
+    @torch.no_grad()
+    def settle(self, over: torch.Tensor) -> None:
+        """End the training of some elements; they keep their values. The vector's gradient, if any, shrinks with it.
+
+        over: bool [nnz of the support], true where training is over
+        """
+        keep = ~over
+        for number, segment in enumerate(list(self.support)):
+            ends, stays, base = over[segment.span], keep[segment.span], self.base[number]
+            self.support.segments[number] = segment.part(stays)
+            ended = Settled(segment.part(ends), self.values[segment.span][ends], None if base is None else base[ends])
+            self.settled[number] = _joined(self.settled[number], ended)
+            if base is not None:
+                self.base[number] = base[stays]
+        gradient = self.values.grad
+        self.values.grad = None
+        self.values.data = self.values.data[keep]
+        self.values.grad = None if gradient is None else gradient[keep]
+        self.support.line_up()
+
+    @torch.no_grad()
+    def unsettle(self) -> None:
+        """Take every settled element back into the vector; the gradient is dropped."""
+        values = []
+        for number, (segment, settled) in enumerate(zip(list(self.support), self.settled)):
+            active = Settled(segment, self.values[segment.span], self.base[number])
+            every = active if settled is None else _joined(active, settled)
+            self.support.segments[number], self.base[number] = every.segment, every.base
+            values.append(every.values)
+        self.settled = [None] * len(self.support)
+        self.values.grad = None
+        self.values.data = torch.cat(values)
+        self.support.line_up()
+
+    def ineffective(self, theta: float) -> int:
+        """How many of all elements that were ever trained are still below θ: |base + Δ| < θ."""
+        count = 0
+        for number, settled in enumerate(self.settled):
+            count += int((self.trained_values(number).abs() < theta).sum())
+            if settled is not None:
+                base = settled.base
+                if base is None:
+                    weight = self.locations[number].weight
+                    base = gather(weight, settled.segment.flat().to(weight.device))
+                count += int(((base.to(settled.values) + settled.values).abs() < theta).sum())
+        return count
+
+    def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
+        """The trained change, on the CPU; entries are copies and stay as they are when training goes on."""
+        entries = {}
+        for number, segment in enumerate(self.support):
+            position, values = self.whole(number)
+            entries[segment.name] = SparseEntry(
+                position.to("cpu", torch.int32), values.to("cpu", copy=True), segment.shape
+            )
+        return SparseDelta(entries, metadata)
+
+    def state(self) -> dict:
+        """What an exact continuation needs beside the optimizer's state, with all elements, settled ones included:
+
+        names, shapes, digests: of the weights; the digests identify the base under the support
+        indices: int32 [n] of each weight; values: Δ, fp32 over all of them; active: bool, which still train
+        """
+        position, values, active = [], [], []
+        for number, settled in enumerate(self.settled):
+            index, delta = self.whole(number)
+            position.append(index.to(torch.int32))
+            values.append(delta.clone())
+            trains = torch.ones(len(index), dtype=torch.bool, device=index.device)
+            if settled is not None:
+                trains &= ~torch.isin(index, settled.segment.flat(), assume_unique=True)
+            active.append(trains)
+        return {
+            "names": [segment.name for segment in self.support],
+            "shapes": [list(segment.shape) for segment in self.support],
+            "digests": list(self._digests),
+            "indices": position,
+            "values": torch.cat(values),
+            "active": torch.cat(active),
+        }
+
+    def check_state(self, state: dict) -> int:
+        """How many elements still train in `state`, which must come from `state()` of a store over the same support and
+        base. Raises DeltaError otherwise; nothing is changed."""
+        fields(state, "its trained part", ("names", "shapes", "digests", "indices", "values", "active"))
+        weights = len(self.support)
+        names = [text(name, "the name of a weight") for name in sequence(state["names"], "the list of weight names")]
+        if names != [segment.name for segment in self.support]:
+            raise DeltaError("This state trains other weights of the model: use the same selection and patterns.")
+        digests = [text(digest, "a base digest") for digest in sequence(state["digests"], "the base digests", weights)]
+        differing = [name for name, mine, theirs in zip(names, self._digests, digests) if mine != theirs]
+        if differing:
+            raise DeltaError(
+                "This state was saved over another base model or with other trained elements: "
+                f"{len(differing)} of {weights} weights differ, {differing[0]} the first of them. "
+                "Load the base it was trained on, and use the same selection."
+            )
+        indices = sequence(state["indices"], "the list of positions", weights)
+        shapes = sequence(state["shapes"], "the list of shapes", weights)
+        for number, segment in enumerate(self.support):
+            position, _ = self.whole(number)
+            saved = tensor(indices[number], f"the positions in {segment.name}", torch.int32, tuple(position.shape))
+            sides = sequence(shapes[number], "a shape")
+            shape = [whole_number(side, "a side of a weight", 0, LARGEST_COUNT) for side in sides]
+            if shape != list(segment.shape) or not torch.equal(saved.to(position.device), position.to(torch.int32)):
+                raise damaged(f"the positions in {segment.name} are not those of its base digest")
+        total = sum(map(len, indices))
+        tensor(state["values"], "the trained vector", torch.float32, (total,))
+        active = int(tensor(state["active"], "the list of elements that still train", torch.bool, (total,)).sum())
+        if active == 0 < total:
+            raise damaged("none of its elements train any more")
+        return active
+
+    @torch.no_grad()
+    def load_state(self, state: dict) -> None:
+        """Take Δ from `state`. Raises what `check_state` raises; nothing is changed then."""
+        self.check_state(state)
+        self.unsettle()
+        self.values.copy_(state["values"])
+        active = state["active"].to(self.values.device)
+        if not active.all():
+            self.settle(~active)
+
+
+def _write(weight, segment, values):
+    scatter_(weight, segment.flat(), values.to(weight.dtype))
+
+
+def _merging_order(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The order that sorts the concatenation of two position vectors."""
+    return torch.cat([first, second]).argsort()
+
+
+def _joined(first: Settled | None, second: Settled) -> Settled:
+    """Both groups of elements of one weight as one."""
+    if first is None:
+        return second
+    a, b = first.segment, second.segment
+    order = _merging_order(a.flat(), b.flat())
+    segment = Segment(a.name, a.shape, a.crow + b.crow, torch.cat([a.col, b.col])[order], 0)
+    base = None if first.base is None else torch.cat([first.base, second.base])[order]
+    return Settled(segment, torch.cat([first.values, second.values])[order], base)
+
+
+def _digest(segment, base: torch.Tensor) -> str:
+    digest = hashlib.blake2b(f"{segment.name} {tuple(segment.shape)}".encode(), digest_size=16)
+    for part in (segment.crow, segment.col, base.float()):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

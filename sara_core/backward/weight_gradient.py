@@ -1,0 +1,231 @@
+"""The gradient of the chosen elements of one weight, by several routes with the same result.
+
+dense   the weight gradient in chunks of rows, from each of which the chosen elements are gathered; no more than a
+        chunk of it ever exists
+csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
+triton-tiles, triton-dots   the same products by kernels of our own (triton_gradient.py), on GPUs where Triton works
+
+Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU the sampled product
+wins for nearly every layer up to densities far above the usual ones (`python dev.py bench weight_gradient`), so there
+the density decides and the same run has the same bits every time. On other devices the first use of each combination
+times all that work there, and the answer is kept for the process.
+"""
+
+import functools
+import logging
+import math
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+from ..errors import UnsupportedModelError
+from .support import Segment
+
+KERNELS = ("triton-tiles", "triton-dots")
+ROUTES = ("auto", "dense", "csr", *KERNELS)
+# Bytes of the dense gradient that exist at a time.
+DENSE_BYTES = 16 << 20
+# Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
+CPU_CSR_DENSITY = 0.12
+# Relative difference from torch's result up to which a kernel is believed; TF32 alone makes 1e-3 of it.
+KERNEL_TOLERANCE = 1e-2
+
+# Said once per process by torch about every use of CSR tensors; nothing a user could do about it.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+
+_fastest: dict[tuple, str] = {}
+# Kernels that failed on this machine.
+_given_up: set[str] = set()
+
+
+def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "auto") -> torch.Tensor:
+    """∂loss/∂W at the segment's elements: fp32 [len(segment)], in the segment's order.
+
+    op: the layer's operation (ops.py)
+    x: the layer's input, after `op.prepare`; grad_output: gradient of its output; same floating dtype, any layout
+    route: one of ROUTES; "auto" for the fastest one that works here
+
+    Raises what `check_route` raises.
+    """
+    check_route(route, x.device)
+    if route != "auto":
+        return _compute(route, op, segment, x, grad_output)
+    while True:
+        route = _fastest_route(op, segment, x, grad_output)
+        try:
+            return _compute(route, op, segment, x, grad_output)
+        except Exception as error:
+            # Compiled anew for another layout, a kernel may fail that worked when it was measured.
+            _give_up(route, error)
+
+
+def check_route(route: str, device: torch.device) -> None:
+    """Raises ValueError for an unknown route, and UnsupportedModelError for one that does not work on `device`."""
+    if route not in ROUTES:
+        raise ValueError(f"The way of computing weight gradients is one of {', '.join(ROUTES)}, not {route!r}.")
+    if route in KERNELS and (obstacle := _obstacle(device)):
+        raise UnsupportedModelError(
+            f'Weight gradients cannot be computed by "{route}": {obstacle}. Choose "auto": it takes the fastest way '
+            "that works here."
+        )
+
+
+def _obstacle(device) -> str | None:
+    """Why kernels do not run on a device, if so."""
+    kernels, error = _kernels()
+    if kernels is None:
+        return f"it needs the Python package triton, which cannot be loaded here ({error})"
+    if device.type != "cuda" and not kernels.INTERPRETED:
+        return f"it runs on NVIDIA and AMD GPUs only, and this model is on the {device.type.upper()}"
+
+
+@functools.cache
+def _kernels():
+    """(the module of the kernels, None), or (None, what is wrong with Triton)"""
+    try:
+        from . import triton_gradient
+    except Exception as error:  # a Triton that does not go with this torch or driver raises anything
+        return None, error
+    return triton_gradient, None
+
+
+def _give_up(route: str, error: Exception) -> None:
+    """Never use a kernel again in this process. Raises the error if a kernel is not to blame."""
+    if route not in KERNELS or isinstance(error, torch.OutOfMemoryError):
+        raise error
+    _given_up.add(route)
+    logging.warning(
+        "SaRA: computing weight gradients by %s does not work on this machine, so it is done another way (%s: %s)",
+        route, type(error).__name__, textwrap.shorten(str(error), 300),
+    )  # fmt: skip
+    for key in [key for key, fastest in _fastest.items() if fastest == route]:
+        del _fastest[key]
+
+
+def _fastest_route(op, segment, x, grad_output) -> str:
+    if x.device.type == "cpu":
+        return "csr" if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else "dense"
+    return _measured_route(op, segment, x, grad_output)
+
+
+def _measured_route(op, segment, x, grad_output) -> str:
+    key = (op, segment.shape, _about(len(segment)), x.shape, x.dtype, x.device)
+    if key not in _fastest:
+        _fastest[key] = _measure(op, segment, x, grad_output)
+    return _fastest[key]
+
+
+def _compute(route, op, segment, x, grad_output):
+    return {"dense": _dense, "csr": _csr, "triton-tiles": _tiles, "triton-dots": _dots}[route](
+        op, segment, x, grad_output
+    )
+
+
+def row_chunks(op, segment: Segment, x) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, each within one group, whose part of the dense gradient fits into DENSE_BYTES."""
+    rows_per_group = segment.rows // op.groups
+    rows_per_chunk = max(1, min(rows_per_group, DENSE_BYTES // (segment.columns * x.element_size())))
+    for group_start in range(0, segment.rows, rows_per_group):
+        group_end = group_start + rows_per_group
+        for first in range(group_start, group_end, rows_per_chunk):
+            yield first, min(first + rows_per_chunk, group_end)
+
+
+def _dense(op, segment, x, grad_output):
+    parts = []
+    for first, last in row_chunks(op, segment, x):
+        position = segment.flat(first, last)
+        if position.numel():
+            rows = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
+            parts.append(rows.reshape(-1).index_select(0, position).float())
+    return torch.cat(parts)
+
+
+def _csr(op, segment, x, grad_output):
+    # The sampled product exists in fp32 only, and half precision would lose the sum over tokens anyway.
+    return _sum_of_products(
+        op, segment, x.float(), grad_output.float(), op.weight_gradient_factors, _add_sampled_product
+    )
+
+
+def _add_sampled_product(total, crow, col, a, b):
+    pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, a, b.t()).values()
+
+
+def _tiles(op, segment, x, grad_output):
+    kernels, _ = _kernels()
+    # Tiles are as fast in any layout: no transposed copies of a Linear's input and gradient.
+    factors = _linear_views if op.spatial_dims is None else op.weight_gradient_factors
+    return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.tiles))
+
+
+def _dots(op, segment, x, grad_output):
+    kernels, _ = _kernels()
+    return _sum_of_products(op, segment, x, grad_output, op.weight_gradient_factors, _adding(kernels.dots))
+
+
+def _linear_views(x, grad_output, group):
+    yield grad_output.reshape(-1, grad_output.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t()
+
+
+def _adding(product: Callable) -> Callable:
+    return lambda total, *factors: total.add_(product(*factors))
+
+
+def _sum_of_products(op, segment, x, grad_output, factors, add_product):
+    """The sum of the products of all factors, at the segment's elements.
+
+    factors: (x, grad_output, group) → as of an op's `weight_gradient_factors`
+    add_product: (total, crow, col, a, b) → total + a bᵀ at the elements of a group's compressed rows
+    """
+    rows_per_group = segment.rows // op.groups
+    parts = []
+    for group in range(op.groups):
+        crow = segment.crow[group * rows_per_group:(group + 1) * rows_per_group + 1]
+        begin, end = (int(crow[0]), int(crow[-1])) if op.groups > 1 else (0, len(segment))
+        crow, col = crow - begin, segment.col[begin:end]
+        total = torch.zeros(end - begin, device=x.device)
+        for a, b in factors(x, grad_output, group):
+            total = add_product(total, crow, col, a, b)
+        parts.append(total)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _about(count: int) -> int:
+    """The same for counts within a factor of √2 or so: layers of one shape hardly ever have equal ones."""
+    return round(2 * math.log2(count))
+
+
+def _measure(op, segment, x, grad_output) -> str:
+    routes = ["csr", "dense"]
+    if _obstacle(x.device) is None:
+        routes += KERNELS
+    seconds, expected = {}, None
+    for _ in range(2):  # the first of each also warms up; the faster counts
+        for route in (route for route in routes if route not in _given_up):
+            try:
+                _wait(x.device)
+                start = time.perf_counter()
+                result = _compute(route, op, segment, x, grad_output)
+                _wait(x.device)
+                seconds[route] = min(time.perf_counter() - start, seconds.get(route, math.inf))
+                expected = result if expected is None else expected
+                _check_kernel(route, result, expected)
+            except Exception as error:
+                _give_up(route, error)
+    return min(seconds.keys() - _given_up, key=seconds.get)
+
+
+def _check_kernel(route: str, result: torch.Tensor, expected: torch.Tensor) -> None:
+    """What a compiler makes of a kernel on a machine nobody has seen is not to be trusted blindly."""
+    if route in KERNELS and not (result - expected).norm() <= KERNEL_TOLERANCE * expected.norm():
+        raise ArithmeticError("it gives other numbers than torch")
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,87 @@
+"""The names that adapter files (LoRA, LyCORIS, weight differences) give the modules of a diffusion model."""
+
+import re
+from collections.abc import Iterable
+
+from ...models.base import PREFIX, Base
+from ...names.diffusers import diffusers_aliases
+from ...names.parts import Part
+
+_WEIGHT = ".weight"
+# What trainers put before a module's name; after the underscore every dot of the name is one too.
+_COMFY = (PREFIX, "model." + PREFIX, "", "transformer.", "base_model.model.")
+_COMFY_FLAT = ("lora_unet_", "lora_unet__", "lora_prior_unet_", "lycoris_")
+_DIFFUSERS = ("unet.", "transformer.", "base_model.model.", "unet.base_model.model.", "")
+_DIFFUSERS_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
+_TEXT_ENCODER = (
+    "lora_te", "lycoris_te", "lora_prior_te", "text_encoder", "clip_l.", "clip_g.", "clip_h.", "t5xxl.",
+    "cond_stage_model.", "conditioner.",
+)  # fmt: skip
+_FLUX_DOUBLE = re.compile(r"(double_blocks\.\d+)\.(img|txt)_attn\.(qkv|proj)\.weight")
+_FLUX_SINGLE = re.compile(r"(single_blocks\.\d+)\.(linear1|linear2)\.weight")
+_STREAMS = {"img": 1, "txt": 2}
+_Z_IMAGE_BLOCK = re.compile(
+    r"((?:layers|context_refiner|noise_refiner)\.\d+\.attention)\.(qkv|out|q_norm|k_norm)\.weight"
+)
+_Z_IMAGE_RENAMED = {"out": "to_out.0", "q_norm": "norm_q", "k_norm": "norm_k"}
+_Z_IMAGE_ENDS = ("final_layer.", "x_embedder.")
+
+
+def places(base: Base) -> dict[str, Part]:
+    """Every name that a file may have for a module (or a bare parameter) of the base → the place of its weight."""
+    found: dict[str, Part] = {}
+    for name in base.shapes:
+        module = name.removesuffix(_WEIGHT)
+        for alias in _aliases(module, _COMFY, _COMFY_FLAT):
+            found[alias] = Part(name)
+        for module, part in (*_flux(name, base.shapes[name]), *_z_image(name, base.shapes[name])):
+            found |= dict.fromkeys(_aliases(module, _COMFY, _COMFY_FLAT), part)
+    for own, part in (base.parts | diffusers_aliases(base.shapes)).items():
+        if own.endswith(_WEIGHT):
+            module = own.removesuffix(_WEIGHT)
+            for alias in _aliases(module, _DIFFUSERS, _DIFFUSERS_FLAT):
+                found.setdefault(alias, part)
+            if ".to_" in module:
+                # Early diffusers kept a LoRA in the attention's processor, and left the 0 of to_out out.
+                processor = module.replace(".to_", ".processor.to_").removesuffix(".0")
+                found |= {prefix + processor: part for prefix in ("", "unet.")}
+    return found
+
+
+def is_text_encoder(module: str) -> bool:
+    """Whether a module's name in an adapter file is one of a text encoder, which a delta does not hold."""
+    return module.startswith(_TEXT_ENCODER)
+
+
+def _aliases(module: str, prefixes: Iterable[str], flat_prefixes: Iterable[str]) -> Iterable[str]:
+    flat = module.replace(".", "_")
+    return (*(prefix + module for prefix in prefixes), *(prefix + flat for prefix in flat_prefixes))
+
+
+def _flux(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, Part]]:
+    """The names that XLabs' and USO's files for Flux have for a weight, or for its rows of query, key and value."""
+    if found := _FLUX_DOUBLE.fullmatch(name):
+        block, stream, layer = found.groups()
+        yield f"{block}.processor.{layer}_lora{_STREAMS[stream]}", Part(name)
+    elif found := _FLUX_SINGLE.fullmatch(name):
+        block, layer = found.groups()
+        if layer == "linear2":
+            yield f"{block}.processor.proj", Part(name)
+        elif len(shape) == 2 and shape[1] and shape[0] % shape[1] == 0:
+            fused = Part(name, 0, 3, shape[0] // shape[1])
+            yield f"{block}.processor.qkv", fused
+            yield f"{block}.linear1_qkv", fused
+
+
+def _z_image(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, Part]]:
+    """The names that diffusers has for a weight of Z-Image, or for its rows of query, key and value."""
+    if found := _Z_IMAGE_BLOCK.fullmatch(name):
+        attention, layer = found.groups()
+        if layer in _Z_IMAGE_RENAMED:
+            yield f"{attention}.{_Z_IMAGE_RENAMED[layer]}", Part(name)
+        elif len(shape) == 2 and shape[0] == 3 * shape[1]:
+            for first, row in enumerate("qkv"):
+                yield f"{attention}.to_{row}", Part(name, first, 1, 3)
+    elif name.startswith(_Z_IMAGE_ENDS):
+        end, _, rest = name.partition(".")
+        yield f"all_{end}.2-1.{rest}".removesuffix(_WEIGHT), Part(name)

@@ -1,0 +1,124 @@
+"""The alphas of adapters that PEFT or diffusers wrote, which stand beside their tensors, not among them."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import DeltaError
+from .alpha import Alpha
+
+_CONFIG = "adapter_config.json"
+# Where diffusers puts the same settings, behind the name of the part of the pipeline.
+_METADATA, _PARTS = "lora_adapter_metadata", ("unet.", "transformer.", "")
+# What stands before a module's name in the files of either.
+_PREFIX = re.compile(r"(base_model\.model\.|unet\.|transformer\.)*")
+_ALPHA_NAMES = {"LORA": "lora_alpha", "SUPERTUNING": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+
+# A file's patterns are matched against names: those that could take long are refused before.
+_MOST_PATTERNS, _MOST_WITH_CHOICES, _MOST_CHOICES, _LONGEST = 4096, 16, 3, 256
+_CHOICE = re.compile(r"[*+?{(]")
+_INTRICATE = re.compile(r"\)\s*[*+?{]|\(\?|\\[0-9]")
+
+
+class Alphas:
+    """What PEFT's settings say of the alpha of each module; nothing, without settings.
+
+    settings: of one adapter, as PEFT names them; peft_type: of the settings
+    Raises DeltaError for patterns that cannot be used.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, peft_type: str = "LORA"):
+        settings = settings or {}
+        name = _ALPHA_NAMES[peft_type]
+        self._alpha = _number(settings.get(name))
+        self._rank = _number(settings.get("r"))
+        if peft_type == "SUPERTUNING" and self._alpha is None and self._rank is not None:
+            self._alpha = 2 * self._rank
+        self._by_root = settings.get("use_rslora") is True
+        self._alphas = _patterns(settings, "alpha_pattern")
+        self._ranks = _patterns(settings, "rank_pattern")
+
+    @property
+    def known(self) -> bool:
+        """Whether the settings say an alpha."""
+        return self._alpha is not None
+
+    def of(self, module: str) -> Alpha:
+        """The alpha of a module, by its name in the file. Raises DeltaError for names too long to match."""
+        module = module[_PREFIX.match(module).end() :]
+        rank = _matched(self._ranks, module, self._rank)
+        whole = rank is not None and rank >= 1 and rank == int(rank)
+        return Alpha(_matched(self._alphas, module, self._alpha), int(rank) if whole else None, self._by_root)
+
+
+def alphas_of(path: Path, metadata: Mapping[str, str]) -> Alphas:
+    """The alphas of the adapter in a file.
+
+    metadata: the file's own
+    Raises DeltaError for settings that cannot be read.
+    """
+    if settings := _diffusers(metadata):
+        return Alphas(settings)
+    config = path.with_name(_CONFIG)
+    settings = _parsed(config.read_text(encoding="utf-8", errors="replace")) if config.is_file() else {}
+    peft_type = settings.get("peft_type")
+    return Alphas(settings, peft_type) if isinstance(peft_type, str) and peft_type in _ALPHA_NAMES else Alphas()
+
+
+def _diffusers(metadata: Mapping[str, str]) -> dict[str, Any]:
+    packed = _parsed(metadata.get(_METADATA, ""))
+    for prefix in _PARTS:
+        if f"{prefix}lora_alpha" in packed:
+            return {name.removeprefix(prefix): value for name, value in packed.items()}
+    return {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise DeltaError(f"The settings beside the LoRA ({_CONFIG}) are damaged. Get them again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _patterns(settings: Mapping[str, Any], name: str) -> list[tuple[re.Pattern, float]]:
+    """Regular expressions, as PEFT completes them, and the number that each stands for."""
+    patterns = settings.get(name) or {}
+    if not isinstance(patterns, dict) or any(_number(value) is None for value in patterns.values()):
+        raise DeltaError(f"The settings beside the LoRA ({_CONFIG}) have no numbers in their {name}. Get them again.")
+    if len(patterns) > _MOST_PATTERNS or sum(map(bool, map(_CHOICE.search, patterns))) > _MOST_WITH_CHOICES:
+        raise DeltaError(
+            f"The settings beside the LoRA ({_CONFIG}) have too many patterns in their {name}. Write the names of the "
+            "modules there instead."
+        )
+    return [(_compiled(pattern), _number(value)) for pattern, value in patterns.items()]
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    simple = len(pattern) <= _LONGEST and len(_CHOICE.findall(pattern)) <= _MOST_CHOICES
+    try:
+        if not simple or _INTRICATE.search(pattern):
+            raise ValueError("it is too intricate")
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise DeltaError(
+            f"The pattern '{pattern[:_LONGEST]}' in the settings beside the LoRA ({_CONFIG}) cannot be used ({error}). "
+            "Write the names of the modules there instead."
+        ) from error
+
+
+def _matched(patterns: list[tuple[re.Pattern, float]], module: str, otherwise: float | None) -> float | None:
+    """The number of the first pattern that fits a module's name from its beginning or a dot on."""
+    if patterns and len(module) > _LONGEST:
+        raise DeltaError(f"The file's module '{module[:_LONGEST]}…' has too long a name. Get the file again.")
+    return next((number for pattern, number in patterns if pattern.match(module)), otherwise)

@@ -1,0 +1,80 @@
+"""Super-Tuning as PEFT keeps it: sparse changes of Linear layers at flat positions.
+
+Of each layer the file has `base_model.model.<layer>.supertuning_values`, float [n], and `.supertuning_indices`, int32
+[n] in any order, but not the layer's shape; a hybrid ("Supra") has a LoRA beside them, `.supertuning_lora_A.weight`
+and `.supertuning_lora_B.weight`, whose change is added.
+"""
+
+from collections.abc import Collection, Iterator
+
+import torch
+
+from ...models.base import PREFIX, Base
+from ...tensors.elements import add_sparse_
+from ...delta.entry import VALUE_DTYPES, SparseEntry, check_entry
+from ...errors import DeltaError
+from ..dense.diff import dense
+from ..adapters.file import AdapterFile, opened_adapter
+from ..adapters.peft_settings import Alphas
+from .shira import layer_names, sorted_entry
+from ...files.source import Source
+
+_VALUES, _INDICES, _LORA = ".supertuning_values", ".supertuning_indices", ".supertuning_lora_"
+
+
+def is_hybrid(names: Collection[str]) -> bool:
+    """Whether there is a LoRA in the file, so that its change is not sparse."""
+    return any(_LORA in name for name in names)
+
+
+class Hybrid:
+    """A file with both parts, opened but for its sparse one not read.
+
+    Raises DeltaError as `read` does, for a LoRA that does not fit the base, and without PEFT's settings.
+    """
+
+    def __init__(self, source: Source, base: Base, alphas: Alphas):
+        if not alphas.known:
+            raise DeltaError(
+                "The file is a Super-Tuning hybrid with a LoRA inside, whose strength (lora_alpha) stands in the "
+                "adapter_config.json that PEFT saved with it. Put both into one folder."
+            )
+        lora = {name.replace(_LORA, ".lora_"): name for name in source.names if _LORA in name}
+        self._sparse = read(source.renamed({name: name for name in source.names if _LORA not in name}), base)
+        for name, entry in self._sparse.items():
+            check_entry(name, entry)
+        self._lora: AdapterFile = opened_adapter(source.renamed(lora), base, alphas)
+
+    def changes(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, dense change in float32) of each weight, one at a time."""
+        rest = dict(self._sparse)
+        for name, change in self._lora.changes():
+            if (entry := rest.pop(name, None)) is not None:
+                add_sparse_(change, entry.indices, entry.values)
+            yield name, change
+        for name, entry in rest.items():
+            yield name, dense(entry)
+
+    def __len__(self) -> int:
+        return len(self._sparse.keys() | {PREFIX + name for name in self._lora.modules})
+
+
+def read(source: Source, base: Base) -> dict[str, SparseEntry]:
+    """Entries by ComfyUI's names. Raises DeltaError unless every layer is sound and one of the base's, and for files
+    without positions."""
+    names = source.names
+    if not any(name.endswith(_INDICES) for name in names):
+        raise DeltaError(
+            "The file was saved without positions, which PEFT then guesses anew from the weights. Save it again in "
+            "PEFT with save_precomputed_indices=True."
+        )
+    entries = {}
+    for layer, tensors in layer_names(names, {_VALUES, _INDICES}).items():
+        name = f"{layer}.weight"
+        if len(base.own_shapes.get(name, ())) != 2:
+            raise DeltaError(f"'{base.label}' has no Linear layer '{layer}'. Give the base that the file was made for.")
+        values, positions = source.tensor(tensors[_VALUES]), source.tensor(tensors[_INDICES])
+        if positions.dtype not in (torch.int32, torch.int64) or values.dtype not in VALUE_DTYPES or values.dim() != 1:
+            raise DeltaError(f"The file's layer '{layer}' is damaged: no list of values with positions.")
+        entries[name] = sorted_entry(name, positions.long(), values, base.own_shapes[name])
+    return base.from_own(entries)

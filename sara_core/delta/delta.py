@@ -1,0 +1,212 @@
+"""A sparse delta: the changed elements of some weights, what it can be combined with, and how it is applied."""
+
+import itertools
+import math
+import os
+import weakref
+from collections.abc import Mapping
+
+import torch
+
+from ..names import resolve as names
+from ..tensors.elements import added, gather, scatter_, shared_count, union_sum
+from .entry import SparseEntry, check_entry
+from ..errors import DeltaError, UnsupportedModelError
+from . import file_v1 as sara
+
+__all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
+
+WRITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class SparseDelta:
+    """Weight name → SparseEntry, with metadata (text → text).
+
+    Raises DeltaError on construction if an entry is not safe to apply (see entry.check_entry).
+    """
+
+    def __init__(self, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str] | None = None):
+        self.entries = {name: SparseEntry(i, v, tuple(shape)) for name, (i, v, shape) in entries.items()}
+        self.metadata = dict(metadata or {})
+        for name, entry in self.entries.items():
+            check_entry(name, entry)
+        if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
+            raise DeltaError("A delta's metadata must map text to text; convert numbers with str() or json.dumps().")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "SparseDelta":
+        """Read a `.safetensors` delta file; raises DeltaError if it is missing, damaged or not a SaRA file."""
+        delta = cls({})
+        try:
+            delta.entries, delta.metadata = sara.read(path)  # checked there: a second time would cost a fifth of it
+        except DeltaError as error:
+            raise DeltaError(f"Cannot load '{os.path.basename(path)}'. {error}") from error
+        return delta
+
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float32, overwrite: bool = True) -> None:
+        """Write the delta to `path`, atomically, with values in `dtype` (float32: bit for bit; bfloat16: small).
+
+        Raises DeltaError if the file cannot be written; an existing file is then left as it was. Without `overwrite`
+        it is also left if it appears while the new one is written: NameTakenError.
+        """
+        sara.write(path, self.entries, self.metadata, dtype, overwrite)
+
+    @property
+    def nnz(self) -> int:
+        """Number of changed elements."""
+        return sum(len(entry.indices) for entry in self.entries.values())
+
+    @property
+    def density(self) -> float:
+        """Changed elements as a share of all elements of the weights named in the delta."""
+        return self.nnz / max(1, sum(entry.numel for entry in self.entries.values()))
+
+    def overlap(self, other: "SparseDelta") -> float:
+        """Shared positions as a share of the positions of both (intersection over union), 0 … 1."""
+        shared = sum(
+            shared_count(entry.indices, other.entries[name].indices)
+            for name, entry in self.entries.items()
+            if name in other.entries
+        )
+        return shared / max(1, self.nnz + other.nnz - shared)
+
+    def __add__(self, other: "SparseDelta") -> "SparseDelta":
+        """The sum in float32 over the union of both supports; keeps the metadata on which both agree."""
+        if not isinstance(other, SparseDelta):
+            return NotImplemented
+        entries = {name: _in_float32(entry) for name, entry in self.entries.items()}
+        for name, entry in other.entries.items():
+            entries[name] = _sum(name, entries[name], entry) if name in entries else _in_float32(entry)
+        return SparseDelta(entries, dict(self.metadata.items() & other.metadata.items()))
+
+    def __mul__(self, factor: float) -> "SparseDelta":
+        """Every change times `factor`, in float32."""
+        if not isinstance(factor, (int, float)):
+            return NotImplemented
+        entries = {name: SparseEntry(i, v.float() * factor, shape) for name, (i, v, shape) in self.entries.items()}
+        return SparseDelta(entries, self.metadata)
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return f"SparseDelta({self.nnz} changes in {len(self.entries)} weights, density {self.density:.3%})"
+
+    def apply_(self, target: torch.nn.Module | Mapping[str, torch.Tensor], strength: float = 1.0) -> "AppliedDelta":
+        """Change the weights of a module or state dict in place: round(float32(weight) + strength · Δ).
+
+        Names may lack or carry the prefixes `diffusion_model.` and `model.diffusion_model.`. Everything is checked
+        before anything is written; a tied weight is changed once; strength 0 writes nothing.
+
+        Returns a handle whose remove() restores every bit.
+        Raises DeltaError for a missing name, another shape or a strength that is not finite;
+        UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8, integer, meta).
+        """
+        if not math.isfinite(strength):
+            raise DeltaError(f"Strength must be a finite number, not {strength}.")
+        weights = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
+        changes = self._changes(weights)
+        handle = AppliedDelta()
+        if strength != 0:
+            try:
+                for weight, entry in changes:
+                    handle.change(weight, entry, strength)
+            except BaseException:
+                handle.remove()
+                raise
+        return handle
+
+    def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, SparseEntry]]:
+        """Every weight with its entry, checked; names of the same tied weight count once."""
+        changes: dict[tuple, tuple[str, torch.Tensor, SparseEntry]] = {}
+        for name, found in names.resolve(self.entries, weights, "the model").items():
+            weight, entry = weights[found], self.entries[name]
+            check_precision(name, weight)
+            _check_in_memory(name, weight)
+            check_fits(name, entry, tuple(weight.shape))
+            memory = (weight.device, weight.data_ptr(), weight.stride())
+            if memory not in changes:
+                changes[memory] = (name, weight, entry)
+            elif not _same(changes[memory][2], entry):
+                raise DeltaError(
+                    f"'{name}' and '{changes[memory][0]}' are one weight in this model, but the delta changes them "
+                    "differently. It was made for a model in which they are separate."
+                )
+        return [(weight, entry) for _, weight, entry in changes.values()]
+
+
+class AppliedDelta:
+    """What apply_ changed, with the values that were there before. Remove handles of one model last in, first out."""
+
+    _live: "weakref.WeakSet[AppliedDelta]" = weakref.WeakSet()
+    _order = itertools.count()
+
+    def __init__(self):
+        self._number = next(self._order)
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._live.add(self)
+
+    def change(self, weight: torch.Tensor, entry: SparseEntry, strength: float) -> None:
+        """Add strength · Δ to one weight, keeping what was there."""
+        indices = entry.indices.to(weight.device)
+        before = gather(weight, indices)
+        after = added(before, entry.values.to(weight.device), strength)
+        self._kept.append((weight, indices, before))
+        scatter_(weight, indices, after)
+
+    def remove(self) -> None:
+        """Restore every bit from the kept values; a second call does nothing.
+
+        Raises DeltaError if a delta that was applied later to one of the same weights is still in place.
+        """
+        memory = self._memory()
+        if any(other._number > self._number and other._memory() & memory for other in self._live):
+            raise DeltaError("A delta applied later is still on this model: remove the later one first.")
+        for weight, indices, before in reversed(self._kept):
+            scatter_(weight, indices.to(weight.device), before.to(weight.device, weight.dtype))
+        self._kept.clear()
+
+    def _memory(self) -> set[tuple]:
+        return {(weight.device, weight.data_ptr()) for weight, _, _ in self._kept}
+
+
+def check_precision(name: str, weight: torch.Tensor) -> None:
+    """Raise UnsupportedModelError unless single elements of the weight can be changed without touching others."""
+    own_class = type(weight).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    if own_class or weight.is_quantized or weight.dtype not in WRITABLE_DTYPES:
+        kind = type(weight).__name__ if own_class else str(weight.dtype).removeprefix("torch.")
+        raise UnsupportedModelError(
+            f"The weight '{name}' is stored as {kind}: a sparse delta would be lost in its rounding. "
+            "Use the model in fp16, bf16 or fp32."
+        )
+
+
+def _check_in_memory(name: str, weight: torch.Tensor) -> None:
+    if weight.is_meta or weight.layout != torch.strided:
+        raise UnsupportedModelError(f"The weight '{name}' is not in memory as a plain tensor: load the model first.")
+
+
+def check_fits(name: str, entry: SparseEntry, shape: tuple[int, ...]) -> None:
+    """Raise DeltaError unless the entry was made for a weight of this shape."""
+    if entry.shape != shape:
+        raise DeltaError(
+            f"'{name}' has shape {list(shape)} in this model, but the delta was made for {list(entry.shape)}. "
+            "It belongs to another model: use the one it was trained on, or one of the same family."
+        )
+
+
+def _in_float32(entry: SparseEntry) -> SparseEntry:
+    return entry._replace(values=entry.values.float())
+
+
+def _sum(name: str, first: SparseEntry, second: SparseEntry) -> SparseEntry:
+    if first.shape != second.shape:
+        raise DeltaError(
+            f"These deltas cannot be added: '{name}' is {list(first.shape)} in one and {list(second.shape)} in the "
+            "other. Add deltas of the same model."
+        )
+    second = _in_float32(second)
+    return SparseEntry(*union_sum((first.indices, first.values), (second.indices, second.values)), first.shape)
+
+
+def _same(first: SparseEntry, second: SparseEntry) -> bool:
+    return torch.equal(first.indices, second.indices) and torch.equal(first.values, second.values)

@@ -1,0 +1,148 @@
+"""What a delta is, from its entries and metadata."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..names.blocks import block_of, natural_order
+from .delta import SparseDelta
+
+# Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
+_CODING_OVERHEAD = 1.02
+_BYTES_PER_ENTRY = 500
+# Bytes as text, which say nothing to people.
+_FOR_PROGRAMS = ("modelspec.thumbnail", "sara.base_identity")
+
+
+@dataclass
+class BlockDensity:
+    """Of one block's weights that a delta names: changed elements, all elements, and the sum of Δ²."""
+
+    count: int = 0
+    of: int = 0
+    squares: float = 0.0
+
+    @property
+    def density(self) -> float:
+        return self.count / max(1, self.of)
+
+    @property
+    def strength(self) -> float:
+        """Root mean square of the changes."""
+        return math.sqrt(self.squares / max(1, self.count))
+
+
+def density_by_block(delta: SparseDelta) -> dict[str, BlockDensity]:
+    """Block → what the delta changes there, blocks in natural order."""
+    blocks: dict[str, BlockDensity] = {}
+    for name, entry in delta.entries.items():
+        block = blocks.setdefault(block_of(name), BlockDensity())
+        block.count += len(entry.indices)
+        block.of += entry.numel
+        block.squares += float(entry.values.double().square().sum())
+    return {name: blocks[name] for name in sorted(blocks, key=natural_order)}
+
+
+def file_size(elements: int, density: float, weights: int = 0, value_bytes: int = 4) -> int:
+    """About how large a delta's file is, in bytes: values, and positions at their entropy.
+
+    density: elements as a share of all; weights: how many weights they are in; value_bytes: 4 for fp32, 2 for bf16
+    """
+    if not 0 < density < 1:
+        return elements * value_bytes + weights * _BYTES_PER_ENTRY
+    entropy = -(density * math.log2(density) + (1 - density) * math.log2(1 - density)) / density
+    return round(elements * (value_bytes + _CODING_OVERHEAD * entropy / 8)) + weights * _BYTES_PER_ENTRY
+
+
+@dataclass
+class DeltaFacts:
+    """What there is to say about a delta.
+
+    settings: readable name → value, from metadata, as far as the delta says; blocks: see density_by_block
+    """
+
+    elements: int
+    weights: int
+    density: float
+    value_dtype: str
+    settings: dict[str, str]
+    blocks: dict[str, BlockDensity] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """For people."""
+        width = max(map(len, self.settings), default=0)
+        lines = [
+            f"{self.elements:,} changes in {self.weights} weights, {self.density:.3%} of their elements, "
+            f"values in {self.value_dtype}",
+            *(f"{name:{width}}  {value}" for name, value in self.settings.items()),
+            "",
+        ]
+        width = max(map(len, self.blocks), default=0)
+        lines += [
+            f"{name:{width}}  {block.count:>11,}  {block.density:8.3%}  ±{block.strength:.2e}"
+            for name, block in self.blocks.items()
+        ]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict:
+        """For programs: plain numbers, texts and dicts."""
+        return {
+            "elements": self.elements, "weights": self.weights, "density": self.density,
+            "values": self.value_dtype, "settings": self.settings,
+            "blocks": {
+                name: {"count": block.count, "density": block.density, "strength": block.strength}
+                for name, block in self.blocks.items()
+            },
+        }  # fmt: skip
+
+
+# Metadata key → how people call it.
+_LABELS = {
+    "modelspec.title": "title",
+    "modelspec.author": "author",
+    "modelspec.description": "description",
+    "modelspec.trigger_phrase": "trigger",
+    "modelspec.license": "license",
+    "sara.family": "family",
+    "sara.base_name": "base",
+    "sara.base": "base fingerprint",
+    "sara.selection": "selection",
+    "sara.training": "training",
+    "sara.merge": "merged",
+    "sara.extraction": "extracted",
+}
+
+
+def describe(delta: SparseDelta) -> DeltaFacts:
+    """Everything a delta says about itself."""
+    dtypes = {str(entry.values.dtype).removeprefix("torch.") for entry in delta.entries.values()}
+    named = {label: _readable(delta.metadata[key]) for key, label in _LABELS.items() if key in delta.metadata}
+    known = {*_LABELS, *_FOR_PROGRAMS}
+    others = {key: _readable(text) for key, text in delta.metadata.items() if key not in known}
+    return DeltaFacts(
+        delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), {**named, **others},
+        density_by_block(delta),
+    )  # fmt: skip
+
+
+def _readable(text: str) -> str:
+    """A JSON object as `name value, name value`; any other text as it is."""
+    try:
+        content = json.loads(text)
+        if isinstance(content, Mapping):
+            said = {name: value for name, value in content.items() if value not in ([], "", None)}
+            return ", ".join(f"{name} {_plain(value)}" for name, value in said.items())
+    except (ValueError, RecursionError):
+        pass
+    return text
+
+
+def _plain(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return " ".join(map(_plain, value.values()))
+    return str(value)

@@ -1,0 +1,259 @@
+"""Version 1 of the delta file; docs/format.md specifies it. What is read is hostile until it has been checked here."""
+
+import math
+import os
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+
+from ..files import atomic
+from . import modelspec
+from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
+from ..errors import DeltaError
+from ..files import container, kinds as detect
+
+VERSION = "1"
+SUFFIX = ".safetensors"
+PARTS = ("head", "index", "values")
+STORED_DTYPES = (torch.float32, torch.bfloat16)
+
+_MARK = ".sara1_"
+_PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.DOTALL)
+_WEIGHT = ".weight"
+_KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
+_ESCAPE = 255
+_INT32_MAX = 2**31 - 1
+# zlib takes most of the time and lets other threads run meanwhile; small deltas are not worth it.
+_THREADS = min(8, os.cpu_count() or 1)
+# Results that wait to be taken: each can be a thousand times as large as what the file has of it.
+_WAITING = 2 * _THREADS
+_WORTH_THREADS = 500_000
+
+
+def write(
+    path: str | os.PathLike,
+    entries: Mapping[str, SparseEntry],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    overwrite: bool = True,
+) -> None:
+    """Write entries and metadata to `path`, atomically.
+
+    Raises DeltaError if it cannot be written; NameTakenError if it would replace something and must not.
+    """
+    if dtype not in STORED_DTYPES:
+        raise DeltaError(f"Values can be saved as float32 or bfloat16, not {dtype}.")
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise DeltaError(f"'{path.name}': a delta file's name must end in {SUFFIX}.")
+    tensors: dict[str, torch.Tensor] = {}
+    count = sum(len(entry.indices) for entry in entries.values())
+    for stem, encoded in _each(lambda item: encode(*item, dtype), entries.items(), count):
+        if part_name(stem, "head") in tensors:
+            raise DeltaError(f"The delta has two weights that the file would both call '{stem}'; rename one.")
+        tensors.update((part_name(stem, part), tensor) for part, tensor in zip(PARTS, encoded))
+    metadata = {**metadata, "sara.version": VERSION}
+    metadata.pop(modelspec.HASH, None)  # of the file that the delta came from
+    if modelspec.VERSION_KEY in metadata:
+        metadata[modelspec.HASH] = "0x" + container.content_sha256(tensors)
+    with atomic.writing(path, overwrite) as file:
+        container.write(file, tensors, metadata)
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, SparseEntry], dict[str, str]]:
+    """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file."""
+    with container.opened(path) as file:
+        parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys())]  # mapped, not read yet
+        count = sum(len(part.values) for part in parts)
+        # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
+        return dict(map(_entry, parts, _each(_stream, parts, count))), file.metadata() or {}
+
+
+def part_name(stem: str, part: str) -> str:
+    """Name of the tensor that holds a part (head, index or values) of an entry."""
+    return f"{stem}{_MARK}{part}"
+
+
+def part_names(stem: str) -> list[str]:
+    """Names of an entry's three tensors, in the order of PARTS."""
+    return [part_name(stem, part) for part in PARTS]
+
+
+def stems(names: Iterable[str]) -> list[str]:
+    """The stems of all entries. Raises DeltaError unless every tensor belongs to a complete version 1 entry."""
+    names = list(names)
+    found: dict[str, set[str]] = {}
+    foreign = []
+    for name in names:
+        match = _PART_NAME.fullmatch(name)
+        if match is None:
+            foreign.append(name)
+        elif match["version"] != VERSION or match["part"] not in PARTS:
+            raise DeltaError("It was made by a newer version of SaRA. Update SaRA to load it.")
+        else:
+            found.setdefault(match["stem"], set()).add(match["part"])
+    if not found:
+        raise DeltaError(f"It is not a SaRA delta. {detect.describe(names)}")
+    if foreign:
+        raise DeltaError(
+            f"Besides the delta it has {len(foreign)} tensors that are not SaRA's (such as '{foreign[0]}'). "
+            "Load it with the Load LoRA node, which takes both."
+        )
+    for stem, parts in found.items():
+        for part in PARTS:
+            if part not in parts:
+                raise _damaged(stem, f"its {part} is missing")
+    return sorted(found)
+
+
+def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """The entry's stem and its three tensors: head int64 [2 + dimensions], index uint8 [·], values `dtype` [n]."""
+    values = entry.values.detach().cpu().to(dtype)
+    if not all_finite(values):
+        raise DeltaError(f"'{name}' has changes too large for {dtype}; save the delta with float32 values.")
+    kind = _KIND_WEIGHT if name.endswith(_WEIGHT) else _KIND_WHOLE_KEY
+    stem = name.removesuffix(_WEIGHT)
+    head = torch.tensor([kind, len(values), *entry.shape], dtype=torch.int64)
+    packed = bytearray(encode_indices(entry.indices.detach().cpu().numpy()))
+    return stem, (head, torch.frombuffer(packed, dtype=torch.uint8), values)
+
+
+def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
+    """The weight's name and its entry, from the entry's three tensors. Raises DeltaError if they are not sound."""
+    parts = _parts(stem, tensor_named)
+    return _entry(parts, _stream(parts))
+
+
+class _Parts(NamedTuple):
+    """An entry's three tensors, each of them sound by itself."""
+
+    stem: str
+    kind: int
+    shape: tuple[int, ...]
+    index: torch.Tensor
+    values: torch.Tensor
+
+
+def _parts(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> _Parts:
+    head, index, values = map(tensor_named, part_names(stem))
+    if head.dtype != torch.int64 or head.dim() != 1 or not 2 <= len(head) <= 2 + MAX_DIMENSIONS:
+        raise _damaged(stem, "its head is not a short list of int64")
+    kind, count, *shape = head.tolist()
+    if kind not in (_KIND_WEIGHT, _KIND_WHOLE_KEY):
+        raise _damaged(stem, f"its kind is {kind}, which this version does not know")
+    if values.dtype not in STORED_DTYPES or values.dim() != 1 or len(values) != count:
+        raise _damaged(stem, f"its values are not a list of {count} float32 or bfloat16 numbers")
+    if index.dtype != torch.uint8 or index.dim() != 1:
+        raise _damaged(stem, "its index is not a list of bytes")
+    check_shape(stem, tuple(shape))
+    return _Parts(stem, kind, tuple(shape), index, values)
+
+
+def _stream(parts: _Parts) -> bytes:
+    try:
+        return unpacked_stream(parts.index.numpy().tobytes(), len(parts.values), math.prod(parts.shape))
+    except ValueError as error:
+        raise _damaged(parts.stem, f"its index {error}") from error
+
+
+def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
+    """All of check_entry holds of it: no stream says positions out of order, and the rest is checked here or before."""
+    stem, kind, shape, _, mapped = parts
+    # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
+    values = mapped.clone()
+    check_finite(stem, values)
+    try:
+        indices = stream_positions(stream, len(values), math.prod(shape))
+    except ValueError as error:
+        raise _damaged(stem, f"its index {error}") from error
+    return (stem + _WEIGHT if kind == _KIND_WEIGHT else stem), SparseEntry(torch.from_numpy(indices), values, shape)
+
+
+def encode_indices(indices: numpy.ndarray) -> bytes:
+    """Strictly increasing int32 [n] → gap bytes through zlib's Huffman-only strategy."""
+    gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
+    if not len(gaps) or gaps.max() < _ESCAPE:
+        stream = gaps.astype(numpy.uint8)
+    else:
+        escapes = gaps // _ESCAPE
+        ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
+        stream = numpy.full(int(ends[-1]) + 1, _ESCAPE, dtype=numpy.uint8)
+        stream[ends] = gaps - escapes * _ESCAPE
+    # Gaps of a sparse support have no repetitions to find: matching costs time and gains nothing.
+    packer = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return packer.compress(stream.data) + packer.flush()
+
+
+def decode_indices(packed: bytes, count: int, numel: int) -> numpy.ndarray:
+    """The inverse of encode_indices: int32 [count], strictly increasing, all below numel.
+
+    Takes at most about count + numel / 255 bytes for the stream. Raises ValueError if the bytes say anything else.
+    """
+    return stream_positions(unpacked_stream(packed, count, numel), count, numel)
+
+
+def unpacked_stream(packed: bytes, count: int, numel: int) -> bytes:
+    """The gap bytes of `count` positions below `numel`, none looked at yet.
+
+    Raises ValueError, before it takes more memory than they may need, unless `packed` is zlib data of about that many.
+    """
+    if not 0 <= count <= numel:
+        raise ValueError(f"claims {count} positions in a weight of {numel} elements")
+    # The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255.
+    longest = count + (numel - count) // _ESCAPE
+    unpacker = zlib.decompressobj()
+    try:
+        stream = unpacker.decompress(packed, longest + 1)
+    except zlib.error as error:
+        raise ValueError(f"cannot be unpacked ({error})") from error
+    if len(stream) > longest:
+        raise ValueError("holds more than its weight has room for")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("is cut short or followed by something else")
+    return stream
+
+
+def stream_positions(unpacked: bytes, count: int, numel: int) -> numpy.ndarray:
+    """What unpacked_stream gave as int32 [count], strictly increasing, all below numel. Raises ValueError otherwise."""
+    stream = numpy.frombuffer(unpacked, dtype=numpy.uint8)
+    is_end = stream != _ESCAPE
+    if numpy.count_nonzero(is_end) != count or (len(stream) and not is_end[-1]):
+        raise ValueError(f"does not hold {count} positions")
+    # Where int32 could overflow below, the sum is taken in int64 first.
+    could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX
+    if could_overflow and int(stream.sum(dtype=numpy.int64)) + count > numel:
+        raise ValueError(f"points outside a weight of {numel} elements")
+    # One more for each position, which counts them as it adds; no byte exceeds 255 by it, as escapes get none.
+    indices = numpy.cumsum(stream + is_end, dtype=numpy.int32)
+    if len(indices) > count:
+        indices = indices.compress(is_end)
+    indices -= 1
+    if count and indices[-1] >= numel:
+        raise ValueError(f"points outside a weight of {numel} elements")
+    return indices
+
+
+def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> Iterator:
+    """function(item) for each, in order, in several threads if there are many elements in them all."""
+    if elements < _WORTH_THREADS:
+        yield from map(function, items)
+        return
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) == _WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _damaged(stem: str, finding: str) -> DeltaError:
+    return DeltaError(f"The delta's entry '{stem}' is damaged: {finding}. Get the file again from where it came from.")

@@ -1,0 +1,28 @@
+"""What it costs a delta to be saved with values of fewer bits."""
+
+from collections.abc import Mapping
+
+import torch
+
+from .delta import SparseDelta
+from ..tensors.elements import added, gather
+from ..names.resolve import resolve
+
+
+def rounded_values(delta: SparseDelta, dtype: torch.dtype) -> int:
+    """How many of the changes are not exact in `dtype`."""
+    return sum(int((values.to(dtype) != values).sum()) for _, values, _ in delta.entries.values())
+
+
+def differing_weights(delta: SparseDelta, dtype: torch.dtype, base: Mapping[str, torch.Tensor]) -> int:
+    """How many weights of the base, in its own dtype and at strength 1, differ for the rounding of the changes.
+
+    Raises DeltaError if the base lacks one of the delta's weights.
+    """
+    differing = 0
+    for name, own in resolve(delta.entries, base, "the model").items():
+        indices, values, _ = delta.entries[name]
+        before = gather(base[own], indices.to(base[own].device)).cpu()
+        exact, rounded = (added(before, change.cpu(), 1.0) for change in (values, values.to(dtype)))
+        differing += int((exact != rounded).sum())
+    return differing

@@ -1,0 +1,231 @@
+"""The sparse delta between two models: their n largest differences, or those on a given support.
+
+A delta is added in float32: round(float32(base) + Δ). With Δ = round(tuned − base) that is the tuned weight wherever
+any float32 Δ makes it so: every such Δ lies within half a step of the tuned weight from the true difference, so where
+the steps of Δ are finer than that, the nearest Δ does as well, and where they are coarser, Δ is the nearest. The rest,
+weights that are now much smaller than they were, are counted in the report.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..models import identity as base_identity
+from ..models.comparison import Chunk, Comparison, difference, model_weights
+from ..delta.delta import SparseDelta, check_fits
+from ..tensors.elements import added, gather
+from ..delta.entry import SparseEntry
+from ..errors import DeltaError
+from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
+from ..names.resolve import resolve
+
+RECORD = "sara.extraction"
+
+FAMILY = "sara.family"
+# What the metadata of a support say of the base, which an extract on it shares.
+_OF_BASE = (FAMILY, "sara.base", base_identity.IDENTITY, base_identity.NAME)
+
+Source = str | os.PathLike | Mapping[str, torch.Tensor]
+
+
+@dataclass
+class ExtractionReport:
+    """What a delta keeps of the difference between two models.
+
+    elements: of the diffusion model; changed: of these, that differ; kept: in the delta
+    squared_share: Σ Δ² over what is kept, as a share of Σ Δ² over all
+    largest, largest_left_out: |Δ|
+    inexact: kept elements at which no float32 Δ makes base + Δ exactly the tuned weight
+    other_parts: part of the checkpoint outside the diffusion model → (tensors that differ, tensors)
+    """
+
+    elements: int
+    changed: int = 0
+    kept: int = 0
+    squared_share: float = 0.0
+    largest: float = 0.0
+    largest_left_out: float = 0.0
+    inexact: int = 0
+    other_parts: Mapping[str, tuple[int, int]] | None = None
+
+    @property
+    def relative_error(self) -> float:
+        """‖tuned − (base + delta)‖ / ‖tuned − base‖ (Frobenius norms), 0 … 1."""
+        return math.sqrt(max(0.0, 1.0 - self.squared_share))
+
+    def text(self) -> str:
+        """The report for people."""
+        lines = [
+            f"{self.changed:,} of the diffusion model's {self.elements:,} elements differ "
+            f"({self.changed / self.elements:.3%}), by up to {self.largest:.3g}.",
+            f"The delta has {self.kept:,} of them ({self.kept / self.elements:.3%} of the model): "
+            f"{self.squared_share:.2%} of the squared change, a relative error of {self.relative_error:.2%}.",
+        ]
+        if self.largest_left_out:
+            lines.append(f"The largest change left out is {self.largest_left_out:.3g}.")
+        if self.inexact:
+            lines.append(
+                f"At {self.inexact:,} elements base + delta is not exactly the tuned weight: no change in fp32 is."
+            )
+        else:
+            lines.append("At all of them base + delta is exactly the tuned weight.")
+        for part, (differing, total) in (self.other_parts or {}).items():
+            if differing:
+                lines.append(f"Not extracted: {differing} of the {total} tensors of {part} differ as well.")
+        return "\n".join(lines)
+
+
+def extract(
+    base: Source,
+    tuned: Source,
+    *,
+    density: float | None = None,
+    count: int | None = None,
+    support: SparseDelta | None = None,
+) -> SparseDelta:
+    """The delta from `base` to `tuned`: files, or mappings from name to tensor of any floating dtype.
+
+    density: keep the largest |Δ|, this share of the diffusion model's elements, 0 < density ≤ 1
+    count: keep this many, the largest |Δ|
+    support: keep exactly the positions of this delta, changed or not
+    None of them: keep every change.
+
+    Files may be checkpoints, diffusion models alone, or diffusers folders: their delta has ComfyUI's names. Of a
+    checkpoint only the diffusion model is compared. A mapping's delta has the mapping's own names.
+    Raises DeltaError for files or models that do not go together or do not differ; UnsupportedModelError, by name,
+    for quantised weights.
+    """
+    return extract_with_report(base, tuned, density=density, count=count, support=support)[0]
+
+
+@torch.no_grad()
+def extract_with_report(
+    base: Source,
+    tuned: Source,
+    *,
+    density: float | None = None,
+    count: int | None = None,
+    support: SparseDelta | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[SparseDelta, ExtractionReport]:
+    """As `extract`, with a report. `on_progress` is called with steps done and steps in all, and may raise to stop."""
+    given = {"density": density, "count": count, "support": support}
+    given = {rule: value for rule, value in given.items() if value is not None}
+    _check_rule(given)
+    with model_weights(base, "the base model") as one, model_weights(tuned, "the tuned model") as other:
+        comparison = Comparison(one, other)
+        steps = _Steps(comparison, {"support": 1, "all": 2}.get(next(iter(given), "all"), 3), on_progress)
+        report = ExtractionReport(comparison.elements, other_parts=comparison.other_parts())
+        histogram = _survey(steps, report)
+        if support is not None:
+            entries = _on_support(comparison, support, histogram, report)
+        else:
+            wanted = count if count is not None else round((density or 1.0) * report.elements)
+            cut = LargestCut(bound=0, room=0)  # every change
+            if wanted < report.changed:
+                cut = largest_cut(histogram, (chunk.change for chunk in steps.chunks()), max(1, wanted))
+            entries = _largest(steps, cut, histogram, report)
+        steps.finish()
+        report.kept = sum(len(entry.indices) for entry in entries.values())
+        rule = {"support": support.nnz} if support is not None else given
+        record = {"base": one.label, "tuned": other.label, **rule, "squared_share": report.squared_share}
+        metadata = {FAMILY: one.family} if one.family else {}
+    if support is not None:
+        metadata |= {key: text for key, text in support.metadata.items() if key in _OF_BASE}
+    return SparseDelta(entries, {**metadata, RECORD: json.dumps(record, ensure_ascii=False)}), report
+
+
+def exact_change(base: torch.Tensor, tuned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Δ, float32 [n], and where round(float32(base) + Δ) is `tuned` exactly (in the dtype of `base`), bool [n].
+
+    base, tuned: [n] of any floating dtypes
+    """
+    change = difference(base, tuned)
+    return change, added(base, change, 1.0) == tuned.to(base.dtype)
+
+
+def _check_rule(given: Mapping) -> None:
+    if len(given) > 1:
+        raise DeltaError(f"Give at most one of density, count and support (got {', '.join(given)}).")
+    if "count" in given and given["count"] < 1:
+        raise DeltaError(f"The count must be at least 1, not {given['count']}.")
+    if "density" in given and not 0 < given["density"] <= 1:
+        raise DeltaError(f"The density must be above 0 and at most 1, not {given['density']}.")
+
+
+class _Steps:
+    """Reads the comparison several times and tells how far that is."""
+
+    def __init__(self, comparison: Comparison, readings: int, on_progress):
+        self.comparison, self.on_progress = comparison, on_progress or (lambda done, total: None)
+        self.done, self.total = 0, comparison.elements * readings
+
+    def chunks(self) -> Iterator[Chunk]:
+        for chunk in self.comparison.chunks():
+            yield chunk
+            self.done += len(chunk.change)
+            self.on_progress(self.done, self.total)
+
+    def finish(self) -> None:
+        """A reading that turned out not to be needed counts as done."""
+        if self.done < self.total:
+            self.on_progress(self.total, self.total)
+
+
+def _survey(steps: _Steps, report: ExtractionReport) -> MagnitudeHistogram:
+    """All differences by magnitude, and into the report how many there are and the largest."""
+    histogram = MagnitudeHistogram()
+    for chunk in steps.chunks():
+        histogram.add(chunk.change)
+        report.changed += int(torch.count_nonzero(chunk.change))
+        report.largest = max(report.largest, float(chunk.change.abs().max()))
+    if report.changed == 0:
+        raise DeltaError("Both models have the same diffusion model: there is nothing to extract. Choose another one.")
+    return histogram
+
+
+def _largest(
+    steps: _Steps, cut: LargestCut, histogram: MagnitudeHistogram, report: ExtractionReport
+) -> dict[str, SparseEntry]:
+    parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    shapes, squares = {}, 0.0
+    for chunk in steps.chunks():
+        mask = cut.mask(chunk.change)
+        squares += float(chunk.change[mask].double().square().sum())
+        report.largest_left_out = max(report.largest_left_out, float(chunk.change.masked_fill(mask, 0).abs().max()))
+        if mask.any():
+            shapes[chunk.pair.name] = chunk.pair.shape
+            parts.setdefault(chunk.pair.name, []).append(_chosen(chunk, mask, report))
+    report.squared_share = squares / float(histogram.squares.sum())
+    return {
+        name: SparseEntry(*(torch.cat(vectors) for vectors in zip(*found)), shapes[name])
+        for name, found in parts.items()
+    }
+
+
+def _chosen(chunk: Chunk, mask: torch.Tensor, report: ExtractionReport) -> tuple[torch.Tensor, torch.Tensor]:
+    (places,) = torch.where(mask)
+    change, exact = exact_change(chunk.base[places], chunk.tuned[places])
+    report.inexact += int((~exact).sum())
+    return (places + chunk.start).to("cpu", torch.int32), change.cpu()
+
+
+def _on_support(
+    comparison: Comparison, support: SparseDelta, histogram: MagnitudeHistogram, report: ExtractionReport
+) -> dict[str, SparseEntry]:
+    pairs = {pair.name: pair for pair in comparison.pairs}
+    entries, squares = {}, 0.0
+    for name, found in resolve(support.entries, pairs, f"'{comparison.base.label}'").items():
+        check_fits(found, support.entries[name], pairs[found].shape)
+        base, tuned = comparison.both(pairs[found])
+        indices = support.entries[name].indices.cpu()
+        change, exact = exact_change(gather(base, indices), gather(tuned, indices))
+        report.inexact += int((~exact).sum())
+        squares += float(change.double().square().sum())
+        entries[found] = SparseEntry(indices, change, pairs[found].shape)
+    report.squared_share = squares / float(histogram.squares.sum())
+    return entries

@@ -1,0 +1,159 @@
+"""How much memory a training takes: what it consists of, what it is compared with, and what to do if it is too much."""
+
+import inspect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from .simulation import LiveBytes
+from ..backward.store import Store
+
+MIB, GIB = 1 << 20, 1 << 30
+# Δ, its gradient and the last good values of it, fp32 each.
+VECTORS = 3
+# Bytes per trained element that exist for a while between steps: the checks of a step; and where the vector is on the
+# CPU, its copy in a delta or a snapshot.
+CHECKS, COPIES = 6, 10
+# fp64 matrices of a weight's shorter side that its low-rank gradient holds: Gram matrix, eigenvectors, their product
+# with a copy of one, and what the decomposition works in.
+LOW_RANK_MATRICES = 6
+# Elements whose optimizer is asked what it keeps: enough for those that treat short vectors differently.
+PROBE = 1 << 16
+# How torch, its libraries and Python say that memory ran out, where the class of the error does not.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on the device that trains, at the peak of a run.
+
+    weights: the model, and what the host keeps of it to undo its patches
+    sparse_state: Δ, its gradient, the optimizer's moments, the last good values, the index and the base values
+    activations: what a forward and backward, or the work between two steps, holds for a while
+    present: how much of it was there when the estimate was made
+    """
+
+    weights: int
+    sparse_state: int
+    activations: int
+    present: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.sparse_state + self.activations
+
+    @property
+    def to_come(self) -> int:
+        return self.total - self.present
+
+    def __str__(self) -> str:
+        unit, name = (GIB, "GiB") if self.total >= GIB else (MIB, "MiB")
+        parts = {"weights": self.weights, "sparse state": self.sparse_state, "activations": self.activations}
+        listed = ", ".join(f"{part} {_number(size / unit)}" for part, size in parts.items())
+        return f"about {_number(self.total / unit)} {name}: {listed}"
+
+
+def bytes_of(tensors: Iterable[torch.Tensor], device: torch.device) -> int:
+    """Size of the storages on `device` under some tensors, each once."""
+    storages = {s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors if t.device == device)}
+    return sum(storages.values())
+
+
+@dataclass(frozen=True)
+class SparseState:
+    """Bytes of what belongs to the trained elements: `kept` during the run, `present` of it before the first step, and
+    at most `between_steps` more for a while."""
+
+    kept: int
+    present: int
+    between_steps: int
+
+
+def sparse_state(store: Store, optimizer: torch.optim.Optimizer) -> SparseState:
+    """Of a run that is about to begin, with an optimizer over `store.values`."""
+    values, device = store.values.detach(), store.values.device
+    vector = bytes_of([values], device)
+    moments, working = _optimizer_bytes(optimizer)
+    present = bytes_of(_tensors(store), device) + vector  # the last good values are there too
+    per_element = max(CHECKS, COPIES if device.type == "cpu" else 0)
+    return SparseState(
+        kept=present + (VECTORS - 2) * vector + round(moments * len(values)),
+        present=present,
+        between_steps=round(max(per_element, working) * len(values)),
+    )
+
+
+def _tensors(store: Store) -> list[torch.Tensor]:
+    settled = [group for group in store.settled if group is not None]
+    segments = [*store.support, *(group.segment for group in settled)]
+    tensors = [store.values.detach(), *(group.values for group in settled)]
+    tensors += [tensor for segment in segments for tensor in (segment.crow, segment.col)]
+    return tensors + [base for base in (*store.base, *(group.base for group in settled)) if base is not None]
+
+
+def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """Bytes per element that an optimizer keeps, and that it needs beyond them during a step: seen in one step of
+    another one of its kind, over a short vector."""
+    group, kind = optimizer.param_groups[0], type(optimizer)
+    accepted = inspect.signature(kind).parameters
+    options = {name: value for name, value in group.items() if name in accepted and name != "params"}
+    probe = torch.nn.Parameter(torch.zeros(PROBE, device=group["params"][0].device))
+    probe.grad = torch.zeros_like(probe)
+    other = kind([probe], **options)
+    with LiveBytes() as memory:
+        other.step()
+    return memory.live / PROBE, (memory.peak - memory.live) / PROBE
+
+
+def low_rank_bytes(store: Store) -> int:
+    """Bytes that the low-rank loss holds at most between steps."""
+    side = max(min(segment.rows, segment.columns) for segment in store.support)
+    return LOW_RANK_MATRICES * 8 * side**2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the GPU or of the computer, was not enough."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def shortage(estimate: MemoryEstimate, free: int, advice: str) -> str | None:
+    """A warning if what is still to come of an estimate exceeds the `free` bytes of the device, otherwise None."""
+    missing = estimate.to_come - free
+    if missing <= 0:
+        return None
+    return (
+        f"This training needs {estimate}. That is about {readable(missing)} more than is free now, so it will probably "
+        f"run out of memory. {advice}"
+    )
+
+
+def out_of_memory_advice(
+    estimate: MemoryEstimate | None, *, gradient_checkpointing: bool, batch_size: int, grad_accumulation: int
+) -> str:
+    """The settings that make a training need less memory, in the order in which they help most."""
+    activations, sparse = (estimate.activations, estimate.sparse_state) if estimate else (1, 0)
+    knobs = [(0.44 * activations, "train on smaller pictures (three quarters of their width and height)"),
+             (0.5 * sparse, "train fewer weights (half the density or count, or a lower threshold)")]
+    if batch_size > 1:
+        smaller = batch_size // 2
+        parts = math.ceil(batch_size * grad_accumulation / smaller)
+        knobs.append((0.5 * activations,
+                      f"set batch_size to {smaller} and grad_accumulation to {parts}, which trains the same"))
+    if not gradient_checkpointing:
+        knobs.append((0.6 * activations, "switch gradient_checkpointing on"))
+    knobs.sort(key=lambda knob: -knob[0])
+    return "To need less, the setting that helps most first: " + "; ".join(text for _, text in knobs) + "."
+
+
+def readable(size: int) -> str:
+    """1536 << 20 → "1.5 GiB"."""
+    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    return f"{_number(size / unit)} {name}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -1,0 +1,155 @@
+"""A base model as conversions need it: one weight at a time, under either side's names."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from ..delta.entry import SparseEntry
+from ..errors import DeltaError
+from ..files.source import Source, model_files, opened
+from ..names.resolve import SCALE, WEIGHT
+from ..names.diffusers import (
+    Shape, check_known, dense_to_comfy, dense_to_diffusers, diffusers_parts, family, to_comfy,
+)  # fmt: skip
+
+PREFIX = "diffusion_model."
+_CHECKPOINT_PREFIX = "model.diffusion_model."
+
+
+class Base:
+    """The diffusion model of a checkpoint, of a diffusion-model file, or of a diffusers folder.
+
+    label: what the user calls it
+    shapes: ComfyUI's names, without the prefix `diffusion_model.` → shapes
+    parts: diffusers names → their places (names_diffusers); empty for families that have the same names on both sides
+    own_shapes: the names that diffusers and PEFT use → shapes
+    family: "SD1.5" …, if the names tell; is_diffusers: whether it is stored under diffusers names
+    """
+
+    def __init__(self, source: Source):
+        self.label = source.label
+        self._source = source
+        self._stored = _diffusion_model(source.names)
+        shapes = {name: source.shape(stored) for name, stored in self._stored.items()}
+        self.parts = diffusers_parts(shapes)
+        self.family = family(shapes)
+        self.is_diffusers = any(name in shapes and part.name not in shapes for name, part in self.parts.items())
+        self.own_shapes = shapes
+        self.shapes = self._joined_shapes(shapes) if self.is_diffusers else shapes
+        if self.parts and not self.is_diffusers:
+            self.own_shapes = {own: self._possible(own, part.own_shape(shapes[part.name]))
+                               for own, part in self.parts.items()}  # fmt: skip
+        self._own_names: dict[str, list[str]] = {}
+        for own, part in self.parts.items():
+            self._own_names.setdefault(part.name, []).append(own)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """A weight by ComfyUI's name, in its own dtype; use it while the base is open, and do not change it."""
+        if not self.is_diffusers:
+            return self._source.tensor(self._stored[name])
+        pieces = [(self.parts[own], self._source.tensor(self._stored[own])) for own in self._own_names[name]]
+        if len(pieces) == 1:
+            part, tensor = pieces[0]
+            return dense_to_comfy(tensor, part)
+        whole = torch.empty(self.shapes[name], dtype=pieces[0][1].dtype)
+        for part, tensor in pieces:
+            begin = part.begin(tuple(tensor.shape))
+            whole.view(-1)[begin : begin + tensor.numel()] = dense_to_comfy(tensor, part).reshape(-1)
+        return whole
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """All weights by ComfyUI's names with the prefix, each read when it is asked for."""
+        return _Weights(self)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all weights."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    def own_weight(self, name: str) -> torch.Tensor:
+        """A weight by the name that diffusers and PEFT use, in its own dtype."""
+        if self.is_diffusers or not self.parts:
+            return self._source.tensor(self._stored[name])
+        part = self.parts[name]
+        return dense_to_diffusers(self._source.tensor(self._stored[part.name]), part)
+
+    def from_own(self, entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
+        """Entries by the names that diffusers and PEFT use → entries by ComfyUI's names, with the prefix.
+
+        Raises DeltaError if the base has no such weight, or one of another shape.
+        """
+        check_known(entries, self.own_shapes)
+        for name, entry in entries.items():
+            if entry.shape != self.own_shapes[name]:
+                raise DeltaError(
+                    f"'{name}' has shape {list(self.own_shapes[name])} in '{self.label}', but {list(entry.shape)} in "
+                    "the file. The file was made for another model: give the base it was made for."
+                )
+        named = to_comfy(entries, self.parts) if self.parts else entries
+        return {PREFIX + name: entry for name, entry in named.items()}
+
+    def _joined_shapes(self, own_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shapes of ComfyUI's weights, every one of whose parts is there."""
+        shapes: dict[str, Shape] = {}
+        found: dict[str, int] = {}
+        for own, part in self.parts.items():
+            shape = self._possible(own, part.whole_shape(own_shapes[own]))
+            if shapes.setdefault(part.name, shape) != shape:
+                self._possible(own, None)
+            found[part.name] = found.get(part.name, 0) + math.prod(own_shapes[own])
+        incomplete = [name for name, shape in shapes.items() if found[name] != math.prod(shape)]
+        if incomplete:
+            raise DeltaError(f"'{self.label}' lacks a part of '{incomplete[0]}'. Download the model again.")
+        return shapes
+
+    def _possible(self, own: str, shape: Shape | None) -> Shape:
+        if shape is None:
+            raise DeltaError(f"'{own}' in '{self.label}' has a shape that its family of models does not have.")
+        return shape
+
+
+class _Weights(Mapping):
+    def __init__(self, base: Base):
+        self._base = base
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._base.weight(name.removeprefix(PREFIX))
+
+    def __iter__(self) -> Iterator[str]:
+        return (PREFIX + name for name in self._base.shapes)
+
+    def __len__(self) -> int:
+        return len(self._base.shapes)
+
+
+@contextlib.contextmanager
+def opened_base(path: str | os.PathLike) -> Iterator[Base]:
+    """The base model at `path`: a diffusers folder, or a .safetensors file in diffusers' or ComfyUI's names.
+
+    Raises DeltaError if it is missing, damaged, or no safetensors model.
+    """
+    path = Path(path)
+    files = model_files(path) if os.path.isdir(path) else [path]
+    if not files:
+        raise DeltaError(
+            f"The folder '{path}' holds no diffusion model as .safetensors (unet/diffusion_pytorch_model.safetensors "
+            "or transformer/…). Choose the folder of the whole pipeline, or a single checkpoint file."
+        )
+    if os.path.isfile(path) and path.suffix.lower() != ".safetensors":
+        raise DeltaError(f"The base '{path.name}' is not a .safetensors file. Save it as .safetensors first.")
+    with opened(files, path.name) as source:
+        yield Base(source)
+
+
+def _diffusion_model(names: list[str]) -> dict[str, str]:
+    """Names of the diffusion model's weights, without a prefix → names in the file."""
+    prefixes = (_CHECKPOINT_PREFIX, PREFIX, "")
+    prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in names) or not prefix)
+    stored = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    return {
+        name.removesuffix(SCALE) + WEIGHT if name.endswith(SCALE) else name: found for name, found in stored.items()
+    }

@@ -1,0 +1,199 @@
+"""Two models weight by weight: what of them is the diffusion model, and how each of its weights differs.
+
+Tensors are read one at a time, from files through the system's memory map, and differences are formed in chunks: what
+is held does not grow with the models.
+"""
+
+import contextlib
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .base import PREFIX, opened_base
+from ..delta.delta import check_precision
+from ..delta.entry import MAX_ELEMENTS
+from ..errors import DeltaError, UnsupportedModelError
+from ..files import container
+from ..names.resolve import listed, prefix_of
+
+CHUNK = 1 << 21
+
+_CHECKPOINT_PREFIX = "model."
+
+
+@dataclass
+class ModelWeights:
+    """Weights of a model, read when they are asked for.
+
+    label: what to call it in messages
+    diffusion: names of the diffusion model's weights, as a delta calls them but without its prefix
+    prefix: what a delta of this model puts before them
+    tensor: such a name → weight
+    others: the file's other tensors (text encoder, VAE …), name → how to read it
+    family: "SD1.5" …, if the names tell
+    """
+
+    label: str
+    diffusion: list[str]
+    prefix: str
+    tensor: Callable[[str], torch.Tensor]
+    others: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
+    family: str | None = None
+
+
+@contextlib.contextmanager
+def model_weights(source: str | os.PathLike | Mapping[str, torch.Tensor], label: str) -> Iterator[ModelWeights]:
+    """The weights of a model that base.opened_base opens, or of a mapping from name to tensor, which `label` names.
+
+    Raises DeltaError for a file that is missing, damaged or of another kind.
+    """
+    if isinstance(source, Mapping):
+        yield _of_mapping(source, label)
+        return
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(opened_base(source))
+        others = {}
+        if Path(source).is_file():
+            file = stack.enter_context(container.opened(source))
+            names = [name for name in file.keys() if name.startswith(_CHECKPOINT_PREFIX + PREFIX)]
+            outside = set(file.keys()) - set(names) if names else ()
+            others = {name: functools.partial(file.get_tensor, name) for name in sorted(outside)}
+        yield ModelWeights(base.label, list(base.shapes), PREFIX, base.weight, others, base.family)
+
+
+def _of_mapping(tensors: Mapping[str, torch.Tensor], label: str) -> ModelWeights:
+    """A checkpoint in memory, or a model's own state dict: then a delta has the model's own names."""
+    inside = [name for name in tensors if name.startswith(_CHECKPOINT_PREFIX + PREFIX)]
+    others = {name: functools.partial(tensors.__getitem__, name) for name in tensors.keys() - inside} if inside else {}
+    names = inside or list(tensors)
+    prefix = prefix_of(names)
+    own = {name.removeprefix(prefix): name for name in names}
+    return ModelWeights(
+        label, list(own), prefix.removeprefix(_CHECKPOINT_PREFIX), lambda name: tensors[own[name]], others
+    )
+
+
+@dataclass
+class Pair:
+    """One weight of both models. name: as a delta calls it; bare: without the prefix"""
+
+    name: str
+    bare: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass
+class Chunk:
+    """Some consecutive elements of one weight.
+
+    start: flat row-major position of the first; base, tuned: 1-D, in their own dtypes; change: tuned − base, float32
+    """
+
+    pair: Pair
+    start: int
+    base: torch.Tensor
+    tuned: torch.Tensor
+    change: torch.Tensor
+
+
+class Comparison:
+    """The diffusion models in `base` and `tuned`, checked to have the same weights.
+
+    pairs: of floating-point tensors, by name
+    Raises DeltaError, naming both models, where names or shapes differ; UnsupportedModelError for quantised weights.
+    """
+
+    def __init__(self, base: ModelWeights, tuned: ModelWeights):
+        self.base, self.tuned = base, tuned
+        self._check_names()
+        prefix = max(base.prefix, tuned.prefix, key=len)
+        pairs = (Pair(prefix + bare, bare) for bare in sorted(base.diffusion))
+        self.pairs = [pair for pair in pairs if self._check(pair)]
+
+    def _check_names(self) -> None:
+        of_base, of_tuned = set(self.base.diffusion), set(self.tuned.diffusion)
+        if not of_base & of_tuned:
+            raise DeltaError(
+                f"'{self.base.label}' and '{self.tuned.label}' have no weight of a diffusion model in common. Choose "
+                "the model that the other one was tuned from."
+            )
+        for mine, other, model in ((of_base, of_tuned, self.tuned), (of_tuned, of_base, self.base)):
+            missing = mine - other
+            if missing:
+                raise DeltaError(
+                    f"'{model.label}' lacks {len(missing)} weights of the other model ({listed(missing)}): it is "
+                    "another kind of model. Choose the model that the other one was tuned from."
+                )
+
+    def _check(self, pair: Pair) -> bool:
+        base, tuned = self.base.tensor(pair.bare), self.tuned.tensor(pair.bare)
+        if base.shape != tuned.shape:
+            raise DeltaError(
+                f"'{pair.name}' is {list(base.shape)} in '{self.base.label}' and {list(tuned.shape)} in "
+                f"'{self.tuned.label}'. Choose the model that the other one was tuned from."
+            )
+        if not (base.is_floating_point() or tuned.is_floating_point()):
+            if not torch.equal(base, tuned):
+                raise UnsupportedModelError(
+                    f"'{pair.name}' is stored as whole numbers ({base.dtype}), as in a quantised model, and differs. "
+                    "Use both models in fp16, bf16 or fp32."
+                )
+            return False
+        for tensor in (base, tuned):
+            check_precision(pair.name, tensor)
+        if base.numel() > MAX_ELEMENTS:
+            raise UnsupportedModelError(f"'{pair.name}' has more than 2^31 - 1 elements, which a delta cannot number.")
+        pair.shape = tuple(base.shape)
+        return base.numel() > 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all pairs."""
+        return sum(torch.Size(pair.shape).numel() for pair in self.pairs)
+
+    def both(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        """The base's and the tuned weight, 1-D in row-major order."""
+        base = self.base.tensor(pair.bare)
+        return base.reshape(-1), self.tuned.tensor(pair.bare).to(base.device).reshape(-1)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every element of every pair. Raises DeltaError, by name, for weights that are not finite numbers."""
+        for pair in self.pairs:
+            base, tuned = self.both(pair)
+            for start in range(0, len(base), CHUNK):
+                one, other = base[start : start + CHUNK], tuned[start : start + CHUNK]
+                change = difference(one, other)
+                if not torch.isfinite(change.sum(dtype=torch.float64)):
+                    raise DeltaError(
+                        f"'{pair.name}' has values that are NaN or infinite in '{self.base.label}' or "
+                        f"'{self.tuned.label}'. That model's file is damaged, or was merged wrongly: use another one."
+                    )
+                yield Chunk(pair, start, one, other, change)
+
+    def other_parts(self) -> dict[str, tuple[int, int]]:
+        """First word of the names outside the diffusion model (text encoder, VAE …) → how many of the tensors that
+        both models have differ, and how many there are."""
+        differing, total = Counter(), Counter()
+        for name in sorted(self.base.others.keys() & self.tuned.others.keys()):
+            part = name.split(".")[0]
+            total[part] += 1
+            differing[part] += not _same_bytes(self.base.others[name](), self.tuned.others[name]())
+        return {part: (differing[part], total[part]) for part in total}
+
+
+def difference(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+    """tuned − base, formed in the wider of their dtypes and at least float32, then rounded to float32."""
+    dtype = torch.promote_types(torch.promote_types(base.dtype, tuned.dtype), torch.float32)
+    return (tuned.to(dtype) - base.to(dtype)).float()
+
+
+def _same_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    first, second = (tensor.reshape(-1).view(torch.uint8) for tensor in (first, second.to(first.device)))
+    return torch.equal(first, second)

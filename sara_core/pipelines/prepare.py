@@ -1,0 +1,203 @@
+"""A diffusers folder, images and captions → what a training needs of them: the network, its noise, encoded samples.
+
+diffusers is imported only here, and only when a folder is opened.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..diffusers_bridge import denoiser
+from .families import FAMILIES, Conditions, Family
+from ..errors import TrainingError, UnsupportedModelError
+from ..data.image_folder import CaptionedImage
+from ..memory.estimate import is_out_of_memory
+from ..data.noising import DiffusionNoising, FlowNoising
+
+_PREDICTIONS = ("epsilon", "v_prediction")
+_INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
+
+
+class Sample(NamedTuple):
+    """latent: fp32 [channels, height, width], scaled as the model sees it; conditions: what the network is told of the
+    caption (fp32) and of the picture's size (int64); all on the CPU"""
+
+    latent: torch.Tensor
+    conditions: Conditions
+
+
+class Prepared(NamedTuple):
+    """What is trained: the name of its folder; the UNet or transformer, on the CPU; how it is called; its noise; the
+    images, encoded"""
+
+    name: str
+    model: torch.nn.Module
+    family: Family
+    noising: DiffusionNoising | FlowNoising
+    samples: list[Sample]
+
+
+@torch.no_grad()
+def prepare_training(
+    folder: str | os.PathLike,
+    images: list[CaptionedImage],
+    resolution: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Prepared:
+    """Open the pipeline in a diffusers folder and encode the images and captions on `device`.
+
+    resolution: side of the squares, in pixels, that images are cut and scaled to
+    dtype: of the network and the text encoders; pictures are encoded in fp32, as some VAEs overflow below it
+
+    Raises TrainingError if diffusers is missing, the folder cannot be read, an image is damaged or the resolution does
+    not suit the model; UnsupportedModelError for pipelines other than those of `FAMILIES`.
+    """
+    pipeline, family = _open_pipeline(Path(folder), dtype)
+    model = denoiser(pipeline)
+    patch = pipeline.vae_scale_factor * family.patch(model)
+    _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"))
+    noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
+    pipeline.vae.to(device)
+    sizes_and_latents = [_encoded(pipeline, image.path, resolution, device) for image in images]
+    pipeline.vae.to("cpu")
+    texts = _encoded_texts(pipeline, family, {image.caption for image in images}, device)
+    samples = [
+        Sample(latent, {**texts[image.caption], **family.size(*size, resolution)})
+        for image, (size, latent) in zip(images, sizes_and_latents)
+    ]
+    return Prepared(Path(folder).resolve().name, model, family, noising, samples)
+
+
+def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
+    try:
+        import diffusers
+
+        if not (folder / "model_index.json").is_file():
+            raise TrainingError(
+                f"'{folder}' is no diffusers folder (it has no model_index.json): give the folder of a whole pipeline. "
+                "A single checkpoint file can be made into one with diffusers: <pipeline>.from_single_file(…)"
+                f".save_pretrained(…), where <pipeline> is {_listed(FAMILIES)}."
+            )
+        parts = diffusers.DiffusionPipeline.load_config(folder)
+        kind = parts["_class_name"]
+        if kind not in FAMILIES:
+            raise UnsupportedModelError(
+                f"'{folder.name}' is a {kind}: this command trains Stable Diffusion 1 to 3.5, SDXL and Flux in "
+                f"folders of a {_listed(FAMILIES)}; no inpainting models, and not SDXL's refiner. Train other models "
+                "in ComfyUI with SaRA Train, or in a diffusers script of your own with sara_core.SaRA."
+            )
+        family = FAMILIES[kind]
+        # Diffusers writes what a pipeline lacks, as SD3 may its T5, as nulls, but does not read it so.
+        absent = {name: None for name, part in parts.items() if part == [None, None]}
+        pipeline = getattr(diffusers, kind).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype={"default": dtype, "vae": torch.float32},
+            **{**absent, **family.left_out},
+        )  # fmt: skip
+    except ImportError as error:
+        raise TrainingError(f"This needs diffusers and its company ({error}): {_INSTALL}.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"The model in '{folder}' cannot be opened ({error}). Its weights must be .safetensors files: download or "
+            "save it again."
+        ) from error
+    _check_parts(pipeline, family)
+    return pipeline, family
+
+
+def _check_parts(pipeline, family: Family) -> None:
+    for part in ("vae", *family.text_encoders):
+        if getattr(pipeline, part) is None:
+            raise UnsupportedModelError(
+                f"This {type(pipeline).__name__} has no {part} (SDXL's refiner, for example, has one text encoder, not "
+                "two): give the folder of a whole base model."
+            )
+    if family.channels(denoiser(pipeline)) != pipeline.vae.config.latent_channels:
+        raise UnsupportedModelError(
+            "This model takes a picture beside the noise (as for inpainting), which training cannot give it: train the "
+            "model it was made from."
+        )
+    family.check(pipeline)
+
+
+def _check_resolution(resolution: int, patch: int, patches: int | None) -> None:
+    if resolution <= 0 or resolution % patch:
+        raise TrainingError(f"The resolution must be a multiple of {patch}, not {resolution}.")
+    if patches and resolution > patches * patch:
+        raise TrainingError(f"This model works with a resolution of at most {patches * patch}, not {resolution}.")
+
+
+def _diffusion(pipeline) -> DiffusionNoising:
+    import diffusers
+
+    config = pipeline.scheduler.config
+    if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in _PREDICTIONS:
+        raise UnsupportedModelError(
+            f"The scheduler of this model ({type(pipeline.scheduler).__name__}) is for one that predicts neither noise "
+            "nor velocity: train it in ComfyUI with SaRA Train."
+        )
+    return DiffusionNoising(diffusers.DDPMScheduler.from_config(config))
+
+
+def _flow(pipeline, patches: int) -> FlowNoising:
+    """The noise levels of a flow model, with its shift: a fixed one, or by the number of patches in a picture."""
+    import diffusers
+
+    if not isinstance(pipeline.scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        raise UnsupportedModelError(
+            f"This model was saved with a {type(pipeline.scheduler).__name__}, which does not tell its noise levels: "
+            "save it with the scheduler it was published with, a FlowMatchEulerDiscreteScheduler."
+        )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    sigmas, config = scheduler.sigmas, scheduler.config
+    if config.use_dynamic_shifting:
+        slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+        shift = config.base_shift + slope * (patches - config.base_image_seq_len)
+        sigmas = scheduler.time_shift(shift, 1.0, sigmas)
+    return FlowNoising(sigmas.flip(0))
+
+
+def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tuple[tuple[int, int], torch.Tensor]:
+    """Width and height of an image in pixels, and its latent."""
+    from diffusers.utils import load_image
+
+    try:
+        image = load_image(str(path))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise TrainingError(f"The image '{path.name}' is damaged or no image: {error}") from error
+    pixels = pipeline.image_processor.preprocess(image, resolution, resolution, resize_mode="crop")
+    config = pipeline.vae.config
+    latent = pipeline.vae.encode(pixels.to(device)).latent_dist.mode()[0]
+    return image.size, ((latent - (config.shift_factor or 0.0)) * config.scaling_factor).cpu()
+
+
+def _encoded_texts(
+    pipeline, family: Family, captions: set[str], device: torch.device
+) -> dict[str, Conditions]:
+    """By caption. Computed on the CPU if the device is too small for the text encoders: SD3's and Flux's T5 alone has
+    4.7 billion parameters."""
+    try:
+        return _texts_on(device, pipeline, family, captions)
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    return _texts_on(torch.device("cpu"), pipeline, family, captions)
+
+
+def _texts_on(
+    device: torch.device, pipeline, family: Family, captions: set[str]
+) -> dict[str, Conditions]:
+    for part in (*family.text_encoders, "text_encoder_3"):
+        if (encoder := getattr(pipeline, part, None)) is not None:
+            encoder.to(device)
+    return {
+        caption: {name: tensor.float().cpu() for name, tensor in family.text(pipeline, caption, device).items()}
+        for caption in captions
+    }
+
+
+def _listed(names) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"

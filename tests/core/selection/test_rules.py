@@ -1,0 +1,126 @@
+"""The rules that the smallest weights are compared with: the largest and random ones; and shares per layer."""
+
+import numpy as np
+import pytest
+import torch
+
+from sara_core import SaRA, SelectionError, learning_rate_for, select
+from sara_core.selection import rules as selection
+from tests.support.small_models import counted_memory, repeatable, small_net
+from tests.core.selection.test_select import DTYPES, chosen, magnitudes, model_weights, stop_after
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    with repeatable():
+        yield
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 7, 40, 500, 800, 900])
+def test_count_takes_exactly_the_n_largest_and_among_equals_the_first(dtype, n):
+    weights = model_weights(dtype)
+    result = select(weights, count=n, rule="largest")
+    assert np.array_equal(chosen(result, weights), np.sort(np.argsort(-magnitudes(weights), kind="stable")[:n]))
+    assert result.count == n and result.theta is None
+    assert result.rule == {"rule": "largest", "count": n}
+
+
+@pytest.mark.parametrize("guess", [0.0, -0.0, -1e-6, -0.3, -100.0])
+@pytest.mark.parametrize("n", [3, 300, 900])
+def test_a_wrong_guess_of_the_bound_is_corrected(monkeypatch, guess, n):
+    weights = model_weights()
+    monkeypatch.setattr(selection, "_sampled_bound", lambda *_: guess)
+    stop_after(500 * len(weights), monkeypatch)
+    result = select(weights, count=n, rule="largest")
+    assert np.array_equal(chosen(result, weights), np.sort(np.argsort(-magnitudes(weights), kind="stable")[:n]))
+
+
+def test_infinite_weights_are_the_largest_and_nan_the_last():
+    weights = {"w": torch.tensor([1.0, float("nan"), -float("inf"), 0.0, -2.0, float("inf")])}
+    for n, expected in [(1, [2]), (2, [2, 5]), (3, [2, 4, 5]), (5, [0, 2, 3, 4, 5])]:
+        assert select(weights, count=n, rule="largest").indices["w"].tolist() == expected
+    with pytest.raises(SelectionError, match="NaN"):
+        select({"w": torch.full((9,), float("nan"))}, count=3, rule="largest")
+
+
+def test_random_takes_exactly_n_and_the_same_ones_for_a_seed():
+    weights = model_weights()
+    results = [select(weights, density=0.1, rule="random", seed=seed) for seed in (5, 5, 6)]
+    positions = [chosen(result, weights) for result in results]
+    assert all(len(np.unique(p)) == round(0.1 * len(magnitudes(weights))) for p in positions)
+    assert np.array_equal(positions[0], positions[1]) and not np.array_equal(positions[0], positions[2])
+    assert results[0].rule == {"rule": "random", "density": 0.1, "seed": 5} and results[0].theta is None
+    for index in results[0].indices.values():
+        assert index.dtype == torch.int32 and bool((index[1:] > index[:-1]).all())
+
+
+@pytest.mark.parametrize("n", [100, 500, 900])
+def test_every_element_is_as_likely_as_any_other(n):
+    weights = {"a": torch.zeros(10, 30), "b": torch.zeros(700)}
+    counts = np.zeros(1000)
+    for seed in range(300):
+        counts[chosen(select(weights, count=n, rule="random", seed=seed), weights)] += 1
+    expected, deviation = 300 * n / 1000, (300 * n / 1000 * (1 - n / 1000)) ** 0.5
+    assert counts.sum() == 300 * n
+    assert np.abs(counts - expected).max() <= 5 * deviation
+    assert abs(counts[:300].mean() - expected) <= 5 * deviation / 300**0.5
+
+
+def test_the_random_choice_depends_on_nothing_but_seed_and_sizes():
+    weights = model_weights()
+    others = {name: torch.zeros(w.shape, dtype=torch.bfloat16) for name, w in weights.items()}
+    first, second = (select(w, count=200, rule="random", seed=1) for w in (weights, others))
+    assert np.array_equal(chosen(first, weights), chosen(second, weights))
+
+
+@pytest.mark.parametrize("rule", ["largest", "random"])
+def test_nothing_of_the_size_of_a_weight_is_allocated(monkeypatch, rule):
+    monkeypatch.setattr(selection, "CHUNK", 1 << 12)
+    monkeypatch.setattr(selection, "SAMPLE", 1 << 12)
+    weights = {name: torch.randn(256, 64, 4, 4) for name in "abcd"}
+    with counted_memory() as memory:
+        select(weights, count=400, rule=rule)
+    assert memory.largest <= 8 << 12
+    assert memory.peak <= weights["a"].numel() * 4 // 8
+
+
+@pytest.mark.parametrize("rule", ["smallest", "largest", "random"])
+@pytest.mark.parametrize("density", [0.001, 0.1, 0.6])
+def test_per_layer_every_weight_gives_its_share_and_one_at_least(rule, density):
+    weights = model_weights()
+    result = select(weights, density=density, rule=rule, per_layer=True)
+    assert {n: len(i) for n, i in result.indices.items()} == {
+        name: max(1, round(density * weight.numel())) for name, weight in weights.items()
+    }
+    assert result.theta is None and result.rule["per_layer"] is True and result.rule["rule"] == rule
+    if rule != "random":
+        sign = 1 if rule == "smallest" else -1
+        for name, weight in weights.items():
+            order = np.argsort(sign * magnitudes({name: weight}), kind="stable")
+            assert np.array_equal(result.indices[name].numpy(), np.sort(order[:len(result.indices[name])]))
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"threshold": 0.1, "rule": "largest"}, "threshold divides small weights.*'largest'.*by density or count"),
+    ({"threshold": 0.1, "rule": "random"}, "threshold divides"),
+    ({"threshold": 0.1, "rule": "gradient"}, "threshold divides"),
+    ({"threshold": 0.1, "per_layer": True}, "Per layer only a density.*in place of the threshold"),
+    ({"count": 5, "per_layer": True}, "Per layer only a density.*in place of the count"),
+    ({"count": 5, "rule": "biggest"}, "no selection rule 'biggest'.*smallest, largest, random, gradient"),
+    ({"count": 5, "rule": "gradient"}, "needs a loss"),
+    ({"count": 5, "by_gradient": lambda *_: {}}, "needs a loss"),
+    ({"density": 1.0, "rule": "random"}, "full fine-tuning"),
+    ({"density": 1.0, "per_layer": True}, "full fine-tuning"),
+    ({"density": 1e-9, "rule": "largest"}, "selects nothing"),
+    ({"count": -1, "rule": "random"}, "above 0"),
+])  # fmt: skip
+def test_contradictions_are_errors(options, message):
+    with pytest.raises(SelectionError, match=message):
+        select(model_weights(), **options)
+
+
+def test_without_a_threshold_the_learning_rate_is_that_of_the_papers_largest():
+    optimizer = SaRA(small_net(), density=0.1, rule="largest")
+    assert optimizer.param_groups[0]["lr"] == learning_rate_for(None) == learning_rate_for(2e-3)
+    assert SaRA(small_net(), density=0.1, rule="random", lr=0.5).param_groups[0]["lr"] == 0.5

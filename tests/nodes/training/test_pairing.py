@@ -1,0 +1,171 @@
+"""LATENT and CONDITIONING inputs become images with their captions, also by way of core's own dataset nodes."""
+
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def pairing(comfy):
+    return comfy.pack_module("nodes.host.training.pairing")
+
+
+def latent(*numbers, size=(8, 8)):
+    """A LATENT whose images are filled with these numbers."""
+    return {"samples": torch.stack([torch.full((4, *size), float(number)) for number in numbers])}
+
+
+def caption(number, **options):
+    """A CONDITIONING filled with this number."""
+    return [[torch.full((1, 77, 768), float(number)), options]]
+
+
+def matches(pairs):
+    return [(int(image.mean()), int(tensor.mean())) for image, (tensor, _) in zip(pairs.images, pairs.captions)]
+
+
+ONE_EACH = [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("latents, positive, expected", [
+    ([latent(1), latent(2), latent(3)], [caption(1), caption(2), caption(3)], ONE_EACH),
+    ([latent(1, 2, 3)], [caption(1), caption(2), caption(3)], ONE_EACH),
+    ([latent(1), latent(2), latent(3)], [caption(1) + caption(2) + caption(3)], ONE_EACH),
+    ([latent(1, 2, 3)], [caption(1) + caption(2) + caption(3)], ONE_EACH),
+    ([latent(1, 2), latent(3, size=(8, 16))], [caption(1), caption(2), caption(3)], ONE_EACH),
+    ([latent(1, 2), latent(3, size=(8, 16))], [caption(1) + caption(2), caption(3)], ONE_EACH),
+    ([latent(1, 2), latent(3)], [caption(5), caption(6)], [(1, 5), (2, 5), (3, 6)]),
+    ([latent(1, 2), latent(3)], [caption(7)], [(1, 7), (2, 7), (3, 7)]),
+], ids=["lists", "a batch and a list", "a list and one conditioning", "a batch and one conditioning", "mixed sizes",
+        "buckets", "a caption per latent", "one for all"])
+def test_every_image_gets_its_caption(pairing, latents, positive, expected):
+    pairs = pairing.pair(latents, positive)
+    assert matches(pairs) == expected
+    assert all(image.shape[:2] == (1, 4) for image in pairs.images)
+
+
+@pytest.mark.parametrize("latents, positive, message", [
+    ([latent(1), latent(2), latent(3)], [caption(1), caption(2)], "3 images but 2 captions"),
+    ([latent(1)], [caption(1), caption(2)], "1 image but 2 captions"),
+    ([latent(1, 2, 3)], [caption(1) + caption(2)], "3 images but 2 captions. Give"),
+    ([latent(1, 2, 3), latent(4)], [caption(1) + caption(2), caption(3) + caption(4)], "2 captions in part 1"),
+    ([], [caption(1)], "no image"),
+    ([{"samples": torch.zeros(0, 4, 8, 8)}], [caption(1)], "no image"),
+])
+def test_counts_that_differ_are_named(pairing, latents, positive, message):
+    with pytest.raises(Exception, match=message) as raised:
+        pairing.pair(latents, positive)
+    assert type(raised.value).__name__ == "TrainingError"
+
+
+def test_resolution_bucket_keeps_images_and_captions_together(comfy, pairing):
+    sizes = [(8, 8), (8, 16), (8, 8), (16, 8), (8, 16), (8, 8)]
+    latents = [latent(number, size=size) for number, size in enumerate(sizes)]
+    conditioning = [caption(number) for number in range(len(sizes))]
+    buckets = comfy.execute("ResolutionBucket", latents=latents, conditioning=conditioning).outputs
+    pairs = pairing.pair(*buckets)
+    assert sorted(matches(pairs)) == [(number, number) for number in range(len(sizes))]
+    assert {tuple(image.shape) for image in pairs.images} == {(1, 4, *size) for size in sizes}
+
+
+@pytest.fixture
+def folder(comfy):
+    """A folder of pictures in kohya's layout: the number in a folder's name says how often its pictures are used."""
+    path = comfy.base / "input" / "style"
+    for where, grey, size, text in (("", 10, 64, "a cat"), ("3_rare", 20, 32, "a dog"), ("1_common", 30, 64, None)):
+        (path / where).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (size, size), (grey,) * 3).save(path / where / f"{grey}.png")
+        if text:
+            (path / where / f"{grey}.txt").write_text(text, encoding="utf-8")
+    return path.name
+
+
+def test_core_loads_repeats_and_puts_a_trigger_before_every_caption(comfy, pairing, folder):
+    """Why the pack has no inputs for these: Load Image-Text repeats, Concatenate Text prefixes, pairs survive."""
+    images, texts = comfy.execute("LoadImageTextDataSetFromFolder", folder=folder).outputs
+    texts = [comfy.execute("StringConcatenate", string_a="sketch style, ", string_b=text).outputs[0] for text in texts]
+    greys = [round(float(image.mean()) * 255) for image in images]
+    expected = {10: "sketch style, a cat", 20: "sketch style, a dog", 30: "sketch style, "}
+    assert sorted(greys) == [10, 20, 20, 20, 30]
+    assert texts == [expected[grey] for grey in greys]
+
+    latents = [latent(grey, size=tuple(image.shape[1:3])) for grey, image in zip(greys, images)]
+    numbers = {text: grey for grey, text in expected.items()}
+    pairs = pairing.pair(latents, [caption(numbers[text]) for text in texts])
+    assert all(image == text for image, text in matches(pairs)) and len(pairs) == 5
+
+
+@pytest.mark.parametrize("options, what", [
+    ({"control": object()}, "ControlNet"),
+    ({"mask": torch.ones(1, 8, 8)}, "a mask"),
+    ({"area": (8, 8, 0, 0)}, "an area"),
+    ({"start_percent": 0.0, "end_percent": 0.5}, "a range of steps"),
+    ({"clip_start_percent": 0.2}, "a range of steps"),
+])
+def test_what_training_cannot_follow_is_refused(pairing, options, what):
+    with pytest.raises(Exception, match=what) as raised:
+        pairing.pair([latent(1)], [caption(1, **options)])
+    assert type(raised.value).__name__ == "UnsupportedModelError"
+
+
+def test_a_caption_for_all_steps_is_accepted(pairing):
+    pairing.pair([latent(1)], [caption(1, start_percent=0.0, end_percent=1.0)])
+
+
+def test_captions_in_a_batch_are_refused(pairing):
+    with pytest.raises(Exception, match="2 captions in one batch"):
+        pairing.pair([latent(1, 2)], [[[torch.zeros(2, 77, 768), {}]]])
+
+
+def test_a_masked_latent_is_refused_and_the_numbers_of_a_batch_are_not(comfy, pairing):
+    masked = comfy.execute("SetLatentNoiseMask", samples=latent(1), mask=torch.ones(1, 64, 64)).outputs[0]
+    with pytest.raises(Exception, match="Set Latent Noise Mask"):
+        pairing.pair([masked], [caption(1)])
+    part = comfy.execute("LatentFromBatch", samples=latent(1, 2, 3), batch_index=1, length=2).outputs[0]
+    assert "batch_index" in part
+    assert matches(pairing.pair([part], [caption(1)])) == [(2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("given, missing", [("class_latents", "class_positive"), ("class_positive", "class_latents")])
+def test_class_images_need_both_inputs(pairing, given, missing):
+    value = [latent(1)] if given == "class_latents" else [caption(1)]
+    with pytest.raises(Exception, match=f"'{given}' is connected but '{missing}' is not"):
+        pairing.read_training_data([latent(1)], [caption(1)], **{given: value})
+
+
+def test_counts_of_class_images_and_captions_that_differ(pairing):
+    with pytest.raises(Exception, match="3 class images but 2 captions"):
+        pairing.read_training_data(
+            [latent(1)], [caption(1)], class_latents=[latent(1, 2, 3)], class_positive=[caption(1), caption(2)]
+        )
+
+
+def test_caption_dropout_needs_the_empty_caption(pairing):
+    images = ([latent(1)], [caption(1)])
+    with pytest.raises(Exception, match="empty text to 'unconditional'"):
+        pairing.read_training_data(*images, caption_dropout=0.1)
+    with pytest.raises(Exception, match="'unconditional' has 2 captions"):
+        pairing.read_training_data(*images, [caption(0), caption(1)], caption_dropout=0.1)
+    assert pairing.read_training_data(*images, [caption(0)], caption_dropout=0.1).unconditional[0].mean() == 0
+    assert pairing.read_training_data(*images, [caption(0)]).unconditional is None
+
+
+def test_room_is_asked_for_the_largest_batch(pairing):
+    latents, positive = [latent(1), latent(2, size=(16, 8))], [caption(1)]
+    alone = pairing.read_training_data(latents, positive)
+    with_class = pairing.read_training_data(
+        latents, positive, class_latents=[latent(1, size=(32, 32))], class_positive=positive
+    )
+    assert alone.batch_shape(3) == (3, 4, 16, 8)
+    assert with_class.batch_shape(3) == (6, 4, 32, 32)
+
+
+def test_the_data_is_described_in_one_line(pairing):
+    data = pairing.read_training_data(
+        [latent(1, 2), latent(3, size=(16, 8))], [caption(1), caption(2), caption(3)],
+        class_latents=[latent(1, 2)], class_positive=[caption(1)],
+    )
+    assert data.describe(steps=30, images_per_step=4) == (
+        "3 images of 2 sizes, each with its own caption; 2 class images of 1 size, one caption for all; "
+        "30 steps of 4 images show each 40 times"
+    )

@@ -1,0 +1,216 @@
+"""What a person finds in ComfyUI's page (examples, help pages, translations) agrees with the real nodes."""
+
+import ast
+import json
+import re
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from devtools.comfyui.client import PromptError
+from devtools.templates.graphs import (
+    CHECKPOINT, CLASS_FOLDER, DELTA, GRAPHS, SECOND_DELTA, STYLE_FOLDER, SUBJECT_FOLDER, TUNED,
+)  # fmt: skip
+from devtools.templates.ui_workflow import executed_nodes, fill, inputs, slots, to_prompt, widget_names, widgets
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "example_workflows"
+HELP = ROOT / "js" / "docs"
+LOCALES = ROOT / "locales"
+NOTES = {"Note", "MarkdownNote"}
+# The type of an input that takes every output.
+ANYTHING = "*"
+
+# What a user's own ComfyUI may lack, and what it then says; there must be nothing else to complain about.
+MISSING_FILES = {
+    "Train a style": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
+                      f"LoadImageTextDataSetFromFolder: folder: '{STYLE_FOLDER}'"},
+    "Learn a subject": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
+                        *(f"LoadImageTextDataSetFromFolder: folder: '{f}'" for f in (SUBJECT_FOLDER, CLASS_FOLDER))},
+    "Use a delta": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
+    "Merge two styles": {f"CheckpointLoaderSimple: ckpt_name: '{CHECKPOINT}'",
+                         *(f"SaRALoader: sara_name: '{delta}'" for delta in (DELTA, SECOND_DELTA))},
+    "Inspect and extract": {f"SaRAExtract: base_name: '{CHECKPOINT}'", f"SaRAExtract: tuned_name: '{TUNED}'"},
+    "Bake a delta": {f"SaRABake: ckpt_name: '{CHECKPOINT}'", f"SaRALoader: sara_name: '{DELTA}'"},
+}  # fmt: skip
+
+
+def _read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _get(server, path):
+    """The bytes that the page gets from an address of the server."""
+    with urllib.request.urlopen(server.client.address + urllib.parse.quote(path)) as response:
+        return response.read()
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.client.object_info()
+
+
+@pytest.fixture(scope="module")
+def own_nodes(info):
+    return {name for name, node in info.items() if node["python_module"].startswith("custom_nodes.")}
+
+
+@pytest.fixture(params=sorted(GRAPHS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def workflow(name):
+    return _read(TEMPLATES / f"{name}.json")
+
+
+def test_every_graph_is_an_example_with_a_picture():
+    files = {path.name for path in TEMPLATES.iterdir()}
+    assert files == {f"{name}.{ending}" for name in GRAPHS for ending in ("json", "jpg")}
+    for picture in TEMPLATES.glob("*.jpg"):
+        data = picture.read_bytes()
+        assert data.startswith(b"\xff\xd8") and len(data) < 200_000, picture.name
+
+
+def test_the_host_offers_the_examples(server):
+    offered = json.loads(_get(server, "/workflow_templates"))
+    (pack,) = [pack for pack, names in offered.items() if set(names) >= set(GRAPHS)]
+    assert set(offered[pack]) == set(GRAPHS)
+    for file in TEMPLATES.iterdir():
+        assert _get(server, f"/api/workflow_templates/{pack}/{file.name}") == file.read_bytes()
+
+
+def test_the_committed_files_are_those_of_the_graphs(name, workflow, info):
+    """Run `python -m devtools.templates.build` after changing a graph."""
+    graph = GRAPHS[name]
+    saved = list(zip(graph.nodes.items(), workflow["nodes"], strict=True))
+    for (key, node), in_file in saved:
+        assert (in_file["type"], tuple(in_file["pos"]), tuple(in_file["size"])) == (node.type, node.at, node.size), key
+        if node.type in NOTES:
+            assert in_file["widgets_values"] == list(node.widgets.values())
+        else:
+            assert node.widgets.items() <= widgets(in_file, info[node.type]).items(), key
+    key_of = {in_file["id"]: key for (key, _), in_file in saved}
+    slots = {in_file["id"]: in_file for _, in_file in saved}
+    links = {
+        (key_of[a], slots[a]["outputs"][out]["name"], key_of[b], slots[b]["inputs"][into]["name"])
+        for _, a, out, b, into, _ in workflow["links"]
+    }
+    assert links == set(graph.links)
+    assert [group["title"] for group in workflow["groups"]] == list(graph.groups)
+
+
+def test_nodes_exist_with_these_inputs_outputs_and_widgets(workflow, info):
+    assert {node["type"] for node in workflow["nodes"]} <= set(info) | NOTES
+    for node in executed_nodes(workflow, info):
+        real = info[node["type"]]
+        real_slots = slots(real)
+        widgets(node, real)  # raises if their number differs
+        for slot in node["inputs"]:
+            kind = real_slots[slot["name"]]
+            assert slot["type"] == kind or (isinstance(kind, list) and slot["type"] == "COMBO")
+        assert [slot["type"] for slot in node["outputs"]] == real["output"]
+        assert [slot["name"] for slot in node["outputs"]] == real["output_name"]
+
+
+def test_links_agree_with_the_slots_at_both_ends(workflow):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, origin, output, target, into, kind in workflow["links"]:
+        assert link in nodes[origin]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][into]["link"] == link
+        assert nodes[origin]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][into]["type"] in (kind, ANYTHING)
+    ends = [slot["link"] for node in nodes.values() for slot in node["inputs"] if slot["link"] is not None]
+    assert sorted(ends) == sorted(link[0] for link in workflow["links"])
+
+
+def test_nothing_lies_on_top_of_anything(workflow):
+    """Title bars included, which lie above a node's position."""
+    boxes = [(*node["pos"], *node["size"]) for node in workflow["nodes"]]
+    for i, (x, y, width, height) in enumerate(boxes):
+        for other_x, other_y, other_width, other_height in boxes[:i]:
+            apart_x = x >= other_x + other_width or other_x >= x + width
+            apart_y = y - 30 >= other_y + other_height or other_y - 30 >= y + height
+            assert apart_x or apart_y, (x, y, other_x, other_y)
+
+
+def test_the_server_misses_nothing_but_the_users_own_files(server, info, name, workflow):
+    with pytest.raises(PromptError) as refused:
+        server.client.queue(to_prompt(workflow, info))
+    complaints = str(refused.value).splitlines()[1:]
+    # "Node: what: input: 'value' not in [...]", or a node's own words, which name the file.
+    found = {
+        expected
+        for expected in MISSING_FILES[name]
+        for line in complaints
+        if line.startswith(expected.split(":")[0]) and expected.split(": ")[-1] in line
+    }
+    assert found == MISSING_FILES[name]
+    assert len(complaints) == len(MISSING_FILES[name]), complaints
+
+
+def test_training_again_with_the_same_settings_is_not_repeated(workflow, info):
+    """A seed that changes by itself after each run would train anew at every run."""
+    for node in executed_nodes(workflow, info):
+        assert widgets(node, info[node["type"]]).get("control_after_generate", "fixed") == "fixed"
+
+
+def test_filling_in_names_the_node_and_the_widget(workflow, info):
+    type_of_first = next(executed_nodes(workflow, info))
+    title = type_of_first.get("title", type_of_first["type"])
+    (widget, *_) = widget_names(info[type_of_first["type"]])
+    fill(workflow, info, {title: {widget: "other"}})
+    assert "other" in [node["inputs"].get(widget) for node in to_prompt(workflow, info).values()]
+    with pytest.raises(KeyError, match="no widget nonsense"):
+        fill(workflow, info, {title: {"nonsense": 1}})
+
+
+def test_every_node_has_a_help_page_that_names_all_its_inputs_and_outputs(server, info, own_nodes):
+    assert {path.stem for path in HELP.iterdir()} == own_nodes
+    for node in own_nodes:
+        pack = info[node]["python_module"].split(".")[1]
+        page = _get(server, f"/extensions/{pack}/docs/{node}.md").decode()
+        assert page.startswith(f"# {info[node]['display_name']}\n")
+        explained = {name for item in re.findall(r"^- (`.*?):", page, re.M) for name in re.findall(r"`(\w+)`", item)}
+        assert {*inputs(info[node]), *info[node]["output_name"]} <= explained, node
+
+
+def _messages():
+    """Every text in the shipped code, with … where a value is put in."""
+    for path in sorted([*(ROOT / "sara_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+@pytest.mark.parametrize("page", sorted(HELP.glob("*.md")), ids=lambda page: page.stem)
+def test_help_pages_quote_real_messages(page):
+    quoted = re.findall(r'^- "(.+?)"', page.read_text(encoding="utf-8"), re.M)
+    assert quoted
+    messages = list(_messages())
+    for quote in quoted:
+        pattern = ".*".join(re.escape(part) for part in quote.split("…"))
+        assert any(re.search(pattern, message) for message in messages), quote
+
+
+@pytest.mark.parametrize("path", sorted(LOCALES.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_translations_are_served_and_name_only_what_exists(path, server, info, own_nodes):
+    served = json.loads(_get(server, "/i18n"))[path.parent.name]
+    translated = _read(path)
+    if path.name == "main.json":
+        assert translated.items() <= served.items()
+        sockets = {kind for node in own_nodes for kind in info[node]["output"]}
+        assert set(translated) == {"dataTypes"} and set(translated["dataTypes"]) <= sockets
+        return
+    assert path.name == "nodeDefs.json" and served["nodeDefs"] == translated
+    assert set(translated) == own_nodes
+    for node, words in translated.items():
+        real = info[node]
+        assert set(words) == {"display_name", "description", "inputs", "outputs"}
+        assert set(words["inputs"]) == {*inputs(real), *widget_names(real)}
+        assert set(words["outputs"]) == {str(i) for i in range(len(real["output"]))}
