@@ -22,10 +22,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.lib.report import add_json_option, check_json_option, machine, machine_text, save
-from sara_core.files import atomic
-from sara_core.delta.delta import SparseDelta, SparseEntry
-from sara_core.files import container
-from sara_core.delta import file_v1 as sara
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta import file_v1
+from sara_core.files import atomic, container
 
 DENSITIES = (0.005, 0.01, 0.02, 0.06)
 SIDE = 1280
@@ -108,7 +107,7 @@ def sized(folder: Path, density: float) -> dict[str, float]:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         delta.save(path, dtype)
         result[name] = path.stat().st_size / delta.nnz
-    index = sum(len(sara.encode_indices(entry.indices.numpy())) for entry in delta.entries.values())
+    index = sum(len(file_v1.encode_indices(entry.indices.numpy())) for entry in delta.entries.values())
     return {**result, "index": index / sum(map(entropy, delta.entries.values()))}
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.fuzz_.exploration import Target, explore
-from benchmarks.lib.random_unet import unet_file
 from benchmarks.fuzz_.untrusted import targets
 from benchmarks.fuzz_.untrusted_states import COMMAND, LIBRARY, NODE, state_targets, with_node_target
-from devtools.comfyui.install import prepare
+from benchmarks.lib.random_unet import unet_file
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
 from devtools.progress import Progress
 
 INPUTS = 420_000

@@ -18,8 +18,8 @@ import torch
 from benchmarks.lib.random_unet import LAYOUTS
 from benchmarks.lib.timing import best_milliseconds
 from devtools.comfyui.install import prepare
-from sara_core.training.low_rank import BUDGET, drawing_probabilities, nuclear_norm_gradient
 from sara_core.backward.support import Support
+from sara_core.training.low_rank import BUDGET, drawing_probabilities, nuclear_norm_gradient
 
 DENSITIES = (0.006, 0.058)
 # The fastest step of `python dev.py bench train` on two cores: SD1.5 at 32×32 latents, 5 M elements.

@@ -24,9 +24,9 @@ from PIL import Image
 
 from demo import digits, evaluate, settings
 from devtools.checkpoint import demo_checkpoint
-from devtools.demo import STYLE_FOLDER
-from devtools.comfyui.install import prepare
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
+from devtools.demo import STYLE_FOLDER
 from devtools.progress import Progress
 
 # λ of the authors' scripts.

@@ -12,8 +12,8 @@ import statistics
 import sys
 from argparse import Namespace
 
-from benchmarks.train_ import pytorch as _train_pytorch
 from benchmarks.lib.report import Spread, busy_text, machine, machine_text, save, text_table
+from benchmarks.train_ import pytorch
 from benchmarks.train_.pytorch import ATTENTION, ELEMENTS, FLOOR, MIB, OURS, percent
 from devtools.comfyui.install import HostError
 from devtools.progress import Progress
@@ -30,13 +30,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="dev.py bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _train_pytorch.add_options(parser, steps=3)
-    arguments = _train_pytorch.parsed(parser)
+    pytorch.add_options(parser, steps=3)
+    arguments = pytorch.parsed(parser)
     sweeps = planned(arguments)
     specs = [spec for sweep in sweeps.values() for spec in sweep]
     unique = [spec for number, spec in enumerate(specs) if spec not in specs[:number]]
     try:
-        measurements = _train_pytorch.run(unique, arguments.rounds, Progress())
+        measurements = pytorch.run(unique, arguments.rounds, Progress())
     except HostError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,10 +15,11 @@ import argparse
 import sys
 from argparse import Namespace
 
-from benchmarks.train_ import comfyui as _train_comfyui, pytorch as _train_pytorch
 from benchmarks.lib.methods import METHODS
 from benchmarks.lib.random_unet import unet_file
 from benchmarks.lib.report import Spread, busy_text, machine, machine_text, save, text_table
+from benchmarks.train_ import comfyui
+from benchmarks.train_ import pytorch
 from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 
@@ -31,10 +32,10 @@ def main() -> int:
     report = {"machine": machine(), "settings": {k: str(v) for k, v in vars(arguments).items()}}
     try:
         if "pytorch" in arguments.part:
-            measurements = _train_pytorch.run(_train_pytorch.plan(arguments), arguments.rounds, progress)
+            measurements = pytorch.run(pytorch.plan(arguments), arguments.rounds, progress)
             report["pytorch"] = {
-                "ratios": _train_pytorch.ratios(measurements),
-                "summary": _train_pytorch.summarise(measurements),
+                "ratios": pytorch.ratios(measurements),
+                "summary": pytorch.summarise(measurements),
                 "measurements": measurements,
             }
         if "comfyui" in arguments.part:
@@ -55,21 +56,21 @@ def parsed() -> Namespace:
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS), help="in plain PyTorch")
     parser.add_argument("--checkpointing", choices=("on", "off"), help="in plain PyTorch (default: both)")
     parser.add_argument("--batch", type=int, default=1, help="(default: %(default)s)")
-    _train_pytorch.add_options(parser, steps=4)
-    arguments = _train_pytorch.parsed(parser)
+    pytorch.add_options(parser, steps=4)
+    arguments = pytorch.parsed(parser)
     arguments.part = arguments.part or PARTS
     return arguments
 
 
 def comfyui_report(arguments: Namespace, progress: Progress) -> dict:
     layout = "small" if arguments.small else "sd15"
-    trained = _train_comfyui.TRAINED[layout]
-    measurements = _train_comfyui.run(
+    trained = comfyui.TRAINED[layout]
+    measurements = comfyui.run(
         unet_file(layout, progress), arguments.steps, arguments.rounds, trained, progress
     )
     return {
-        "ratios": _train_comfyui.ratios(measurements),
-        "summary": _train_comfyui.summarise(measurements),
+        "ratios": comfyui.ratios(measurements),
+        "summary": comfyui.summarise(measurements),
         "measurements": measurements,
     }
 
@@ -77,7 +78,7 @@ def comfyui_report(arguments: Namespace, progress: Progress) -> dict:
 def text(report: dict) -> list[str]:
     """Both parts: ratios first, then the figures they are made of, then where they were measured."""
     lines = []
-    for part, described in (("pytorch", _train_pytorch.text), ("comfyui", _train_comfyui.text)):
+    for part, described in (("pytorch", pytorch.text), ("comfyui", comfyui.text)):
         if part in report:
             lines += ["", *ratio_lines(part, report[part]["ratios"]), "", *described(report[part])]
     measurements = [m for part in PARTS if part in report for m in report[part]["measurements"]]

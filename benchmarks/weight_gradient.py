@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.lib.report import check_json_option, machine
 from benchmarks.lib.timing import best_milliseconds
-from sara_core.errors import UnsupportedModelError
 from sara_core.backward.ops import ConvOp, LinearOp
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import KERNELS, ROUTES, check_route, sparse_weight_gradient
+from sara_core.errors import UnsupportedModelError
 
 # Where the CPU changes from one route to the other lies above what anybody trains.
 DENSITIES = {"cpu": (0.001, 0.006, 0.02, 0.06, 0.12, 0.25), "cuda": (0.001, 0.006, 0.02, 0.06)}

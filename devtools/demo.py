@@ -17,13 +17,13 @@ from demo import settings
 from demo.digits import WORDS, caption
 from sara_core import SparseDelta
 
-from .templates import workflows
 from .checkpoint import demo_checkpoint
 from .comfyui.client import NodeProgress, PromptError
 from .comfyui.install import ROOT, HostError, prepare
-from .templates.picture_grid import picture_grid
-from .progress import Progress
 from .comfyui.server import Server
+from .progress import Progress
+from .templates import workflows
+from .templates.picture_grid import picture_grid
 
 STYLE_FOLDER = ROOT / "demo" / "style"
 PREFIX = "sara-demo"

@@ -4,9 +4,11 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..sara_core.conversion import read as convert, write as export
+from ..sara_core.conversion import read as convert
+from ..sara_core.conversion import write as export
 from ..sara_core.errors import DeltaError
-from .host import folders, model_files as foreign, unsaved
+from .host import folders, unsaved
+from .host import model_files as foreign
 from .host.progress import show_text
 from .sockets import SaraDelta
 

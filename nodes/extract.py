@@ -4,11 +4,11 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..sara_core.extraction.extract import extract_with_report
 from ..sara_core.delta.describe import density_by_block
-from .pictures.density import density_picture
+from ..sara_core.extraction.extract import extract_with_report
 from .host import folders
 from .host.progress import show_text
+from .pictures.density import density_picture
 from .sockets import SaraDelta
 
 

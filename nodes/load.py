@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..sara_core.delta.delta import SparseDelta
+from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError
 from .host import folders, identity, patching
 from .host.progress import show_text

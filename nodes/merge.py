@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..sara_core.names.blocks import PRESETS, parse_blocks
 from ..sara_core.errors import DeltaError
+from ..sara_core.merging.block_factors import PRESETS, parse_blocks
 from ..sara_core.merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .host.progress import show_text
 from .pictures.merge import merge_picture

@@ -7,10 +7,9 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
-from ..sara_core.delta import modelspec
-from ..sara_core.delta.delta import SparseDelta
-from ..sara_core.errors import DeltaError
+from ..sara_core.delta import SparseDelta, modelspec
 from ..sara_core.delta.rounding import differing_weights, rounded_values
+from ..sara_core.errors import DeltaError
 from .host import folders, unsaved
 from .host.family import delta_family
 from .host.identity import base_weights

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..sara_core.training import snapshot
 from ..sara_core.errors import TrainingError
 from ..sara_core.names.patterns import split_patterns
+from ..sara_core.training import snapshot
 from .host import folders
+from .host.progress import show_text
 from .host.training.isolation import training_model
 from .host.training.pairing import read_training_data
-from .host.progress import show_text
 from .host.training.run_settings import RunSettings, digest, parts_of_a_run, selection_asked_for
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import TrainingSession, first_loss

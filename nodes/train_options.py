@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 
 from ..sara_core.data.noise_levels import DISTRIBUTIONS
+from ..sara_core.selection.rules import RULES
 from ..sara_core.training.optimizer_choice import OPTIMIZERS
 from ..sara_core.training.schedule import SCHEDULES
-from ..sara_core.selection.rules import RULES
 from .sockets import SaraOptions, SaraSamples
 
 

@@ -6,12 +6,12 @@
     sara_core.SparseDelta.load("style.safetensors").apply_(model, strength=0.8)
 """
 
-from .delta.delta import SparseDelta, SparseEntry
+from .delta import SparseDelta, SparseEntry
 from .errors import DeltaError, SaRAError, SelectionError, TrainingError, UnsupportedModelError
 from .extraction.extract import extract
 from .merging.merge import merge
-from .training.optimizer import SaRA, learning_rate_for
 from .selection.rules import Selection, select
+from .training.optimizer import SaRA, learning_rate_for
 
 __all__ = [
     "DeltaError", "SaRA", "SaRAError", "Selection", "SelectionError", "SparseDelta", "SparseEntry",

@@ -15,15 +15,18 @@ import os
 
 import torch
 
-from .models import identity as base_identity
-from .names import resolve as names
-from .models.base import PREFIX, Base
-from .delta.delta import AppliedDelta, SparseDelta
+from .delta import SparseDelta
+from .delta import metadata as keys
+from .delta.delta import AppliedDelta
+from .delta.translate import to_comfy, to_diffusers
 from .errors import UnsupportedModelError
 from .files.source import Source
-from .names.diffusers import diffusers_parts, family, to_comfy, to_diffusers
+from .models import identity as base_identity
+from .models.base import Base
+from .names.resolve import resolve
+from .names.diffusers import diffusers_parts, family
+from .names.resolve import PREFIX
 
-FAMILY = "sara.family"
 # PEFT puts a layer that it adds a LoRA to into another one, under this name.
 _INSIDE_LORA = ".base_layer."
 
@@ -64,7 +67,7 @@ def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
         )
     entries = {PREFIX + name: entry for name, entry in to_comfy(delta.entries, parts).items()}
     known = family(shapes)
-    return SparseDelta(entries, {**delta.metadata, FAMILY: known} if known else delta.metadata)
+    return SparseDelta(entries, {**delta.metadata, keys.FAMILY: known} if known else delta.metadata)
 
 
 @torch.no_grad()
@@ -106,6 +109,6 @@ def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> Spa
     parts = diffusers_parts(_shapes(weights))
     if not parts or all(name in weights for name in delta.entries):
         return delta
-    known = names.resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")
+    known = resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")
     entries = to_diffusers({known[name]: entry for name, entry in delta.entries.items()}, parts)
     return SparseDelta(entries, delta.metadata)

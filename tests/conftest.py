@@ -3,8 +3,8 @@
 import pytest
 
 from devtools.checkpoint import demo_checkpoint
-from devtools.comfyui.install import prepare
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
 from devtools.comfyui.server import Server
 from tests.support.toy_training import data, model, output, untouched  # noqa: F401 (fixtures)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.models.identity import identity_of
-from sara_core.delta.delta import SparseDelta, SparseEntry
 
 RANK = 16
 CHANGE = 1e-3

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.lib.memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
 from benchmarks.train_.run import versions
-from devtools.comfyui.install import prepare
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
 
 STRENGTH, OTHER_STRENGTH = 0.8, 1.0
 MIB = 1 << 20

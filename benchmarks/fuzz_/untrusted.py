@@ -12,13 +12,14 @@ import numpy
 import torch
 from safetensors.torch import save
 
-from benchmarks.fuzz_ import mutations as mutations
+from benchmarks.fuzz_ import mutations
 from benchmarks.fuzz_.exploration import Target
-from sara_core.models import identity as base_identity
 from sara_core.conversion import read as convert
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta import file_v1
+from sara_core.delta import metadata as keys
 from sara_core.errors import SaRAError
-from sara_core.delta import file_v1 as sara
+from sara_core.models import identity as base_identity
 from sara_core.names.parameter_order import parameter_order
 
 # Names that a UNet has, because the authors' files count its parameters by them.
@@ -75,7 +76,7 @@ def _check_sound(delta: SparseDelta) -> None:
 def _read_positions(path: Path) -> None:
     content = path.read_bytes()
     count, numel = struct.unpack_from("<qq", content)
-    positions = sara.decode_indices(content[16:], count, min(numel, 2**31 - 1))
+    positions = file_v1.decode_indices(content[16:], count, min(numel, 2**31 - 1))
     assert len(positions) == count and (numpy.diff(positions) > 0).all()
     assert not count or 0 <= positions[0] <= positions[-1] < numel
 
@@ -83,7 +84,7 @@ def _read_positions(path: Path) -> None:
 def _packed_positions() -> list[bytes]:
     lists = ([], [0], [0, 2, 3, 300, 1000], [254, 255, 510, 4000], list(range(50)))
     arrays = (numpy.array(positions, dtype=numpy.int32) for positions in lists)
-    return [struct.pack("<qq", len(array), 5000) + sara.encode_indices(array) for array in arrays]
+    return [struct.pack("<qq", len(array), 5000) + file_v1.encode_indices(array) for array in arrays]
 
 
 def _delta_files(folder: Path) -> list[bytes]:
@@ -92,21 +93,21 @@ def _delta_files(folder: Path) -> list[bytes]:
         "diffusion_model.a.bias": SparseEntry(torch.tensor([3], dtype=torch.int32), torch.ones(1), (4,)),
     }
     path, files = folder / "seed.safetensors", []
-    for dtype in sara.STORED_DTYPES:
+    for dtype in file_v1.STORED_DTYPES:
         SparseDelta(entries, {"sara.family": "SD1.5"}).save(path, dtype)
         files.append(path.read_bytes())
     return files
 
 
 def _identity(base: dict[str, torch.Tensor]) -> bytes:
-    return base64.b64decode(base_identity.identity_of(base)[base_identity.IDENTITY][2:])
+    return base64.b64decode(base_identity.identity_of(base)[keys.BASE_IDENTITY][2:])
 
 
 def _reader_of_identity(base: dict[str, torch.Tensor]):
     def read(path: Path) -> None:
         text = "1:" + base64.b64encode(path.read_bytes()).decode()
         with numpy.errstate(over="raise", invalid="raise", divide="raise"):
-            verdict = base_identity.compare({base_identity.IDENTITY: text}, base)
+            verdict = base_identity.compare({keys.BASE_IDENTITY: text}, base)
         assert 0 <= verdict.agreeing <= 1 and abs(verdict.likeness) < 1.001
 
     return read

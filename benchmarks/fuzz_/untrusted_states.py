@@ -10,19 +10,19 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.fuzz_ import mutations as mutations
+from benchmarks.fuzz_ import mutations
 from benchmarks.fuzz_.exploration import Target
 from devtools.comfyui.in_process import InProcessHost
 from sara_core import SaRA
+from sara_core.commands import train as train_command
+from sara_core.data.noising import FlowNoising
+from sara_core.errors import SaRAError
+from sara_core.pipelines.run import DenoisingLoss, RunSettings
 from sara_core.training import snapshot
 from sara_core.training.adjustment import adjust
-from sara_core.commands import train as train_command
-from sara_core.pipelines.run import DenoisingLoss, RunSettings
-from sara_core.errors import SaRAError
-from sara_core.training.low_rank import LowRankLoss
-from sara_core.data.noising import FlowNoising
-from sara_core.training.processes import Processes
 from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.low_rank import LowRankLoss
+from sara_core.training.processes import Processes
 
 LIBRARY, COMMAND, NODE = "state, library", "snapshot, command line", "snapshot, node"
 OPTIMIZERS = {

@@ -16,10 +16,10 @@ import torch
 from benchmarks.gpu_.route_checks import DTYPES, KERNELS, check, full_precision, relative_error
 from benchmarks.gpu_.unet import TINY, UNet, random_unet_inputs
 from sara_core import SaRA, SparseDelta
-from sara_core.tensors.elements import add_sparse_
-from sara_core.delta.entry import SparseEntry
-from sara_core.training.low_rank import LowRankLoss
+from sara_core.delta import SparseEntry
 from sara_core.selection.rules import select
+from sara_core.tensors.elements import add_sparse_
+from sara_core.training.low_rank import LowRankLoss
 
 DENSITY, BATCH = 0.06, 2
 BEYOND_DENSE, FLOOR = 1.25, 1e-5

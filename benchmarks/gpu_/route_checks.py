@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from sara_core.backward import weight_gradient
-from sara_core.errors import UnsupportedModelError
 from sara_core.backward.ops import layer_op
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import KERNELS, ROUTES, check_route, sparse_weight_gradient
+from sara_core.errors import UnsupportedModelError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DENSITIES = (0.001, 0.006, 0.06, 0.3)

@@ -20,16 +20,18 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_ import model_checks as _gpu_model_checks, route_checks as _gpu_route_checks, steps as _gpu_steps
+from benchmarks.gpu_ import model_checks
+from benchmarks.gpu_ import route_checks
+from benchmarks.gpu_ import steps
 from benchmarks.lib.report import machine
 from sara_core.backward import weight_gradient
 
 MARK, SPOILED = "@@", 3
 LANES = {
-    **{f"routes {dtype}": partial(_gpu_route_checks.items, dtype) for dtype in _gpu_route_checks.DTYPES},
-    "model gradients": _gpu_model_checks.gradient_items,
-    "model": _gpu_model_checks.items,
-    "steps": _gpu_steps.items,
+    **{f"routes {dtype}": partial(route_checks.items, dtype) for dtype in route_checks.DTYPES},
+    "model gradients": model_checks.gradient_items,
+    "model": model_checks.items,
+    "steps": steps.items,
 }
 LANES["checks"] = lambda device, small: {
     name: task for lane in LANES if lane not in ("checks", "steps") for name, task in LANES[lane](device, small).items()

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from benchmarks.lib.memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
-from devtools.comfyui.install import prepare
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
 
 LATENT_SIZE = 32
 TOKENS, WIDTH = 77, 768

@@ -46,6 +46,7 @@ class InProcessHost:
         args.base_directory = str(self.base)
         import execution
         import folder_paths
+
         import nodes
 
         self.nodes, self.folder_paths, self._execution = nodes, folder_paths, execution
@@ -59,7 +60,7 @@ class InProcessHost:
         self._pack_name = str(link).replace(".", "_x_")
 
     def pack_module(self, name: str = "") -> ModuleType:
-        """A module of the pack as the host has it, for example ``sara_core.delta.delta``.
+        """A module of the pack as the host has it, for example ``sara_core.delta``.
 
         It is not the module of the same name that ``import sara_core`` gives: their classes differ.
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-FAMILY_METADATA = "sara.family"
+from ...sara_core.delta import metadata as keys
 
 # By the class of ComfyUI's model configuration. Variants share a name when a delta of one fits the other.
 _FAMILIES = {
@@ -44,4 +44,4 @@ def model_family(model) -> str:
 
 def delta_family(metadata: Mapping[str, str]) -> str | None:
     """Family that a delta's metadata says it was trained on, if it says so."""
-    return metadata.get(FAMILY_METADATA)
+    return metadata.get(keys.FAMILY)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ...sara_core.delta import SparseDelta
 from ...sara_core.models import identity as base_identity
-from ...sara_core.delta.delta import SparseDelta
 
 
 def base_weights(model) -> dict[str, torch.Tensor]:

@@ -6,12 +6,13 @@ import os
 import torch
 from comfy import weight_adapter
 
-from ...sara_core.names import resolve as names
-from ...sara_core.delta.delta import SparseDelta, check_fits, check_precision
-from ...sara_core.tensors.elements import add_sparse_, scatter_
-from ...sara_core.delta.entry import SparseEntry
+from ...sara_core.delta import SparseDelta, SparseEntry
+from ...sara_core.delta import file_v1
+from ...sara_core.delta.delta import check_fits, check_precision
 from ...sara_core.errors import DeltaError, UnsupportedModelError
-from ...sara_core.delta import file_v1 as sara
+from ...sara_core.names.resolve import resolve
+from ...sara_core.tensors.elements import add_sparse_, scatter_
+from ...sara_core.wording import listed
 from .family import delta_family, model_family
 
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
@@ -45,12 +46,12 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
         four.
         Raises DeltaError if the entry is not sound.
         """
-        found = [name for name in (sara.part_name(x, part) for part in sara.PARTS) if name in lora]
+        found = [name for name in (file_v1.part_name(x, part) for part in file_v1.PARTS) if name in lora]
         if not found:
             return None
-        if len(found) < len(sara.PARTS):
+        if len(found) < len(file_v1.PARTS):
             raise DeltaError(f"The delta's entry '{x}' is incomplete. Get the file again from where it came from.")
-        _, entry = sara.decode(x, lora.__getitem__)
+        _, entry = file_v1.decode(x, lora.__getitem__)
         return cls.of(entry, set(found))
 
     def calculate_weight(
@@ -122,7 +123,7 @@ def patch_model(model, delta: SparseDelta, strength: float):
     patched = model.clone()
     accepted = set(patched.add_patches(patches, strength))
     if accepted != set(patches):
-        raise DeltaError(f"ComfyUI did not accept the delta for {names.listed(set(patches) - accepted)}. Update SaRA.")
+        raise DeltaError(f"ComfyUI did not accept the delta for {listed(set(patches) - accepted)}. Update SaRA.")
     return patched
 
 
@@ -130,7 +131,7 @@ def _patches(model, delta: SparseDelta) -> dict[str, SaRAAdapter]:
     weights = model.model_state_dict()
     made_for, family = delta_family(delta.metadata), model_family(model)
     try:
-        keys = names.resolve(delta.entries, weights, f"this {family} model")
+        keys = resolve(delta.entries, weights, f"this {family} model")
         for name, key in keys.items():
             check_fits(key, delta.entries[name], tuple(weights[key].shape))
     except DeltaError as error:

@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...sara_core.delta.delta import SparseDelta
+from ...sara_core.delta import SparseDelta
 from ...sara_core.training.snapshot import RunSnapshots
 from . import folders
 

@@ -8,45 +8,14 @@ nothing.
 How a layer reaches its weight is an *access* (design.md, decision 4): in place, or a copy to which Δ is added.
 """
 
-from contextlib import contextmanager
 
 import torch
 
-from .class_swap import original_class, swap, swap_back
 from ..errors import UnsupportedModelError
+from .class_swap import original_class, swap, swap_back
 from .ops import layer_op
-from .parameters import StandIns, add_delta_, in_backward, refuse_reentrant
+from .parameters import StandIns, in_backward, refuse_reentrant
 from .store import Store
-
-
-class InPlace:
-    """The module's own tensors; Δ is already in them."""
-
-    @contextmanager
-    def tensors(self, module, like):
-        """Yields (weight, bias) for an input of the dtype and device of `like`."""
-        yield module.weight, module.bias
-
-
-class AddedCopy:
-    """A copy of the module's weight with Δ added, for weights that must not be written (mapped from a file, shared).
-
-    The copy lives as long as one layer's forward or backward."""
-
-    def __init__(self, store: Store, number: int):
-        self.store, self.number = store, number
-
-    @contextmanager
-    def tensors(self, module, like):
-        yield self.add(module.weight, module.weight.dtype), module.bias
-
-    def add(self, weight: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor: `weight`, stored in `stored_dtype`, with Δ added."""
-        return self.add_to(weight.detach().clone(), stored_dtype)
-
-    def add_to(self, copy: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
-        """Add Δ to a copy of the weight, stored in `stored_dtype`, that is the caller's own; returns it."""
-        return add_delta_(copy, self.store, self.number, stored_dtype)
 
 
 class Attachment:

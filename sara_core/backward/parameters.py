@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .class_swap import Swapped, swap
-from ..tensors.elements import added, gather, scatter_
 from ..errors import UnsupportedModelError
+from ..tensors.elements import added, gather, scatter_
+from .class_swap import Swapped, swap
 from .store import Store
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..delta.delta import SparseDelta, SparseEntry
-from ..tensors.elements import added, gather, scatter_
+from ..delta import SparseDelta, SparseEntry
 from ..errors import DeltaError, TrainingError
 from ..files.saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor, text, whole_number
+from ..tensors.elements import added, gather, scatter_
 from .support import Segment, Support
 from .weight_gradient import sparse_weight_gradient
 

@@ -6,27 +6,9 @@ else the model has (biases, norms, embeddings, buffers: a few MB) moves to the d
 its positions, which stay there. The resting weights are never written while the model trains.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
-
-from .layer import AddedCopy
-
-
-class Streamed:
-    """An access (layer.py) through a copy of the weight on the device of the layer's input.
-
-    added: adds Δ to the copy; None for a frozen layer
-    """
-
-    def __init__(self, added: AddedCopy | None):
-        self.added = added
-
-    @contextmanager
-    def tensors(self, module, like) -> Iterator[tuple]:
-        copy = module.weight.detach().to(like.device, copy=True)
-        yield copy if self.added is None else self.added.add_to(copy, copy.dtype), module.bias
 
 
 def move_all_but(model: torch.nn.Module, resting: Iterable[torch.nn.Module], device) -> list[tuple]:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..models.bake import bake
 from ..merging.merge import MergeSettings, merge_with_report
+from ..models.bake import bake
 from .weighted import WeightedFile
 
 HELP = "write a checkpoint with deltas baked in"

@@ -2,7 +2,8 @@
 
 import argparse
 
-from ..conversion import read as convert, write as export
+from ..conversion import read as convert
+from ..conversion import write as export
 
 HELP = "make a delta of a foreign file, or write a delta in another format"
 

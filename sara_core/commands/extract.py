@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..delta.delta import SparseDelta
+from ..delta import SparseDelta
 from ..extraction.extract import extract_with_report
 
 HELP = "make a delta of a tuned model and its base"

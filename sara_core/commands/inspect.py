@@ -5,10 +5,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ..delta import SparseDelta
+from ..delta.describe import describe
 from ..models import identity as base_identity
 from ..models.base import opened_base
-from ..delta.delta import SparseDelta
-from ..delta.describe import describe
 
 HELP = "say what a delta file is"
 

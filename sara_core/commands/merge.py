@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..names.blocks import PRESETS, parse_blocks
+from ..merging.block_factors import PRESETS, parse_blocks
 from ..merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .weighted import WeightedFile
 

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from ..data.image_folder import ImageFolder, read_image_folder
+from ..errors import NameTakenError, SaRAError, TrainingError
 from ..files import atomic
-from ..training import snapshot
+from ..files.run_name import numbered, reserved
+from ..memory.estimate import is_out_of_memory
 from ..pipelines.prepare import prepare_training
 from ..pipelines.run import DTYPES, DiffusersRun, RunSettings
-from ..errors import NameTakenError, SaRAError, TrainingError
-from ..data.image_folder import ImageFolder, read_image_folder
-from ..memory.estimate import is_out_of_memory
+from ..training import snapshot
 from ..training.processes import Processes, joined_processes
-from ..files.run_name import numbered, reserved
 
 HELP = "train a delta of a diffusers model on a folder of images"
 DEFAULT_DENSITY = 0.01

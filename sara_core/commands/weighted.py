@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from ..delta.delta import SparseDelta
+from ..delta import SparseDelta
 
 
 class WeightedFile(NamedTuple):

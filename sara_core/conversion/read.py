@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..models.base import PREFIX, Base, opened_base
-from ..delta.delta import SparseDelta
-from ..delta.entry import SparseEntry
+from ..delta import SparseDelta, SparseEntry
+from ..delta import metadata as keys
+from ..delta.translate import to_comfy
 from ..errors import DeltaError
 from ..extraction.extract import extract_with_report
-from ..files import kinds as detect, torch_file
-from .sparse import lt_sft, sara_authors as original, shira, super_tuning
+from ..extraction.thin import Thinned, thin
+from ..files import kinds
+from ..files import torch_file
+from ..files.source import Source, model_files, opened
+from ..models.base import Base, opened_base
+from ..names.diffusers import diffusers_parts
+from ..names.resolve import PREFIX
 from .adapters.file import opened_adapter
 from .adapters.peft_settings import alphas_of
-from ..files.source import Source, model_files, opened
-from ..names.diffusers import diffusers_parts, to_comfy
-from ..extraction.thin import Thinned, thin
-
-RECORD, FAMILY = "sara.converted", "sara.family"
+from .sparse import lt_sft, shira, super_tuning
+from .sparse import sara_authors
 
 # What PEFT, diffusers and composable-sft call the one file in the folder that they make.
 _ADAPTER_FILES = (shira.WEIGHTS, "adapter_model.bin", "pytorch_lora_weights.safetensors", lt_sft.FILE)
@@ -88,15 +90,15 @@ class _Reading:
 
     def of_safetensors(self) -> Conversion:
         with opened([self.path], self.path.name) as source:
-            kind = detect.kind(source.names)
-            if kind == detect.SARA:
+            kind = kinds.kind(source.names)
+            if kind == kinds.SARA:
                 self._refuse_density()
                 return Conversion(SparseDelta.load(self.path), "A SaRA delta")
-            return self.of_models() if kind == detect.MODEL else self._of_tensors(source, kind)
+            return self.of_models() if kind == kinds.MODEL else self._of_tensors(source, kind)
 
     def of_torch_file(self) -> Conversion:
         content = torch_file.load(self.path)
-        if original.is_original(content):
+        if sara_authors.is_original(content):
             return self._of_original(content)
         if lt_sft.is_lt_sft(content):
             return self._of_lt_sft(content)
@@ -106,7 +108,7 @@ class _Reading:
         if not named:
             raise self._unknown()
         source = Source(self.path.name, tensors={name: tensor.detach() for name, tensor in content.items()})
-        return self._of_tensors(source, detect.kind(content))
+        return self._of_tensors(source, kinds.kind(content))
 
     def of_models(self) -> Conversion:
         """A tuned model as a whole, beside its base."""
@@ -122,12 +124,12 @@ class _Reading:
         return Conversion(SparseDelta(delta.entries, metadata), "A whole model", lost, notes=[report.text()])
 
     def _of_tensors(self, source: Source, kind: str | None) -> Conversion:
-        if kind == detect.ADAPTER:
+        if kind == kinds.ADAPTER:
             return self._of_adapter(source)
         if kind not in _PEFT:
             raise self._unknown()
         what, of_peft = _PEFT[kind]
-        if kind == detect.SUPER_TUNING and super_tuning.is_hybrid(source.names):
+        if kind == kinds.SUPER_TUNING and super_tuning.is_hybrid(source.names):
             return self._of_hybrid(source)
         self._refuse_density()
         with self._opened_base(what) as base:
@@ -151,7 +153,7 @@ class _Reading:
     def _of_original(self, content: Mapping) -> Conversion:
         self._refuse_density()
         with self._opened_base("A file of the SaRA authors' code") as base:
-            return self._made(original.read(content, base), base, "A file of the SaRA authors' code")
+            return self._made(sara_authors.read(content, base), base, "A file of the SaRA authors' code")
 
     def _of_lt_sft(self, content: Mapping) -> Conversion:
         entries, lost = lt_sft.read(content), 0.0
@@ -177,8 +179,8 @@ class _Reading:
 
     def _metadata(self, base: Base | None, what: str, lost: float) -> dict[str, str]:
         record = {"from": what, "density": self.density, "lost": lost}
-        family = {FAMILY: base.family} if base is not None and base.family else {}
-        return {**family, RECORD: json.dumps(record)}
+        family = {keys.FAMILY: base.family} if base is not None and base.family else {}
+        return {**family, keys.CONVERTED: json.dumps(record)}
 
     @contextlib.contextmanager
     def _opened_base(self, what: str) -> Iterator[Base]:
@@ -218,4 +220,4 @@ class _Reading:
         )
 
 
-_PEFT = {detect.SHIRA: ("SHiRA", shira.read), detect.SUPER_TUNING: ("Super-Tuning", super_tuning.read)}
+_PEFT = {kinds.SHIRA: ("SHiRA", shira.read), kinds.SUPER_TUNING: ("Super-Tuning", super_tuning.read)}

@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..delta import modelspec
-from ..models.base import opened_base
-from ..delta.delta import SparseDelta
+from ..delta import SparseDelta, modelspec
+from ..delta.translate import to_diffusers
 from ..errors import DeltaError
+from ..models.base import opened_base
+from ..names.diffusers import diffusers_parts
+from ..names.resolve import prefix_of
 from .dense import diff, svd_lora
 from .sparse import shira
-from ..names.resolve import prefix_of
-from ..names.diffusers import diffusers_parts, to_diffusers
 
 FORMATS = ("sara", "diff", "lora", "shira")
 DEFAULT_RANK = 64

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .epochs import ShuffledEpochs
 from ..errors import TrainingError
-from .noise_levels import NoiseLevels
 from ..files.saved_state import LARGEST_COUNT, fields, generator_state, sequence, whole_number
+from .epochs import ShuffledEpochs
+from .noise_levels import NoiseLevels
 
 
 class Draw(NamedTuple):

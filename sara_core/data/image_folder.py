@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TrainingError
-from ..names.resolve import listed
+from ..wording import counted, listed
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -28,14 +28,14 @@ class ImageFolder:
 
     def text(self) -> str:
         """What matches and what is missing, a line each."""
-        lines = [f"{_counted(len(self.images), 'image')} with a caption"]
+        lines = [f"{counted(len(self.images), 'image')} with a caption"]
         if self.without_caption:
             lines.append(
-                f"{_counted(len(self.without_caption), 'image')} left out, for want of a .txt file of the same name: "
+                f"{counted(len(self.without_caption), 'image')} left out, for want of a .txt file of the same name: "
                 f"{listed(self.without_caption)}"
             )
         if self.without_image:
-            number = _counted(len(self.without_image), "caption")
+            number = counted(len(self.without_image), "caption")
             lines.append(f"{number} without an image: {listed(self.without_image)}")
         return "\n".join(lines)
 
@@ -78,8 +78,8 @@ def read_image_folder(path: str | os.PathLike) -> ImageFolder:
     )
     if not found.images:
         raise TrainingError(
-            f"No image in '{path}' has a caption ({_counted(len(images), 'image')}, "
-            f"{_counted(len(captions), 'caption')}): put a .txt file with the caption beside each image, under the "
+            f"No image in '{path}' has a caption ({counted(len(images), 'image')}, "
+            f"{counted(len(captions), 'caption')}): put a .txt file with the caption beside each image, under the "
             "same name."
         )
     return found
@@ -107,7 +107,3 @@ def _text(path: Path) -> str:
 
 def _unreadable(path: Path, error: OSError) -> TrainingError:
     return TrainingError(f"'{path.name}' cannot be read ({error.strerror or error}): check its permissions.")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import torch
 
-from ..names import resolve as names
-from ..tensors.elements import added, gather, scatter_, shared_count, union_sum
-from .entry import SparseEntry, check_entry
 from ..errors import DeltaError, UnsupportedModelError
-from . import file_v1 as sara
+from ..names.resolve import resolve
+from ..tensors.elements import added, gather, scatter_, shared_count, union_sum
+from . import file_v1
+from .entry import SparseEntry, check_entry
 
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
 
@@ -38,7 +38,7 @@ class SparseDelta:
         """Read a `.safetensors` delta file; raises DeltaError if it is missing, damaged or not a SaRA file."""
         delta = cls({})
         try:
-            delta.entries, delta.metadata = sara.read(path)  # checked there: a second time would cost a fifth of it
+            delta.entries, delta.metadata = file_v1.read(path)  # checked there: a second time would cost a fifth of it
         except DeltaError as error:
             raise DeltaError(f"Cannot load '{os.path.basename(path)}'. {error}") from error
         return delta
@@ -49,7 +49,7 @@ class SparseDelta:
         Raises DeltaError if the file cannot be written; an existing file is then left as it was. Without `overwrite`
         it is also left if it appears while the new one is written: NameTakenError.
         """
-        sara.write(path, self.entries, self.metadata, dtype, overwrite)
+        file_v1.write(path, self.entries, self.metadata, dtype, overwrite)
 
     @property
     def nnz(self) -> int:
@@ -118,7 +118,7 @@ class SparseDelta:
     def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, SparseEntry]]:
         """Every weight with its entry, checked; names of the same tied weight count once."""
         changes: dict[tuple, tuple[str, torch.Tensor, SparseEntry]] = {}
-        for name, found in names.resolve(self.entries, weights, "the model").items():
+        for name, found in resolve(self.entries, weights, "the model").items():
             weight, entry = weights[found], self.entries[name]
             check_precision(name, weight)
             _check_in_memory(name, weight)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..names.blocks import block_of, natural_order
+from . import metadata as keys
 from .delta import SparseDelta
 
 # Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
 _CODING_OVERHEAD = 1.02
 _BYTES_PER_ENTRY = 500
 # Bytes as text, which say nothing to people.
-_FOR_PROGRAMS = ("modelspec.thumbnail", "sara.base_identity")
+_FOR_PROGRAMS = ("modelspec.thumbnail", keys.BASE_IDENTITY)
 
 
 @dataclass
@@ -104,13 +105,14 @@ _LABELS = {
     "modelspec.description": "description",
     "modelspec.trigger_phrase": "trigger",
     "modelspec.license": "license",
-    "sara.family": "family",
-    "sara.base_name": "base",
-    "sara.base": "base fingerprint",
-    "sara.selection": "selection",
-    "sara.training": "training",
-    "sara.merge": "merged",
-    "sara.extraction": "extracted",
+    keys.FAMILY: "family",
+    keys.BASE_NAME: "base",
+    keys.BASE: "base fingerprint",
+    keys.SELECTION: "selection",
+    keys.TRAINING: "training",
+    keys.MERGE: "merged",
+    keys.EXTRACTION: "extracted",
+    keys.CONVERTED: "converted",
 }
 
 

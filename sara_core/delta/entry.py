@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import DeltaError
+from ..tensors.elements import scatter_
 
 VALUE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIMENSIONS = 8
@@ -78,3 +79,9 @@ def all_finite(values: torch.Tensor) -> bool:
 
 def _damaged(name: str, finding: str) -> DeltaError:
     return DeltaError(f"The delta's entry '{name}' is damaged: {finding}. Get the file again from where it came from.")
+
+
+def dense(entry: SparseEntry) -> torch.Tensor:
+    """The change of the whole weight, float32."""
+    change = torch.zeros(math.prod(entry.shape)).view(entry.shape)
+    return scatter_(change, entry.indices.cpu(), entry.values.float().cpu())

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
-from ..files import atomic
+from ..errors import DeltaError
+from ..files import atomic, container
+from ..files import kinds
+from . import metadata as keys
 from . import modelspec
 from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
-from ..errors import DeltaError
-from ..files import container, kinds as detect
 
 VERSION = "1"
 SUFFIX = ".safetensors"
@@ -59,7 +60,7 @@ def write(
         if part_name(stem, "head") in tensors:
             raise DeltaError(f"The delta has two weights that the file would both call '{stem}'; rename one.")
         tensors.update((part_name(stem, part), tensor) for part, tensor in zip(PARTS, encoded))
-    metadata = {**metadata, "sara.version": VERSION}
+    metadata = {**metadata, keys.VERSION: VERSION}
     metadata.pop(modelspec.HASH, None)  # of the file that the delta came from
     if modelspec.VERSION_KEY in metadata:
         metadata[modelspec.HASH] = "0x" + container.content_sha256(tensors)
@@ -100,7 +101,7 @@ def stems(names: Iterable[str]) -> list[str]:
         else:
             found.setdefault(match["stem"], set()).add(match["part"])
     if not found:
-        raise DeltaError(f"It is not a SaRA delta. {detect.describe(names)}")
+        raise DeltaError(f"It is not a SaRA delta. {kinds.describe(names)}")
     if foreign:
         raise DeltaError(
             f"Besides the delta it has {len(foreign)} tensors that are not SaRA's (such as '{foreign[0]}'). "

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from .delta import SparseDelta
-from ..tensors.elements import added, gather
 from ..names.resolve import resolve
+from ..tensors.elements import added, gather
+from .delta import SparseDelta
 
 
 def rounded_values(delta: SparseDelta, dtype: torch.dtype) -> int:

@@ -14,20 +14,17 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models import identity as base_identity
-from ..models.comparison import Chunk, Comparison, difference, model_weights
-from ..delta.delta import SparseDelta, check_fits
-from ..tensors.elements import added, gather
-from ..delta.entry import SparseEntry
+from ..delta import SparseDelta, SparseEntry
+from ..delta import metadata as keys
+from ..delta.delta import check_fits
 from ..errors import DeltaError
-from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
+from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
+from ..tensors.elements import gather
+from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
 
-RECORD = "sara.extraction"
-
-FAMILY = "sara.family"
 # What the metadata of a support say of the base, which an extract on it shares.
-_OF_BASE = (FAMILY, "sara.base", base_identity.IDENTITY, base_identity.NAME)
+_OF_BASE = (keys.FAMILY, keys.BASE, keys.BASE_IDENTITY, keys.BASE_NAME)
 
 Source = str | os.PathLike | Mapping[str, torch.Tensor]
 
@@ -133,19 +130,10 @@ def extract_with_report(
         report.kept = sum(len(entry.indices) for entry in entries.values())
         rule = {"support": support.nnz} if support is not None else given
         record = {"base": one.label, "tuned": other.label, **rule, "squared_share": report.squared_share}
-        metadata = {FAMILY: one.family} if one.family else {}
+        metadata = {keys.FAMILY: one.family} if one.family else {}
     if support is not None:
         metadata |= {key: text for key, text in support.metadata.items() if key in _OF_BASE}
-    return SparseDelta(entries, {**metadata, RECORD: json.dumps(record, ensure_ascii=False)}), report
-
-
-def exact_change(base: torch.Tensor, tuned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Δ, float32 [n], and where round(float32(base) + Δ) is `tuned` exactly (in the dtype of `base`), bool [n].
-
-    base, tuned: [n] of any floating dtypes
-    """
-    change = difference(base, tuned)
-    return change, added(base, change, 1.0) == tuned.to(base.dtype)
+    return SparseDelta(entries, {**metadata, keys.EXTRACTION: json.dumps(record, ensure_ascii=False)}), report
 
 
 def _check_rule(given: Mapping) -> None:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..delta.entry import SparseEntry, all_finite, check_shape
+from ..delta import SparseEntry
+from ..delta.entry import all_finite, check_shape
 from ..errors import DeltaError
 from ..tensors.largest import MagnitudeHistogram, largest_cut
 

@@ -3,13 +3,35 @@
 import re
 from collections.abc import Collection, Iterable
 
-from ..conversion.adapters.change import PARTS
-
 SARA, SHIRA, SUPER_TUNING, ADAPTER, MODEL = "sara", "shira", "super-tuning", "adapter", "model"
 
 _ADAPTER = "Load it with the Load LoRA node instead"
 _CHECKPOINT = "Load it with the Load Checkpoint or Load Diffusion Model node instead"
 _CONVERT = "Convert it with the SaRA Convert node first"
+
+# The same part has had several names; the longest ending that fits a tensor's name counts.
+ADAPTER_PARTS = {
+    ".lora_up.weight": "up", ".lora_down.weight": "down", ".lora_mid.weight": "mid",
+    ".lora_B.weight": "up", ".lora_A.weight": "down",
+    ".lora_B.default.weight": "up", ".lora_A.default.weight": "down",
+    ".lora_B": "up", ".lora_A": "down",
+    ".lora.up.weight": "up", ".lora.down.weight": "down",
+    "_lora.up.weight": "up", "_lora.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up", ".lora_linear_layer.down.weight": "down",
+    ".up.weight": "up", ".down.weight": "down",
+    ".alpha": "alpha",
+    **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    ".oft_blocks": "oft_blocks", ".rescale": "rescale",
+    **{f".{part}.weight": part for part in ("a1", "a2", "b1", "b2")},
+    ".dora_scale": "dora_scale",
+    **{f".lora_magnitude_vector{end}": "magnitude" for end in ("", ".weight", ".default.weight", ".default")},
+    ".diff": "diff", ".w_norm": "diff",
+    ".set_weight": "set",
+    ".reshape_weight": "shape",
+    ".diff_b": "bias", ".b_norm": "bias",
+    ".lora_B.bias": "lora_bias", ".lora_B.default.bias": "lora_bias",
+}  # fmt: skip
 
 _SARA_PART = re.compile(r".+\.sara\d+_\w+", re.DOTALL)
 _PEFT_SPARSE = {SHIRA: ".shira_weight", SUPER_TUNING: ".supertuning_values"}
@@ -17,7 +39,7 @@ _GLORA = (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight")
 # A model may have parameters called so too.
 _OF_MODELS = {".alpha", ".rescale", ".up.weight", ".down.weight", *_GLORA}
 _ADAPTER_ENDINGS = (
-    *PARTS.keys() - _OF_MODELS, ".on_input", ".oft_diag", "_lora1.up.weight", "_lora2.up.weight",
+    *ADAPTER_PARTS.keys() - _OF_MODELS, ".on_input", ".oft_diag", "_lora1.up.weight", "_lora2.up.weight",
 )  # fmt: skip
 _SIGNS = (
     (_ADAPTER, "a LoRA", (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",

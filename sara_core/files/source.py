@@ -13,7 +13,6 @@ from safetensors import safe_open
 from ..errors import DeltaError
 from . import container
 
-
 _PART = r"-[0-9]{5}-of-[0-9]{5}\.safetensors"
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .simulation import LiveBytes
 from ..backward.store import Store
+from ..wording import GIB, MIB, readable_size, rounded
+from .simulation import LiveBytes
 
-MIB, GIB = 1 << 20, 1 << 30
 # Δ, its gradient and the last good values of it, fp32 each.
 VECTORS = 3
 # Bytes per trained element that exist for a while between steps: the checks of a step; and where the vector is on the
@@ -51,8 +51,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         unit, name = (GIB, "GiB") if self.total >= GIB else (MIB, "MiB")
         parts = {"weights": self.weights, "sparse state": self.sparse_state, "activations": self.activations}
-        listed = ", ".join(f"{part} {_number(size / unit)}" for part, size in parts.items())
-        return f"about {_number(self.total / unit)} {name}: {listed}"
+        listed = ", ".join(f"{part} {rounded(size / unit)}" for part, size in parts.items())
+        return f"about {rounded(self.total / unit)} {name}: {listed}"
 
 
 def bytes_of(tensors: Iterable[torch.Tensor], device: torch.device) -> int:
@@ -126,8 +126,8 @@ def shortage(estimate: MemoryEstimate, free: int, advice: str) -> str | None:
     if missing <= 0:
         return None
     return (
-        f"This training needs {estimate}. That is about {readable(missing)} more than is free now, so it will probably "
-        f"run out of memory. {advice}"
+        f"This training needs {estimate}. That is about {readable_size(missing)} more than is free now, so it will "
+        f"probably run out of memory. {advice}"
     )
 
 
@@ -147,13 +147,3 @@ def out_of_memory_advice(
         knobs.append((0.6 * activations, "switch gradient_checkpointing on"))
     knobs.sort(key=lambda knob: -knob[0])
     return "To need less, the setting that helps most first: " + "; ".join(text for _, text in knobs) + "."
-
-
-def readable(size: int) -> str:
-    """1536 << 20 → "1.5 GiB"."""
-    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
-    return f"{_number(size / unit)} {name}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

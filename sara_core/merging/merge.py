@@ -21,21 +21,19 @@ from dataclasses import dataclass
 
 import torch
 
-from ..names.blocks import BlockFactor, check_blocks, factors_of
-from ..delta.delta import SparseDelta
-from ..delta.entry import SparseEntry
+from ..delta import SparseDelta, SparseEntry
+from ..delta import metadata as keys
 from ..errors import DeltaError
-from ..tensors.largest import MagnitudeHistogram, largest_cut
-from .report import MergeReport
 from ..names.resolve import prefix_of
+from ..tensors.largest import MagnitudeHistogram, largest_cut
+from .block_factors import BlockFactor, check_blocks, factors_of
+from .report import MergeReport
 
 METHODS = ("sum", "mean", "ties", "dare")
 SIGNS = ("total", "count")
-RECORD = "sara.merge"
-FAMILY = "sara.family"
 
 # True of one training only.
-_OF_ONE_DELTA = ("sara.selection", "sara.training", "modelspec.date", "modelspec.title", "modelspec.thumbnail", RECORD)
+_OF_ONE_DELTA = (keys.SELECTION, keys.TRAINING, "modelspec.date", "modelspec.title", "modelspec.thumbnail", keys.MERGE)
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _checked(deltas: Sequence[SparseDelta], weights: Sequence[float], names: Seq
         raise DeltaError(f"There are {len(deltas)} deltas but {len(weights)} weights. Give one weight for each.")
     if not all(map(math.isfinite, weights)):
         raise DeltaError(f"Weights must be finite numbers, not {weights}.")
-    families = [delta.metadata.get(FAMILY) for delta in deltas]
+    families = [delta.metadata.get(keys.FAMILY) for delta in deltas]
     known = [place for place, family in enumerate(families) if family is not None]
     for place in known:
         if families[place] != families[known[0]]:
@@ -289,4 +287,4 @@ def _metadata(deltas, weights, names, settings: MergeSettings) -> dict[str, str]
         for name, weight, delta in zip(names, weights, deltas)
     ]
     kept = {key: text for key, text in shared if key not in _OF_ONE_DELTA}
-    return {**kept, RECORD: json.dumps(record, ensure_ascii=False)}
+    return {**kept, keys.MERGE: json.dumps(record, ensure_ascii=False)}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..delta import SparseDelta
 from ..names.blocks import block_of, natural_order
-from ..delta.delta import SparseDelta
 
 
 @dataclass

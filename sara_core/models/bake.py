@@ -10,15 +10,13 @@ from typing import BinaryIO, NamedTuple
 
 import torch
 
-from ..files import atomic
-from ..names import resolve as names
-from . import quantised
-from ..delta.delta import SparseDelta, check_fits
-from ..delta.entry import SparseEntry
+from ..delta import SparseDelta, SparseEntry
+from ..delta import metadata as keys
+from ..delta.delta import check_fits
 from ..errors import DeltaError, UnsupportedModelError
-from ..files import container
-
-RECORD = "sara.baked"
+from ..files import atomic, container
+from ..names.resolve import resolve
+from . import quantised
 
 _DTYPES = quantised.DTYPES | quantised.FLOAT8
 _CHUNK = 1 << 24
@@ -110,7 +108,7 @@ def _changes(
     """The delta's entries under the checkpoint's names, checked against its shapes, dtypes and scales."""
     quantised.check_not_packed(header, checkpoint)
     changes = {}
-    for name, found in names.resolve(delta.entries, header, f"the checkpoint '{checkpoint}'").items():
+    for name, found in resolve(delta.entries, header, f"the checkpoint '{checkpoint}'").items():
         entry, tensor = delta.entries[name], header[found]
         scale_name = quantised.scale_name(found, header, checkpoint)  # packed weights have another shape, too
         check_fits(found, entry, tuple(tensor["shape"]))
@@ -122,11 +120,11 @@ def _changes(
 def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) -> dict[str, str]:
     """The checkpoint's metadata with this bake added to the list of those it went through."""
     try:
-        earlier = json.loads(metadata.get(RECORD, "[]"))
+        earlier = json.loads(metadata.get(keys.BAKED, "[]"))
     except (ValueError, RecursionError):
         earlier = []
     bake_record = {"strength": strength, "changed": delta.nnz, "delta": delta.metadata}
-    return {**metadata, RECORD: json.dumps([*(earlier if isinstance(earlier, list) else []), bake_record])}
+    return {**metadata, keys.BAKED: json.dumps([*(earlier if isinstance(earlier, list) else []), bake_record])}
 
 
 def _write_changed(source: BinaryIO, file: BinaryIO, size: int, name: str, change: _Change, strength: float) -> int:

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ..delta.entry import SparseEntry
+from ..delta import SparseEntry
+from ..delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy
 from ..errors import DeltaError
 from ..files.source import Source, model_files, opened
-from ..names.resolve import SCALE, WEIGHT
-from ..names.diffusers import (
-    Shape, check_known, dense_to_comfy, dense_to_diffusers, diffusers_parts, family, to_comfy,
-)  # fmt: skip
-
-PREFIX = "diffusion_model."
-_CHECKPOINT_PREFIX = "model.diffusion_model."
+from ..names.diffusers import Shape, check_known, diffusers_parts, family
+from ..names.resolve import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX
 
 
 class Base:
@@ -25,7 +21,7 @@ class Base:
 
     label: what the user calls it
     shapes: ComfyUI's names, without the prefix `diffusion_model.` → shapes
-    parts: diffusers names → their places (names_diffusers); empty for families that have the same names on both sides
+    parts: diffusers names → their places (names.diffusers); empty for families that have the same names on both sides
     own_shapes: the names that diffusers and PEFT use → shapes
     family: "SD1.5" …, if the names tell; is_diffusers: whether it is stored under diffusers names
     """
@@ -147,9 +143,10 @@ def opened_base(path: str | os.PathLike) -> Iterator[Base]:
 
 def _diffusion_model(names: list[str]) -> dict[str, str]:
     """Names of the diffusion model's weights, without a prefix → names in the file."""
-    prefixes = (_CHECKPOINT_PREFIX, PREFIX, "")
+    prefixes = (CHECKPOINT_PREFIX, PREFIX, "")
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in names) or not prefix)
     stored = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
     return {
-        name.removesuffix(SCALE) + WEIGHT if name.endswith(SCALE) else name: found for name, found in stored.items()
+        name.removesuffix(NORM_SCALE) + NORM_WEIGHT if name.endswith(NORM_SCALE) else name: found
+        for name, found in stored.items()
     }

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from .base import PREFIX, opened_base
 from ..delta.delta import check_precision
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import container
-from ..names.resolve import listed, prefix_of
+from ..names.resolve import CHECKPOINT_PREFIX, PREFIX, prefix_of
+from ..tensors.elements import added
+from ..wording import listed
+from .base import opened_base
 
 CHUNK = 1 << 21
-
-_CHECKPOINT_PREFIX = "model."
 
 
 @dataclass
@@ -60,7 +60,7 @@ def model_weights(source: str | os.PathLike | Mapping[str, torch.Tensor], label:
         others = {}
         if Path(source).is_file():
             file = stack.enter_context(container.opened(source))
-            names = [name for name in file.keys() if name.startswith(_CHECKPOINT_PREFIX + PREFIX)]
+            names = [name for name in file.keys() if name.startswith(CHECKPOINT_PREFIX)]
             outside = set(file.keys()) - set(names) if names else ()
             others = {name: functools.partial(file.get_tensor, name) for name in sorted(outside)}
         yield ModelWeights(base.label, list(base.shapes), PREFIX, base.weight, others, base.family)
@@ -68,13 +68,13 @@ def model_weights(source: str | os.PathLike | Mapping[str, torch.Tensor], label:
 
 def _of_mapping(tensors: Mapping[str, torch.Tensor], label: str) -> ModelWeights:
     """A checkpoint in memory, or a model's own state dict: then a delta has the model's own names."""
-    inside = [name for name in tensors if name.startswith(_CHECKPOINT_PREFIX + PREFIX)]
+    inside = [name for name in tensors if name.startswith(CHECKPOINT_PREFIX)]
     others = {name: functools.partial(tensors.__getitem__, name) for name in tensors.keys() - inside} if inside else {}
     names = inside or list(tensors)
     prefix = prefix_of(names)
     own = {name.removeprefix(prefix): name for name in names}
     return ModelWeights(
-        label, list(own), prefix.removeprefix(_CHECKPOINT_PREFIX), lambda name: tensors[own[name]], others
+        label, list(own), prefix.removeprefix("model."), lambda name: tensors[own[name]], others
     )
 
 
@@ -197,3 +197,12 @@ def _same_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:
         return False
     first, second = (tensor.reshape(-1).view(torch.uint8) for tensor in (first, second.to(first.device)))
     return torch.equal(first, second)
+
+
+def exact_change(base: torch.Tensor, tuned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Δ, float32 [n], and where round(float32(base) + Δ) is `tuned` exactly (in the dtype of `base`), bool [n].
+
+    base, tuned: [n] of any floating dtypes
+    """
+    change = difference(base, tuned)
+    return change, added(base, change, 1.0) == tuned.to(base.dtype)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy
 import torch
 
+from ..delta import metadata as keys
+from ..names.resolve import CHECKPOINT_PREFIX, PREFIX
 from ..tensors.elements import gather
 from .quantised import SCALES
 
-IDENTITY, NAME = "sara.base_identity", "sara.base_name"
 BASE, FINE_TUNE, OTHER, UNKNOWN = "base", "fine-tune", "other", "unknown"
 
 _VERSION = "1:"
@@ -98,7 +99,7 @@ def identity_of(weights: Mapping[str, torch.Tensor], name: str = "") -> dict[str
     if not len(records):
         return {}
     text = _VERSION + base64.b64encode(numpy.sort(records, order="key").tobytes()).decode()
-    return {IDENTITY: text, **({NAME: name} if name else {})}
+    return {keys.BASE_IDENTITY: text, **({keys.BASE_NAME: name} if name else {})}
 
 
 def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) -> Verdict:
@@ -106,10 +107,10 @@ def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) ->
 
     UNKNOWN if the metadata has no identity that can be read, or the weights are quantised.
     """
-    records = _records(metadata.get(IDENTITY, ""))
+    records = _records(metadata.get(keys.BASE_IDENTITY, ""))
     if records is None:
         return Verdict(UNKNOWN)
-    name = metadata.get(NAME, "")[:_LONGEST_NAME]
+    name = metadata.get(keys.BASE_NAME, "")[:_LONGEST_NAME]
     places = {key: (own, start) for own, key, start in _candidates(weights)}
     found = [record for record in records if int(record["key"]) in places]
     if len(found) < _ENOUGH_IN_COMMON * len(records):
@@ -149,7 +150,7 @@ def _candidates(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, int,
 
 def _diffusion_prefix(names: Mapping) -> str:
     """A checkpoint has other models beside the diffusion model, whose names have a prefix then."""
-    for prefix in ("model.diffusion_model.", "diffusion_model."):
+    for prefix in (CHECKPOINT_PREFIX, PREFIX):
         if any(name.startswith(prefix) for name in names):
             return prefix
     return ""

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import torch
 
-from ..tensors.elements import added, gather, scatter_
-from ..delta.entry import SparseEntry
+from ..delta import SparseEntry
 from ..errors import DeltaError, UnsupportedModelError
+from ..tensors.elements import added, gather, scatter_
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}

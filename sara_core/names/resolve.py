@@ -3,20 +3,14 @@
 from collections.abc import Collection, Iterable
 
 from ..errors import DeltaError
+from ..wording import listed
 
 # ComfyUI's models call the diffusion network `diffusion_model`, checkpoint files `model.diffusion_model`,
 # and the network on its own (or a diffusion-model file) has no prefix at all.
-_PREFIXES = ("diffusion_model.", "model.diffusion_model.", "")
-_SHOWN = 3
+PREFIX, CHECKPOINT_PREFIX = "diffusion_model.", "model.diffusion_model."
+_PREFIXES = (PREFIX, CHECKPOINT_PREFIX, "")
 # Flux's original files call a norm's weight so; ComfyUI renames it when it loads one.
-SCALE, WEIGHT = "_norm.scale", "_norm.weight"
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names and how many more there are, for an error message."""
-    names = sorted(names)
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+NORM_SCALE, NORM_WEIGHT = "_norm.scale", "_norm.weight"
 
 
 def resolve(wanted: Collection[str], available: Collection[str], target: str) -> dict[str, str]:
@@ -52,7 +46,7 @@ def prefix_of(names: Iterable[str]) -> str:
 
 
 def _original(name: str) -> str:
-    return name.removesuffix(WEIGHT) + SCALE if name.endswith(WEIGHT) else name
+    return name.removesuffix(NORM_WEIGHT) + NORM_SCALE if name.endswith(NORM_WEIGHT) else name
 
 
 def _renamings(wanted: Collection[str]) -> Iterable[dict[str, str]]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import UnsupportedModelError
 from ..data.noising import FlowNoising
+from ..errors import UnsupportedModelError
 
 Conditions = Mapping[str, torch.Tensor]
 # What FLUX.1-dev is told of guidance unless told otherwise, in diffusers and in ComfyUI.

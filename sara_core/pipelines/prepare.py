@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from ..diffusers_bridge import denoiser
-from .families import FAMILIES, Conditions, Family
-from ..errors import TrainingError, UnsupportedModelError
 from ..data.image_folder import CaptionedImage
-from ..memory.estimate import is_out_of_memory
 from ..data.noising import DiffusionNoising, FlowNoising
+from ..diffusers_bridge import denoiser
+from ..errors import TrainingError, UnsupportedModelError
+from ..memory.estimate import is_out_of_memory
+from ..wording import one_of
+from .families import FAMILIES, Conditions, Family
 
 _PREDICTIONS = ("epsilon", "v_prediction")
 _INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
@@ -79,14 +80,14 @@ def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
             raise TrainingError(
                 f"'{folder}' is no diffusers folder (it has no model_index.json): give the folder of a whole pipeline. "
                 "A single checkpoint file can be made into one with diffusers: <pipeline>.from_single_file(…)"
-                f".save_pretrained(…), where <pipeline> is {_listed(FAMILIES)}."
+                f".save_pretrained(…), where <pipeline> is {one_of(FAMILIES)}."
             )
         parts = diffusers.DiffusionPipeline.load_config(folder)
         kind = parts["_class_name"]
         if kind not in FAMILIES:
             raise UnsupportedModelError(
                 f"'{folder.name}' is a {kind}: this command trains Stable Diffusion 1 to 3.5, SDXL and Flux in "
-                f"folders of a {_listed(FAMILIES)}; no inpainting models, and not SDXL's refiner. Train other models "
+                f"folders of a {one_of(FAMILIES)}; no inpainting models, and not SDXL's refiner. Train other models "
                 "in ComfyUI with SaRA Train, or in a diffusers script of your own with sara_core.SaRA."
             )
         family = FAMILIES[kind]
@@ -196,8 +197,3 @@ def _texts_on(
         caption: {name: tensor.float().cpu() for name, tensor in family.text(pipeline, caption, device).items()}
         for caption in captions
     }
-
-
-def _listed(names) -> str:
-    *first, last = names
-    return f"{', '.join(first)} or {last}"

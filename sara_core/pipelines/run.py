@@ -5,14 +5,15 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..delta.delta import SparseDelta
-from ..diffusers_bridge import comfyui_delta, identity_metadata
-from .prepare import Prepared
 from ..data.draws import Draws
+from ..delta import SparseDelta
+from ..delta import metadata as keys
+from ..diffusers_bridge import comfyui_delta, identity_metadata
+from ..training.loop import Training, TrainingSettings
 from ..training.low_rank import LowRankLoss
 from ..training.optimizer import SaRA
 from ..training.processes import Processes
-from ..training.loop import Training, TrainingSettings
+from .prepare import Prepared
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -87,8 +88,8 @@ class DiffusersRun:
     """One training of a prepared model; `training` is its loop.
 
     checkpointing: recompute activations in the backward; stream: leave the weights in the main memory and let them
-        pass through the device one layer at a time (backward/streaming.py). Neither decides the run's numbers, up to their last
-        bits.
+        pass through the device one layer at a time (backward/streaming.py). Neither decides the run's numbers, up to
+        their last bits.
 
     Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained.
     """
@@ -130,9 +131,9 @@ class DiffusersRun:
             "images": self.images,
         }  # fmt: skip
         metadata = {
-            "sara.selection": json.dumps(selected),
-            "sara.training": json.dumps(trained),
-            "sara.base": store.base_fingerprint,
+            keys.SELECTION: json.dumps(selected),
+            keys.TRAINING: json.dumps(trained),
+            keys.BASE: store.base_fingerprint,
             **self.base,
         }
         return comfyui_delta(self.model, store.delta(metadata))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..tensors.elements import gather
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
+from ..tensors.elements import gather
 
 RULES = ("smallest", "largest", "random", "gradient")
 # Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
@@ -75,7 +75,7 @@ def select(
         largest |w · ∂L/∂w|
     per_layer: each weight gives its own share: density × its elements, at least one (density only)
     seed: of the random choice
-    by_gradient: finds the elements for rule "gradient" (gradient_scores.GradientScores.largest)
+    by_gradient: finds the elements for rule "gradient" (gradient.GradientScores.largest)
 
     Raises SelectionError when what is asked for is contradictory, or selects nothing or everything.
     """

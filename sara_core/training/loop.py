@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .adjustment import Adjustment, adjust
+from ..backward.store import Store
 from ..errors import TrainingError
+from ..files.saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, tensor, whole_number
+from .adjustment import Adjustment, adjust
 from .optimizer import check_all_reached
 from .optimizer_state import checked_optimizer_state
-from ..files.saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, tensor, whole_number
 from .schedule import rate_factor
-from ..backward.store import Store
 
 # After a step without a finite result the learning rate is halved; it doubles again after this many good steps.
 RECOVERY_STEPS = 100

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import TrainingError
-from ..files.saved_state import fields, generator_state
 from ..backward.store import Store
 from ..backward.support import Segment, Support
+from ..errors import TrainingError
+from ..files.saved_state import fields, generator_state
 
 # Singular values below this share of the largest are noise, and their directions arbitrary: rounding the elements to
 # fp32 moves them by about 1e-7 of the largest. A Gram matrix squares them: in fp32 it would bury everything below

@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from .adjustment import Adjustment, adjust
 from ..backward.attach import (
-    IN_PLACE, STREAMED, attach_model, attached_for_gradients, detach_model, left_out, plain_layers, trainable_weights,
-    unfreeze,
+    IN_PLACE, STREAMED, attach_model, attached_for_gradients, detach_model, plain_layers, unfreeze,
 )  # fmt: skip
-from ..delta.delta import SparseDelta
-from ..errors import DeltaError, TrainingError
-from ..selection.gradient import GradientScores
-from .optimizer_state import checked_optimizer_state
-from ..names.patterns import ALL_LAYERS
-from ..files.saved_state import fields
-from ..selection.rules import select
 from ..backward.store import Store
 from ..backward.streaming import move_all_but, move_back
 from ..backward.support import Support
 from ..backward.weight_gradient import check_route
+from ..delta import SparseDelta
+from ..errors import DeltaError, TrainingError
+from ..files.saved_state import fields
+from ..names.patterns import ALL_LAYERS
+from ..selection.gradient import GradientScores
+from ..selection.rules import select
+from ..selection.trainable import left_out, trainable_weights
+from .adjustment import Adjustment, adjust
+from .optimizer_state import checked_optimizer_state
 
 # The paper's equation 12 was fitted for thresholds of 2e-4 to 5e-3 on weights of Stable Diffusion.
 PAPER_RATE, PAPER_DECAY = 1e-3, 350.0

@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from ..files import atomic
 from ..errors import DeltaError
-from ..files import container
+from ..files import atomic, container
 from ..files.saved_state import fields
 
 _TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"

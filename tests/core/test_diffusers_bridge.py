@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sara_core import DeltaError, SaRA, SparseDelta, SparseEntry, UnsupportedModelError
+from sara_core.delta.translate import dense_to_comfy, dense_to_diffusers
 from sara_core.diffusers_bridge import comfyui_delta, load_delta
-from sara_core.names.diffusers import dense_to_comfy, dense_to_diffusers, diffusers_parts
+from sara_core.names.diffusers import diffusers_parts
 from tests.support import tiny_diffusers, toy_models
 from tests.support.small_models import every_bit, same_bits
 

@@ -130,7 +130,7 @@ def test_a_model_is_reported_with_table_and_curves(comfy, model):
 
 def test_patches_on_the_model_do_not_count_as_its_weights(comfy, model):
     plain = comfy.execute("SaRAInspect", model=model).outputs[0]
-    classes, name = comfy.pack_module("sara_core.delta.delta"), "diffusion_model.out.2.weight"
+    classes, name = comfy.pack_module("sara_core.delta"), "diffusion_model.out.2.weight"
     size = layer_weights(model)[name].numel()
     entry = classes.SparseEntry(
         torch.arange(size, dtype=torch.int32), torch.ones(size), tuple(layer_weights(model)[name].shape)
@@ -188,7 +188,7 @@ def _change_by_hand(model, theta, positive, latent):
 
 
 def test_a_delta_and_a_model_are_shown_together(comfy, model):
-    classes = comfy.pack_module("sara_core.delta.delta")
+    classes = comfy.pack_module("sara_core.delta")
     entry = next(iter(random_delta(0.01).entries.values()))
     delta = classes.SparseDelta({"diffusion_model.a.0.weight": classes.SparseEntry(*entry)}, {"sara.family": "SD1.5"})
     report, picture, blocked = comfy.execute("SaRAInspect", delta=delta).outputs
@@ -211,7 +211,7 @@ def test_nothing_or_half_is_refused(comfy, model):
 
 def trained_on(comfy, model, name="base.safetensors"):
     """A small delta with what SaRA Train says of this MODEL."""
-    classes, identity = comfy.pack_module("sara_core.delta.delta"), comfy.pack_module("nodes.host.identity")
+    classes, identity = comfy.pack_module("sara_core.delta"), comfy.pack_module("nodes.host.identity")
     entry = classes.SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (4, 320, 3, 3))
     metadata = {**identity.identity_metadata(model), "sara.base_name": name}
     return classes.SparseDelta({"diffusion_model.out.2.weight": entry}, metadata)

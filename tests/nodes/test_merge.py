@@ -24,7 +24,7 @@ def model(comfy):
 @pytest.fixture(scope="module")
 def deltas(comfy, model):
     """Two deltas of the toy model, with supports of their own, as the pack's own class."""
-    classes = comfy.pack_module("sara_core.delta.delta")
+    classes = comfy.pack_module("sara_core.delta")
     weights = {n: w for n, w in model.model.state_dict().items() if n.startswith("diffusion_model.") and w.dim() > 1}
     return [
         classes.SparseDelta(
@@ -70,7 +70,8 @@ def test_a_merge_of_twenty_deltas_can_be_drawn(comfy, deltas):
 
 
 def test_the_settings_reach_the_merge(comfy, deltas):
-    library, blocks = comfy.pack_module("sara_core.merging.merge"), comfy.pack_module("sara_core.names.blocks")
+    library = comfy.pack_module("sara_core.merging.merge")
+    blocks = comfy.pack_module("sara_core.merging.block_factors")
     lines = "output_blocks = 0.5, 2"
     merged = merge(comfy, deltas, method="ties", keep=20.0, sign="count", preset="attention only", blocks=lines)
     chosen = (*blocks.PRESETS["attention only"], *blocks.parse_blocks(lines))
@@ -127,7 +128,7 @@ def test_the_server_takes_a_prompt_with_several_deltas(server, checkpoint, comfy
     outputs = server.client.run(prompt)
     assert outputs["merge"]["images"]
     (saved,) = outputs["save"]["text"]
-    classes = comfy.pack_module("sara_core.delta.delta")
+    classes = comfy.pack_module("sara_core.delta")
     merged = classes.SparseDelta.load(server.base / "output" / saved)
     assert_same_delta(merged, deltas[0] * 1.0 + deltas[1] * 0.5 + deltas[0] * -1.0)
 
@@ -181,12 +182,13 @@ def test_equal_models_are_refused(comfy, pair):
 
 
 def test_a_diffusers_folder_and_a_checkpoint_go_together(comfy, pair, tmp_path):
-    names, extraction = (comfy.pack_module(f"sara_core.{name}") for name in ("names.diffusers", "extraction.extract"))
+    names, translate = comfy.pack_module("sara_core.names.diffusers"), comfy.pack_module("sara_core.delta.translate")
+    extraction = comfy.pack_module("sara_core.extraction.extract")
     weights = {name.removeprefix(PREFIX): weight for name, weight in pair[2].items()}
     parts = names.diffusers_parts({name: tuple(weight.shape) for name, weight in weights.items()})
     folder = tmp_path / "pipeline" / "unet"
     folder.mkdir(parents=True)
-    own = {name: names.dense_to_diffusers(weights[part.name], part).contiguous() for name, part in parts.items()}
+    own = {name: translate.dense_to_diffusers(weights[part.name], part).contiguous() for name, part in parts.items()}
     save_file(own, folder / "diffusion_pytorch_model.safetensors")
     assert "down_blocks.0.attentions.0.proj_in.weight" in own
     checkpoints = comfy.base / "models" / "checkpoints"

@@ -9,6 +9,7 @@ import torch
 from tests.support import toy_models
 from tests.support.toy_training import IMAGES, saved_deltas, train
 
+
 def loaded_weights(model):
     """The weights that a MODEL computes with once the host has loaded it."""
     import comfy.model_management

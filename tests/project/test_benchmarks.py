@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.train_ import comfyui as _train_comfyui, pytorch as _train_pytorch
 from benchmarks import scaling
 from benchmarks.lib.report import Spread, text_table
+from benchmarks.train_ import comfyui
+from benchmarks.train_ import pytorch
 from devtools.comfyui.install import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
@@ -54,7 +55,7 @@ def test_ratios_compare_within_a_round():
         measurement("floor", 4.0, 4500, trained=0), measurement("SaRA", 5.0, 4600),
         measurement("floor", 8.0, 4500, round=1, trained=0), measurement("SaRA", 8.0, 4600, round=1),
     ]  # fmt: skip
-    ratio = found(_train_pytorch.ratios(measurements), "SaRA 5 M, checkpointing: step / floor")
+    ratio = found(pytorch.ratios(measurements), "SaRA 5 M, checkpointing: step / floor")
     assert ratio == {**ratio, "spread": Spread(1.125, 1.0, 1.25), "limit": 1.20}
 
 
@@ -62,13 +63,13 @@ def test_memory_is_allowed_28_bytes_an_element_and_64_mib():
     allowed = 5_000_000 * 28 / MIB + 64
     measurements = [measurement("floor", 4.0, 4500, trained=0), measurement("SaRA", 5.0, 4500 + allowed)]
     name = "SaRA 5 M, checkpointing: peak / (floor + 28 B an element + 64 MiB)"
-    ratio = found(_train_pytorch.ratios(measurements), name)
+    ratio = found(pytorch.ratios(measurements), name)
     assert ratio["spread"].median == pytest.approx(1) and ratio["limit"] == 1.0
 
 
 def test_a_model_that_nothing_was_promised_for_has_no_targets():
     measurements = [measurement(method, 4.0, 4500, model="small") for method in ("floor", "SaRA")]
-    ratios = _train_pytorch.ratios([{**one, "model": "small"} for one in measurements])
+    ratios = pytorch.ratios([{**one, "model": "small"} for one in measurements])
     assert ratios and not any(ratio["limit"] for ratio in ratios)
 
 
@@ -79,7 +80,7 @@ def test_in_comfyui_ours_is_compared_with_the_better_of_cores_modes():
          "later_growth": growth}
         for method, (step, growth) in runs.items() for checkpointing in (True, False)
     ]  # fmt: skip
-    ratios = _train_comfyui.ratios(measurements)
+    ratios = comfyui.ratios(measurements)
     assert found(ratios, "step / better LoRA, checkpointing")["spread"].median == pytest.approx(2 / 3)
     assert found(ratios, "growth / better LoRA, checkpointing")["spread"].median == pytest.approx(0.1)
     assert found(ratios, "growth / better LoRA")["limit"] is None

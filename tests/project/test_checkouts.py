@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from benchmarks.lib import random_unet as _random_unet
+from benchmarks.lib import random_unet
 from devtools.comfyui.client import Client
+from devtools.comfyui.server import free_port
 from devtools.packer import copy_checkout
 from devtools.progress import Progress
-from devtools.comfyui.server import free_port
 
 TIMEOUT = 300.0
 NODE = "SaRAApply"
@@ -22,9 +22,9 @@ NAME = 'display_name="SaRA Apply"'
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from devtools.host import prepare
-from devtools.in_process import InProcessHost
-from devtools.server import Server
+from devtools.comfyui.install import prepare
+from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.server import Server
 
 host, folder = prepare(), Path(sys.argv[1])
 print("ready", flush=True)
@@ -123,8 +123,8 @@ def test_the_hosts_of_the_tests_run_their_own_checkouts_code(checkouts, tmp_path
 
 def test_the_random_weights_of_other_code_are_another_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SARA_CACHE", str(tmp_path))
-    monkeypatch.setattr(_random_unet, "run_module", lambda module, arguments: open(arguments[1], "wb").close())
-    ours = _random_unet.unet_file("small", Progress())
-    monkeypatch.setattr(_random_unet, "write", lambda layout, path: "what another checkout writes")
-    theirs = _random_unet.unet_file("small", Progress())
+    monkeypatch.setattr(random_unet, "run_module", lambda module, arguments: open(arguments[1], "wb").close())
+    ours = random_unet.unet_file("small", Progress())
+    monkeypatch.setattr(random_unet, "write", lambda layout, path: "what another checkout writes")
+    theirs = random_unet.unet_file("small", Progress())
     assert ours != theirs and ours.exists() and theirs.exists()

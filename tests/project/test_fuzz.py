@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks.fuzz_ import exploration as _exploration, mutations as _mutations
+from benchmarks.fuzz_ import exploration
+from benchmarks.fuzz_ import mutations
 from benchmarks.fuzz_.exploration import Target, explore
 from benchmarks.fuzz_.untrusted import targets as file_targets
 from benchmarks.fuzz_.untrusted_states import COMMAND, LIBRARY, state_targets, with_node_target
@@ -77,7 +78,7 @@ def watched(tmp_path, monkeypatch):
                   for place, letter in enumerate("fault"))
         + "    raise RuntimeError('found')\n"
     )  # fmt: skip
-    monkeypatch.setattr(_exploration, "CODE", str(source.parent))
+    monkeypatch.setattr(exploration, "CODE", str(source.parent))
     read = runpy.run_path(str(source))["read"]
     return Target("planted", [b"....."], read, one_byte, (ValueError,))
 
@@ -90,7 +91,7 @@ def one_byte(content, choose):
 def test_a_fault_behind_several_conditions_is_found_by_following_coverage(tmp_path, watched, monkeypatch):
     found = explore(watched, 3000, tmp_path)
     assert list(found.failures.values())[0][:5] == b"fault" and "RuntimeError: found" in next(iter(found.failures))
-    monkeypatch.setattr(_exploration, "CODE", "nothing")
+    monkeypatch.setattr(exploration, "CODE", "nothing")
     assert not explore(watched, 3000, tmp_path).failures  # by chance alone it takes twelve million
 
 
@@ -108,7 +109,7 @@ def test_a_result_that_is_not_sound_is_a_failure(tmp_path):
 
 
 def test_an_input_that_takes_too_long_is_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(_exploration, "LONGEST_SECONDS", -1)
+    monkeypatch.setattr(exploration, "LONGEST_SECONDS", -1)
     target = Target("slow", [b"x"], lambda path: None, one_byte, ())
     assert next(iter(explore(target, 0, tmp_path).failures)).startswith("took ")
 
@@ -130,11 +131,11 @@ def test_mutations_take_anything(target, name):
 
 def test_most_changed_containers_are_still_containers(target):
     choose, seed = random.Random(0), target("delta file").seeds[0]
-    files = [_mutations.of_safetensors(seed, choose) for _ in range(300)]
+    files = [mutations.of_safetensors(seed, choose) for _ in range(300)]
     sound = 0
     for content in files:
         try:
-            _mutations._read_safetensors(content)
+            mutations._read_safetensors(content)
             sound += 1
         except (ValueError, KeyError, TypeError):
             pass

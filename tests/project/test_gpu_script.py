@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.gpu_ import (
-    model_checks as _gpu_model_checks, route_checks as _gpu_route_checks, steps as _gpu_steps, unet as _gpu_unet,
-)  # fmt: skip
-from benchmarks.lib import models as _models
 from benchmarks import gpu
+from benchmarks.gpu_ import (
+    model_checks, route_checks, steps as step_items, unet,
+)  # fmt: skip
 from benchmarks.gpu_.tables import tables
+from benchmarks.lib import models
 from devtools.comfyui.install import ROOT
 from sara_core.backward import attach as attachment, weight_gradient
 from sara_core.backward.store import Store
@@ -25,13 +25,13 @@ FEW_LAYERS = ("Linear", "Conv2d, 4 groups, circular")
 def diffusers_unet(name):
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**{"sd15": _models.SD15, "sdxl": _models.SDXL}[name])
+    return UNet2DConditionModel(**{"sd15": models.SD15, "sdxl": models.SDXL}[name])
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_the_unets_have_the_parameters_of_the_real_ones(name):
     with torch.device("meta"):
-        models = [_gpu_unet.UNet(_gpu_unet.LAYOUTS[name]), diffusers_unet(name)]
+        models = [unet.UNet(unet.LAYOUTS[name]), diffusers_unet(name)]
     ours, real = ({key: tensor.shape for key, tensor in model.state_dict().items()} for model in models)
     assert ours == real
     kinds = [{key: type(module).__name__ for key, module in model.named_modules()
@@ -41,13 +41,13 @@ def test_the_unets_have_the_parameters_of_the_real_ones(name):
 
 NARROW = {
     "sd15": (
-        {**_models.SMALL, "block_out_channels": (32, 64), "cross_attention_dim": 48, "attention_head_dim": 4},
-        _gpu_unet.TINY,
+        {**models.SMALL, "block_out_channels": (32, 64), "cross_attention_dim": 48, "attention_head_dim": 4},
+        unet.TINY,
     ),
     "sdxl": (
-        {**_models.SDXL, "block_out_channels": (32, 64, 64), "transformer_layers_per_block": (1, 1, 2),
+        {**models.SDXL, "block_out_channels": (32, 64, 64), "transformer_layers_per_block": (1, 1, 2),
          "attention_head_dim": (2, 4, 4), "cross_attention_dim": 48, "projection_class_embeddings_input_dim": 1556},
-        _gpu_unet.Layout((32, 64, 64), (0, 1, 2), 2, (2, 4, 4), 48, pooled=20, linear=True),
+        unet.Layout((32, 64, 64), (0, 1, 2), 2, (2, 4, 4), 48, pooled=20, linear=True),
     ),
 }  # fmt: skip
 
@@ -58,9 +58,9 @@ def test_the_unets_compute_what_the_real_ones_do(name):
 
     config, layout = NARROW[name]
     torch.manual_seed(0)
-    real, ours = UNet2DConditionModel(**config).double(), _gpu_unet.UNet(layout).double()
+    real, ours = UNet2DConditionModel(**config).double(), unet.UNet(layout).double()
     ours.load_state_dict(real.state_dict())
-    sample, timestep, context, *sizes = _gpu_unet.random_unet_inputs(layout, 16, 2, torch.float64, "cpu")
+    sample, timestep, context, *sizes = unet.random_unet_inputs(layout, 16, 2, torch.float64, "cpu")
     added = {"text_embeds": sizes[0], "time_ids": sizes[1]} if sizes else None
     expected = real(sample, timestep, context, added_cond_kwargs=added).sample
     for checkpointing in (False, True):
@@ -81,9 +81,9 @@ def small_run(tmp_path_factory):
 def test_every_check_runs_and_is_ok(small_run):
     _, report = small_run
     checks = [result for result in report["results"] if result["part"] == "checks"]
-    expected = set(_gpu_model_checks.items("cpu", True)) | set(_gpu_model_checks.gradient_items("cpu", True))
-    for dtype in _gpu_route_checks.DTYPES:
-        expected |= set(_gpu_route_checks.items(dtype, "cpu", True))
+    expected = set(model_checks.items("cpu", True)) | set(model_checks.gradient_items("cpu", True))
+    for dtype in route_checks.DTYPES:
+        expected |= set(route_checks.items(dtype, "cpu", True))
     assert {check["item"] for check in checks} == expected == set(report["seconds"]) - {
         result["item"] for result in report["results"] if result["part"] == "steps"
     }
@@ -94,12 +94,12 @@ def test_every_method_is_measured_in_every_configuration(small_run):
     printed, report = small_run
     steps = [result for result in report["results"] if result["part"] == "steps"]
     assert {(step["configuration"], step["name"]) for step in steps} == {
-        (_gpu_steps.configuration_name(configuration), name)
-        for configuration in _gpu_steps.SMALL_CONFIGURATIONS for name, *_ in _gpu_steps.ORDER
+        (step_items.configuration_name(configuration), name)
+        for configuration in step_items.SMALL_CONFIGURATIONS for name, *_ in step_items.ORDER
     }  # fmt: skip
-    assert all(len(step["steps"]) >= _gpu_steps.FEWEST_STEPS and min(step["steps"]) > 0 for step in steps)
+    assert all(len(step["steps"]) >= step_items.FEWEST_STEPS and min(step["steps"]) > 0 for step in steps)
     trained = {step["name"]: step["trained_elements"] for step in steps}
-    assert (trained["floor"], trained["SaRA 0.6 %"], trained["SaRA 5.8 %"]) == (0, *_gpu_steps.ELEMENTS["tiny"])
+    assert (trained["floor"], trained["SaRA 0.6 %"], trained["SaRA 5.8 %"]) == (0, *step_items.ELEMENTS["tiny"])
     assert all(trained[name] > 0 for name in ("LoRA attention", "LoRA everywhere", "SHiRA"))
     assert {"torch", "triton", "peft", "python"} <= set(report["about"]) and report["date"]
     assert f"{len(report['results']) - len(steps)} of" in printed and "÷ floor" in printed
@@ -115,7 +115,7 @@ def test_the_tables_are_printed_again_from_the_file(small_run, tmp_path):
 
 
 def route_results(layer, dtype="fp32"):
-    return list(_gpu_route_checks.layer_results(_gpu_route_checks.layers(1)[layer], dtype, "cpu"))
+    return list(route_checks.layer_results(route_checks.layers(1)[layer], dtype, "cpu"))
 
 
 @pytest.mark.parametrize("layer", FEW_LAYERS)
@@ -158,7 +158,7 @@ def scaled_take(take):
 ])  # fmt: skip
 def test_what_is_broken_fails_its_check(monkeypatch, item, patched, broken):
     """Where CPU and device are the same, only what is broken on one of the two could be seen: hence not all checks."""
-    tasks = {**_gpu_model_checks.gradient_items("cpu", True), **_gpu_model_checks.items("cpu", True)}
+    tasks = {**model_checks.gradient_items("cpu", True), **model_checks.items("cpu", True)}
     owner, name = patched
     monkeypatch.setattr(owner, name, broken(getattr(owner, name)))
     try:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from devtools.comfyui import install as hosts
 from devtools import prepared
+from devtools.comfyui import install as hosts
 from devtools.comfyui import server
 from devtools.comfyui.install import ROOT, Host, HostError, link_pack, prepare, with_requirements
 from devtools.locking import locked

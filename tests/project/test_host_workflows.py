@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from demo import settings
-from devtools.templates import workflows
 from devtools.demo import STYLE_FOLDER
+from devtools.templates import workflows
 from sara_core import SparseDelta
 
 CAPTION = f"{settings.STYLE}, a handwritten digit three"

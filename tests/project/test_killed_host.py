@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from devtools.templates import workflows
-from devtools.demo import STYLE_FOLDER
 from devtools.comfyui.server import Server
+from devtools.demo import STYLE_FOLDER
+from devtools.templates import workflows
 from sara_core import SparseDelta
 
 TRAINING = {"steps": 12, "batch_size": 2, "density": 2.0, "learning_rate": 1e-3}

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sara_core import SaRA, SparseDelta
-from sara_core.files import atomic
-from sara_core.training import snapshot
 from sara_core.commands.train import _own_snapshots, _Session
 from sara_core.errors import SaRAError
-from sara_core.training.processes import Processes
+from sara_core.files import atomic
+from sara_core.training import snapshot
 from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.processes import Processes
 from tests.support import failing_disk
 from tests.support.small_models import loss_of, small_batches, small_net
 from tests.support.toy_training import train

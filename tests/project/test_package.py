@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from devtools import packer as packing
-from devtools.prepared import HostError
 from devtools.comfyui.server import Server
+from devtools.prepared import HostError
 from tests.support.published import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,8 @@ repository = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(repository), str(repository / "tests")]
 warnings.simplefilter("ignore")
 
-from devtools.comfyui.install import prepare  # noqa: E402
 from devtools.comfyui.in_process import InProcessHost  # noqa: E402
+from devtools.comfyui.install import prepare  # noqa: E402
 
 host = InProcessHost(prepare(), folder)
 

@@ -12,10 +12,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sara_core import SaRA
-from sara_core.backward.attach import COPIED, IN_PLACE, attach_model, trainable_weights
-from sara_core.selection.rules import select
+from sara_core.backward.attach import COPIED, IN_PLACE, attach_model
 from sara_core.backward.store import Store
 from sara_core.backward.support import Support
+from sara_core.selection.rules import select
+from sara_core.selection.trainable import trainable_weights
 
 
 @contextmanager

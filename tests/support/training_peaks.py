@@ -16,8 +16,8 @@ from pathlib import Path
 # Before the host, which has a folder of the same name, is on the path.
 from benchmarks.lib.memory import give_back_freed_memory, memory, reset_high_water_mark
 from benchmarks.train_.run import make_resident
-from devtools.comfyui.install import prepare
 from devtools.comfyui.in_process import InProcessHost
+from devtools.comfyui.install import prepare
 from tests.support.family_models import FAMILIES
 
 STEPS = 2  # the first finds out which blocks need checkpointing, and has no moments yet

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sara_core import SaRA
-from sara_core.backward import ops as layers, triton_gradient
+from sara_core.backward import ops as layers
+from sara_core.backward import triton_gradient
 from sara_core.backward.ops import layer_op
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import KERNELS, sparse_weight_gradient

@@ -15,8 +15,9 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from sara_core.models.identity import IDENTITY, identity_of  # noqa: E402
-from sara_core.delta.delta import SparseDelta, SparseEntry  # noqa: E402
+from sara_core.delta import SparseDelta, SparseEntry  # noqa: E402
+from sara_core.delta.metadata import BASE_IDENTITY  # noqa: E402
+from sara_core.models.identity import identity_of  # noqa: E402
 
 # Name → shape, positions, values. All values are exact in bfloat16.
 CONTENT = {
@@ -64,7 +65,7 @@ def main() -> None:
             },
         }
         (HERE / f"{name}.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
-    identity = {"base": BASE, "divided_by": 8, "identity": identity_of(base_weights())[IDENTITY]}
+    identity = {"base": BASE, "divided_by": 8, "identity": identity_of(base_weights())[BASE_IDENTITY]}
     (HERE / "base_identity.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
 

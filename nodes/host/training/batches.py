@@ -3,8 +3,8 @@
 import torch
 
 from ....sara_core.data.draws import Draw, Draws
-from ....sara_core.errors import TrainingError
 from ....sara_core.data.noise_levels import NoiseLevels
+from ....sara_core.errors import TrainingError
 from ....sara_core.files.saved_state import fields
 from .dataset import Sample
 from .denoiser import Denoiser

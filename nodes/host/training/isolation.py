@@ -11,15 +11,16 @@ from contextlib import ExitStack, contextmanager
 import comfy.model_management
 import torch
 
-from ....sara_core.backward.attach import attach_layers, detach_model, layers, left_out, trainable_weights
+from ....sara_core.backward.attach import attach_layers, detach_model, layers
 from ....sara_core.backward.layer import is_attached
-from ....sara_core.errors import UnsupportedModelError
-from ....sara_core.selection.gradient import GradientScores
 from ....sara_core.backward.parameters import ParameterOf
-from ....sara_core.names.patterns import ALL_LAYERS
-from ....sara_core.selection.rules import Selection, select
 from ....sara_core.backward.store import Store
 from ....sara_core.backward.support import Support
+from ....sara_core.errors import UnsupportedModelError
+from ....sara_core.names.patterns import ALL_LAYERS
+from ....sara_core.selection.gradient import GradientScores
+from ....sara_core.selection.rules import Selection, select
+from ....sara_core.selection.trainable import left_out, trainable_weights
 from . import checkpointing
 from .kernels import use_differentiable_kernels
 from .refusals import check_trainable

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ....sara_core.errors import TrainingError, UnsupportedModelError
+from ....sara_core.wording import counted
 
 # What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
 UNSUPPORTED_CONDITIONING = {
@@ -40,7 +41,7 @@ class Pairs:
         sizes = len({image.shape for image in self.images})
         shared = len({id(caption) for caption in self.captions}) == 1
         captions = "one caption for all" if shared else "each with its own caption"
-        return f"{_counted(len(self), self.kind)} of {_counted(sizes, 'size')}, {captions}"
+        return f"{counted(len(self), self.kind)} of {counted(sizes, 'size')}, {captions}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TrainingData:
         if self.class_images:
             parts.append(self.class_images.describe())
         times = steps * images_per_step / len(self.images)
-        parts.append(f"{_counted(steps, 'step')} of {_counted(images_per_step, 'image')} show each {times:.3g} times")
+        parts.append(f"{counted(steps, 'step')} of {counted(images_per_step, 'image')} show each {times:.3g} times")
         return "; ".join(parts)
 
 
@@ -117,7 +118,7 @@ def _check_counts(images: list, captions: list, kind: str, where: str = "") -> N
     if len(images) != len(captions):
         verb = "is" if len(images) == 1 else "are"
         raise TrainingError(
-            f"There {verb} {_counted(len(images), kind)} but {_counted(len(captions), 'caption')}{where}. Give every "
+            f"There {verb} {counted(len(images), kind)} but {counted(len(captions), 'caption')}{where}. Give every "
             f"{kind} its own caption (a .txt file of the same name), or one caption for all."
         )
 
@@ -162,7 +163,3 @@ def _empty_caption(unconditional: list) -> list:
             f"'unconditional' has {len(captions)} captions: connect a single CLIP Text Encode with empty text."
         )
     return captions[0]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -3,8 +3,8 @@
 import comfy.model_sampling
 import torch
 
-from ....sara_core.errors import UnsupportedModelError
 from ....sara_core.data.loss_weighting import min_snr_weight
+from ....sara_core.errors import UnsupportedModelError
 
 # A class derived from these with an equation of its own (LCM, x0) predicts something else.
 _PREDICTION_OF = {

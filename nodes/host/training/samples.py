@@ -13,8 +13,8 @@ import comfy.sample
 import torch
 from PIL import Image
 
-from ....sara_core.files import atomic
 from ....sara_core.errors import TrainingError
+from ....sara_core.files import atomic
 
 SAMPLER, SCHEDULER = "euler", "normal"
 

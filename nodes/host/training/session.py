@@ -15,22 +15,23 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from ....sara_core.delta.delta import SparseDelta
-from ....sara_core.errors import DeltaError, SaRAError, TrainingError
-from ....sara_core.training.low_rank import LowRankLoss
-from ....sara_core.memory.estimate import out_of_memory_advice
 from ....sara_core.data.noise_levels import NoiseLevels
+from ....sara_core.delta import SparseDelta
+from ....sara_core.delta import metadata as keys
+from ....sara_core.errors import DeltaError, SaRAError, TrainingError
+from ....sara_core.memory.estimate import out_of_memory_advice
+from ....sara_core.training.loop import Training, TrainingSettings
+from ....sara_core.training.low_rank import LowRankLoss
 from ....sara_core.training.optimizer import make_inner
 from ....sara_core.training.optimizer_choice import optimizer_named
 from ....sara_core.training.snapshot import RunSnapshots
-from ....sara_core.training.loop import Training, TrainingSettings
 from .. import folders, unsaved
+from ..family import model_family
+from ..identity import identity_metadata
 from .batches import DenoisingLoss
 from .dataset import prepare_samples
 from .denoiser import Denoiser
 from .estimate import estimate, is_out_of_memory, shortage
-from ..family import FAMILY_METADATA, model_family
-from ..identity import identity_metadata
 from .isolation import TrainingModel
 from .pairing import TrainingData
 from .run_settings import RunSettings, learning_rate
@@ -268,11 +269,11 @@ class TrainingSession:
         trained = {**asdict(self.settings), "learning_rate": self.rate, "steps": self.run.step}
         trained["images"] = len(self.data.images)
         return self.training.store.delta({
-            "sara.selection": json.dumps(selected),
-            "sara.training": json.dumps(trained),
-            "sara.base": self.training.store.base_fingerprint,
+            keys.SELECTION: json.dumps(selected),
+            keys.TRAINING: json.dumps(trained),
+            keys.BASE: self.training.store.base_fingerprint,
             **self.base,
-            FAMILY_METADATA: model_family(self.training.patcher),
+            keys.FAMILY: model_family(self.training.patcher),
         })
 
 

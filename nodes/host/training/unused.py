@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from ....sara_core.training.optimizer import check_all_reached
 from ....sara_core.backward.store import Store
+from ....sara_core.training.optimizer import check_all_reached
 
 
 def check_used_weights_reached(store: Store, make_loss: Callable[[], Callable[[], torch.Tensor]]) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import comfy.memory_management
 import comfy.ops
 
-from ....sara_core.backward.layer import AddedCopy
+from ....sara_core.backward.access import AddedCopy
 
 
 class HostWeight:

@@ -2,7 +2,7 @@
 
 LoRA (arXiv 2106.09685) and its form for convolutions, LoCon; LoHa and LoKr of LyCORIS (arXiv 2309.14859), each with
 or without a Tucker core; differences and whole weights; and what depends on the base's weight: dora, oft, glora, ia3.
-Tensors by the names of `PARTS`, in float32.
+Tensors by the names of `ADAPTER_PARTS` (files/kinds.py), in float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,30 +16,6 @@ from .dora import of_magnitude, scaled
 from .glora import glora
 from .ia3 import of_channels
 from .oft import boft, oft
-
-# The same part has had several names; the longest ending that fits a tensor's name counts.
-PARTS = {
-    ".lora_up.weight": "up", ".lora_down.weight": "down", ".lora_mid.weight": "mid",
-    ".lora_B.weight": "up", ".lora_A.weight": "down",
-    ".lora_B.default.weight": "up", ".lora_A.default.weight": "down",
-    ".lora_B": "up", ".lora_A": "down",
-    ".lora.up.weight": "up", ".lora.down.weight": "down",
-    "_lora.up.weight": "up", "_lora.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up", ".lora_linear_layer.down.weight": "down",
-    ".up.weight": "up", ".down.weight": "down",
-    ".alpha": "alpha",
-    **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    ".oft_blocks": "oft_blocks", ".rescale": "rescale",
-    **{f".{part}.weight": part for part in ("a1", "a2", "b1", "b2")},
-    ".dora_scale": "dora_scale",
-    **{f".lora_magnitude_vector{end}": "magnitude" for end in ("", ".weight", ".default.weight", ".default")},
-    ".diff": "diff", ".w_norm": "diff",
-    ".set_weight": "set",
-    ".reshape_weight": "shape",
-    ".diff_b": "bias", ".b_norm": "bias",
-    ".lora_B.bias": "lora_bias", ".lora_B.default.bias": "lora_bias",
-}  # fmt: skip
 
 # PyTorch cannot widen every kind of number that a safetensors file may hold.
 _STORED = {

@@ -3,7 +3,7 @@
 The norm is over all elements of a row (an output channel) or of a column (an input channel). PEFT divides by the norm
 of W + Δ, as the paper does. A `dora_scale` divides by the norm of W, without Δ, where it has one number for each row,
 and by that of W + Δ where it has one for each column: so ComfyUI applies it, and so it is read here.
-Shapes that do not fit raise IndexError, as everywhere in adapter_math.
+Shapes that do not fit raise IndexError, as everywhere in change.py.
 """
 
 import torch

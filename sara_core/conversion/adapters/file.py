@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...models.base import PREFIX, Base
+from ...delta.translate import dense_to_comfy, dense_to_diffusers
 from ...errors import DeltaError
-from ...names.resolve import SCALE, listed
-from ...names.diffusers import dense_to_comfy, dense_to_diffusers
-from ...names.parts import Part
-from .change import PARTS, change
-from .names import is_text_encoder, places
-from .alpha import Alpha
-from .peft_settings import Alphas
+from ...files.kinds import ADAPTER_PARTS
 from ...files.source import Source
+from ...models.base import Base
+from ...names.parts import Part
+from ...names.resolve import NORM_SCALE, PREFIX
+from ...wording import listed
+from .alpha import Alpha
+from .change import change
+from .names import is_text_encoder, places
+from .peft_settings import Alphas
 
-_BY_LENGTH = sorted(PARTS, key=len, reverse=True)
+_BY_LENGTH = sorted(ADAPTER_PARTS, key=len, reverse=True)
 _UNREADABLE = {
     ".oft_diag": "OFT of an early LyCORIS, whose versions meant different things by it",
     ".lora_E": "AdaLoRA",
@@ -62,7 +64,7 @@ class AdapterFile:
 class _Module:
     """One module of the file.
 
-    tensors: part (see adapter_math.PARTS) → name in the file; place: of its weight; alpha: where the file has none
+    tensors: part (of ADAPTER_PARTS) → name in the file; place: of its weight; alpha: where the file has none
     """
 
     name: str
@@ -172,8 +174,8 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
         if stem in ia3 and own in _OF_IA3:
             module, part = stem, _OF_IA3[own]
         elif ending is not None:
-            module, part = name.removesuffix(ending), PARTS[ending]
-        elif name.endswith(SCALE):
+            module, part = name.removesuffix(ending), ADAPTER_PARTS[ending]
+        elif name.endswith(NORM_SCALE):
             module, part = name.removesuffix(".scale"), "set"
         elif whole := _WHOLE.fullmatch(name):
             module, part = whole[1], "set" if whole[2] == "weight" else "set_bias"

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from ...models.base import PREFIX, Base
+from ...models.base import Base
 from ...names.diffusers import diffusers_aliases
 from ...names.parts import Part
+from ...names.resolve import PREFIX
 
 _WEIGHT = ".weight"
 # What trainers put before a module's name; after the underscore every dot of the name is one too.

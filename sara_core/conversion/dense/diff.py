@@ -4,19 +4,15 @@ Of the module `diffusion_model.<module>` the file has the change of its weight a
 `….diff_b`; a parameter outside a module with a weight has its own whole name before `.diff`.
 """
 
-import math
 import os
 from collections.abc import Mapping
 
-import torch
+from ...delta import SparseEntry
+from ...delta.entry import dense
+from ...files import atomic, container
+from ...names.resolve import PREFIX, prefix_of
 
-from ...files import atomic
-from ...tensors.elements import scatter_
-from ...delta.entry import SparseEntry
-from ...names.resolve import prefix_of
-from ...files import container
-
-_PREFIX, _WEIGHT, _BIAS = "diffusion_model.", ".weight", ".bias"
+_WEIGHT, _BIAS = ".weight", ".bias"
 
 
 def write(
@@ -38,16 +34,10 @@ def write(
             container.write_tensor(file, dense(entry))
 
 
-def dense(entry: SparseEntry) -> torch.Tensor:
-    """The change of the whole weight, float32."""
-    change = torch.zeros(math.prod(entry.shape)).view(entry.shape)
-    return scatter_(change, entry.indices.cpu(), entry.values.float().cpu())
-
-
 def host_names(entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
     """The entries under the names that ComfyUI's loaded models have."""
     prefix = prefix_of(entries)
-    return {_PREFIX + name.removeprefix(prefix): entry for name, entry in entries.items()}
+    return {PREFIX + name.removeprefix(prefix): entry for name, entry in entries.items()}
 
 
 def diff_name(name: str) -> str:

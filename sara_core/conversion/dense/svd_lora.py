@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ...files import atomic
-from ...delta.entry import SparseEntry
+from ...delta import SparseEntry
+from ...delta.entry import dense
 from ...errors import DeltaError
-from ...files import container
-from .diff import dense, diff_name, host_names
+from ...files import atomic, container
+from ...names.resolve import PREFIX
+from .diff import diff_name, host_names
 
 _STORED = torch.float16
-_PREFIX = "diffusion_model."
 
 
 @dataclass
@@ -56,7 +56,7 @@ def write(
         squares = float(change.double().square().sum())
         changed += squares
         if name.endswith(".weight") and change.dim() > 1 and squares:
-            module = "lora_unet_" + name.removeprefix(_PREFIX).removesuffix(".weight").replace(".", "_")
+            module = "lora_unet_" + name.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
             up, down = factors(change, rank)
             tensors |= {
                 f"{module}.lora_up.weight": up,

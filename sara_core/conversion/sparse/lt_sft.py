@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from ...models.base import Base
-from ...delta.entry import VALUE_DTYPES, SparseEntry, check_shape
+from ...delta import SparseEntry
+from ...delta.entry import VALUE_DTYPES, check_shape
 from ...errors import DeltaError
-from .shira import sorted_entry
 from ...files.torch_file import is_plain
+from ...models.base import Base
+from .entries import sorted_entry
 
 FILE = "pytorch_diff.bin"
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ...models.base import Base
-from ...delta.entry import VALUE_DTYPES, SparseEntry
+from ...delta import SparseEntry
+from ...delta.entry import VALUE_DTYPES
 from ...errors import DeltaError
-from ...extraction.extract import exact_change
-from ...names.parameter_order import parameter_order
 from ...files.torch_file import is_plain
+from ...models.base import Base
+from ...models.comparison import exact_change
+from ...names.parameter_order import parameter_order
 
 _THRESHOLD = "threshold"
 # Parameters of the published UNets, which tell what a file was trained on.

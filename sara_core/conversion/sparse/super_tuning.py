@@ -9,15 +9,16 @@ from collections.abc import Collection, Iterator
 
 import torch
 
-from ...models.base import PREFIX, Base
-from ...tensors.elements import add_sparse_
-from ...delta.entry import VALUE_DTYPES, SparseEntry, check_entry
+from ...delta import SparseEntry
+from ...delta.entry import VALUE_DTYPES, check_entry, dense
 from ...errors import DeltaError
-from ..dense.diff import dense
+from ...files.source import Source
+from ...models.base import Base
+from ...names.resolve import PREFIX
+from ...tensors.elements import add_sparse_
 from ..adapters.file import AdapterFile, opened_adapter
 from ..adapters.peft_settings import Alphas
-from .shira import layer_names, sorted_entry
-from ...files.source import Source
+from .entries import layer_names, sorted_entry
 
 _VALUES, _INDICES, _LORA = ".supertuning_values", ".supertuning_indices", ".supertuning_lora_"
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sara_core import SaRA, UnsupportedModelError
 from sara_core.backward import ops as layers, weight_gradient
-from sara_core.backward.layer import AddedCopy
+from sara_core.backward.access import AddedCopy
 from tests.support.small_models import (
     at_support, attached, counted_memory, every_bit, loss_of, masked_gradient, relative_error, repeatable, same_bits,
     small_batches, small_net,

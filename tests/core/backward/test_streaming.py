@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sara_core import SaRA
-from sara_core.backward import streaming
+from sara_core.backward import access, streaming
 from sara_core.backward.store import Store
 from tests.support.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
@@ -119,5 +119,5 @@ def test_only_the_weights_of_layers_rest():
 
 def test_a_layer_streams_to_the_device_of_its_input():
     module = nn.Linear(4, 6)
-    with streaming.Streamed(None).tensors(module, torch.empty(1, device="meta")) as (weight, _):
+    with access.Streamed(None).tensors(module, torch.empty(1, device="meta")) as (weight, _):
         assert weight.is_meta and weight.shape == module.weight.shape

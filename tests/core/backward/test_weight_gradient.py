@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sara_core.backward import ops as layers, weight_gradient
+from sara_core.backward import ops as layers
+from sara_core.backward import weight_gradient
 from sara_core.backward.ops import ConvOp, LinearOp
 from sara_core.backward.support import Segment, Support
 from sara_core.backward.weight_gradient import ROUTES, sparse_weight_gradient

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sara_core.__main__ import main
 from sara_core.conversion.read import read
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from tests.support.family_models import FAMILIES
 from tests.support.foreign_files import (

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from sara_core import SparseDelta, SparseEntry, extract, merge
 from sara_core.__main__ import main
+from sara_core.merging.block_factors import PRESETS, parse_blocks
 from sara_core.models.bake import bake
-from sara_core.names.blocks import PRESETS, parse_blocks
 
 SHAPE = (20, 30)
 NAMES = ("input_blocks.1.attn1.to_q.weight", "output_blocks.1.conv.weight")

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from sara_core import SaRA, SparseDelta
-from sara_core.training import snapshot
 from sara_core.__main__ import main
+from sara_core.data.image_folder import read_image_folder
 from sara_core.diffusers_bridge import load_delta
 from sara_core.pipelines.prepare import prepare_training
 from sara_core.pipelines.run import DenoisingLoss, DiffusersRun, RunSettings
-from sara_core.data.image_folder import read_image_folder
-from sara_core.training.processes import Processes, joined_processes
+from sara_core.training import snapshot
 from sara_core.training.loop import TrainingSettings
+from sara_core.training.processes import Processes, joined_processes
 from tests.support import tiny_diffusers
 from tests.support.small_models import at_support, relative_error
 
@@ -35,8 +35,8 @@ from pathlib import Path
 
 import torch
 
-from sara_core.processes import joined_processes
-from tests.test_train_command import first_gradient, whole_run
+from sara_core.training.processes import joined_processes
+from tests.core.commands.test_train import first_gradient, whole_run
 
 base, images, folder = map(Path, sys.argv[1:])
 torch.set_num_threads(1)

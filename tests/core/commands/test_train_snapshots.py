@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sara_core.training import snapshot
 from sara_core.commands.train import _own_snapshots
+from sara_core.training import snapshot
 from sara_core.training.processes import Processes
 from tests.project.test_nothing_lost import run_command
 

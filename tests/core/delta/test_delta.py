@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from sara_core.delta.delta import SparseDelta, SparseEntry
-from sara_core.tensors.elements import add_sparse_, gather, scatter_
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
+from sara_core.tensors.elements import add_sparse_, gather, scatter_
 
 pytestmark = pytest.mark.bits
 

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from sara_core.files import atomic
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta import file_v1
 from sara_core.errors import DeltaError
-from sara_core.delta import file_v1 as sara
+from sara_core.files import atomic
 
 ROOT = Path(__file__).resolve().parents[3]
 VECTORS = ROOT / "tests" / "vectors"
@@ -160,7 +160,7 @@ def test_what_is_written_today_reads_by_the_page(tmp_path):
 
 
 def test_the_example_of_the_page():
-    stream = zlib.decompress(sara.encode_indices(numpy.array([0, 2, 3, 300, 1000], dtype=numpy.int32)))
+    stream = zlib.decompress(file_v1.encode_indices(numpy.array([0, 2, 3, 300, 1000], dtype=numpy.int32)))
     assert stream.hex(" ").upper() == "00 01 00 FF 29 FF FF BD"
     assert stream.hex(" ").upper() in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 
@@ -170,29 +170,29 @@ def test_the_example_of_the_page():
 def test_positions_come_back(positions, more):
     indices = numpy.array(sorted(positions), dtype=numpy.int32)
     numel = (int(indices[-1]) + 1 if len(indices) else 1) + more
-    decoded = sara.decode_indices(sara.encode_indices(indices), len(indices), numel)
+    decoded = file_v1.decode_indices(file_v1.encode_indices(indices), len(indices), numel)
     assert decoded.dtype == numpy.int32 and numpy.array_equal(decoded, indices)
 
 
 @pytest.mark.parametrize("positions", [[2**31 - 2], [0, 2**31 - 2], [2**31 - 3, 2**31 - 2]])
 def test_positions_at_the_end_of_the_largest_weight(positions):
     indices = numpy.array(positions, dtype=numpy.int32)
-    assert sara.decode_indices(sara.encode_indices(indices), len(positions), 2**31 - 1).tolist() == positions
+    assert file_v1.decode_indices(file_v1.encode_indices(indices), len(positions), 2**31 - 1).tolist() == positions
 
 
 def test_a_stream_whose_sum_int32_cannot_hold_is_refused():
     count = 8_600_000
     packed = zlib.compress(b"\xfe" * count)
     with pytest.raises(ValueError, match="points outside"):
-        sara.decode_indices(packed, count, 2**31 - 1)
+        file_v1.decode_indices(packed, count, 2**31 - 1)
 
 
 def test_entries_come_back_in_order_however_many_threads_there_are(tmp_path, monkeypatch):
     delta = SparseDelta({f"{number:03}.weight": entry((60, 50), number * 7, number) for number in range(100)})
     files = []
     for threads in (1, 8):
-        monkeypatch.setattr(sara, "_THREADS", threads)
-        monkeypatch.setattr(sara, "_WORTH_THREADS", 0 if threads > 1 else math.inf)
+        monkeypatch.setattr(file_v1, "_THREADS", threads)
+        monkeypatch.setattr(file_v1, "_WORTH_THREADS", 0 if threads > 1 else math.inf)
         path = tmp_path / f"{threads}.safetensors"
         delta.save(path)
         files.append(path.read_bytes())
@@ -208,7 +208,7 @@ def test_index_is_close_to_its_entropy(density):
     indices = numpy.flatnonzero(random.random(numel) < density).astype(numpy.int32)
     share = len(indices) / numel
     entropy = numel * -(share * math.log2(share) + (1 - share) * math.log2(1 - share)) / 8
-    assert len(sara.encode_indices(indices)) <= 1.03 * entropy
+    assert len(file_v1.encode_indices(indices)) <= 1.03 * entropy
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.bfloat16, 3.1), (torch.float32, 5.1)])
@@ -328,8 +328,8 @@ def test_a_process_killed_while_saving_leaves_the_old_file(tmp_path):
     before = path.read_bytes()
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from sara_core.delta.delta import SparseDelta\n"
-        "from sara_core.formats import container\n"
+        "from sara_core.delta import SparseDelta\n"
+        "from sara_core.files import container\n"
         "write = container.write_tensor\n"
         "def killed(file, tensor): write(file, tensor); file.flush(); os._exit(9)\n"
         "container.write_tensor = killed\n"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta import file_v1
 from sara_core.errors import DeltaError
-from sara_core.delta import file_v1 as sara
 
 STEM = "diffusion_model.a"
 
@@ -111,7 +111,7 @@ def test_hostile_content_is_refused_with_the_file_named(tmp_path, what):
 
 
 def test_a_damaged_entry_among_many_is_found_in_threads_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(sara, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(file_v1, "_WORTH_THREADS", 0)
     sound = {f"{number}{name}": tensor for number in range(30) for name, tensor in parts().items()}
     spoilt = {f"x{name}": tensor for name, tensor in parts(values=(1.0, math.nan)).items()}
     with pytest.raises(DeltaError, match=f"x{STEM}.*NaN"):
@@ -193,7 +193,7 @@ def test_a_bomb_is_refused_before_memory_is_taken(byte):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="more than its weight has room for"):
-            sara.decode_indices(bomb, 2, 1_000_000)
+            file_v1.decode_indices(bomb, 2, 1_000_000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -204,7 +204,7 @@ def test_the_largest_shape_takes_no_more_than_its_stream_may():
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="positions"):
-            sara.decode_indices(zlib.compress(b"\xff" * 1000), 1, 2**31 - 1)
+            file_v1.decode_indices(zlib.compress(b"\xff" * 1000), 1, 2**31 - 1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -232,16 +232,16 @@ def test_any_stream_decodes_as_the_page_says_or_is_refused(stream, more, numel):
     expected = reference(stream, count, numel)
     if expected is None or not 0 <= count <= numel:
         with pytest.raises(ValueError):
-            sara.decode_indices(zlib.compress(stream), count, numel)
+            file_v1.decode_indices(zlib.compress(stream), count, numel)
     else:
-        assert sara.decode_indices(zlib.compress(stream), count, numel).tolist() == expected
+        assert file_v1.decode_indices(zlib.compress(stream), count, numel).tolist() == expected
 
 
 @given(st.binary(max_size=80), st.integers(-5, 100), st.integers(-5, 2**31 - 1))
 @settings(max_examples=500, deadline=None)
 def test_any_bytes_give_sound_positions_or_a_value_error(index, count, numel):
     try:
-        positions = sara.decode_indices(index, count, numel)
+        positions = file_v1.decode_indices(index, count, numel)
     except ValueError:
         return
     assert len(positions) == count and (numpy.diff(positions) > 0).all()
@@ -259,7 +259,7 @@ def test_any_entry_is_sound_or_a_delta_error(head, stream, values, count_right):
     tensors = parts(head, stream, values)
     tensors[f"{STEM}.sara1_values"] = torch.tensor(values, dtype=torch.float32)
     try:
-        name, entry = sara.decode(STEM, tensors.__getitem__)
+        name, entry = file_v1.decode(STEM, tensors.__getitem__)
     except DeltaError:
         return
     SparseDelta({name: entry})
@@ -269,9 +269,9 @@ def test_any_entry_is_sound_or_a_delta_error(head, stream, values, count_right):
 def test_threads_unpack_only_a_few_entries_ahead():
     """Or the streams of many entries, each far larger than what the file has of it, would be in memory together."""
     made = []
-    results = sara._each(lambda number: made.append(number) or number, range(1000), sara._WORTH_THREADS)
+    results = file_v1._each(lambda number: made.append(number) or number, range(1000), file_v1._WORTH_THREADS)
     for taken, result in enumerate(results):
-        assert result == taken and len(made) - taken <= sara._WAITING
+        assert result == taken and len(made) - taken <= file_v1._WAITING
     assert len(made) == 1000
 
 

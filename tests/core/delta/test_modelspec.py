@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from sara_core.delta import modelspec
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry, modelspec
 from sara_core.delta.describe import describe
 from sara_core.delta.rounding import differing_weights, rounded_values
 from tests.support.toy_models import delta_entries, sd15_model, unload
@@ -127,7 +126,7 @@ def model(comfy):
 def delta(comfy, model):
     name = "diffusion_model.out.2.weight"
     entries = delta_entries({name: model.model_state_dict()[name]}, density=0.5)
-    return comfy.pack_module("sara_core.delta.delta").SparseDelta(entries, {"sara.family": "SD1.5"})
+    return comfy.pack_module("sara_core.delta").SparseDelta(entries, {"sara.family": "SD1.5"})
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def test_bf16_without_a_model_says_how_many_changes_are_rounded(comfy, delta, sh
 
 
 def test_a_model_that_does_not_fit_does_not_keep_the_delta_from_being_saved(comfy, model, shown):
-    pack = comfy.pack_module("sara_core.delta.delta")
+    pack = comfy.pack_module("sara_core.delta")
     entry = pack.SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1) / 3, (4, 4))
     other = pack.SparseDelta({"diffusion_model.nowhere.weight": entry})
     path, _ = save(comfy, other, values="bf16", model=model)

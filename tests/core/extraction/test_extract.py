@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sara_core import DeltaError, SparseDelta, SparseEntry, UnsupportedModelError, extract
+from sara_core.extraction.extract import extract_with_report
 from sara_core.models import comparison
 from sara_core.models.bake import bake
-from sara_core.extraction.extract import exact_change, extract_with_report
+from sara_core.models.comparison import exact_change
 
 PREFIX = "model.diffusion_model."
 SHAPES = {"a.weight": (40, 30), "b.weight": (12, 10, 3, 3), "c.bias": (50,)}

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from sara_core import SparseDelta, SparseEntry
-from sara_core.files import atomic
 from sara_core.conversion import write as export
-from sara_core.models.bake import bake
 from sara_core.errors import DeltaError, NameTakenError
-from sara_core.files import container
+from sara_core.files import atomic, container
+from sara_core.models.bake import bake
 
 SHAPE = (8, 4)
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from benchmarks.lib.memory import give_back_freed_memory, memory, reset_high_water_mark
 from sara_core.memory.estimate import (
-    GIB, MIB, MemoryEstimate, bytes_of, is_out_of_memory, out_of_memory_advice, shortage, sparse_state,
+    MemoryEstimate, bytes_of, is_out_of_memory, out_of_memory_advice, shortage, sparse_state,
 )  # fmt: skip
-from sara_core.training.optimizer import make_inner
 from sara_core.memory.simulation import simulated
 from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.optimizer import make_inner
+from sara_core.wording import GIB, MIB
 from tests.support.family_models import FAMILIES
 from tests.support.small_models import attached, counted_memory, loss_of, small_batches, small_net
 

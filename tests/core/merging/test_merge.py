@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sara_core import DeltaError, SparseDelta, SparseEntry, merge
-from sara_core.names.blocks import PRESETS, block_of, natural_order, parse_blocks
+from sara_core.merging.block_factors import PRESETS, parse_blocks
 from sara_core.merging.merge import METHODS, MergeSettings, merge_with_report
+from sara_core.names.blocks import block_of, natural_order
 
 pytestmark = pytest.mark.bits
 

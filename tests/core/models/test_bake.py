@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sara_core.models import quantised
-from sara_core.models.bake import bake
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
 from sara_core.files.container import METADATA, read_header
+from sara_core.models import quantised
+from sara_core.models.bake import bake
 
 PREFIX = "model.diffusion_model."
 
@@ -246,7 +246,7 @@ def test_the_node_bakes_what_the_stock_loader_loads(comfy, dtype):
         assert_same_bits, delta_entries, expected_weights, loaded_weights, sd15_checkpoint, unload,
     )  # fmt: skip
 
-    classes = comfy.pack_module("sara_core.delta.delta")
+    classes = comfy.pack_module("sara_core.delta")
     checkpoint = sd15_checkpoint(dtype=dtype)
     path = comfy.base / "models" / "checkpoints" / f"toy_{dtype}.safetensors"
     path.parent.mkdir(exist_ok=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sara_core.models.bake import bake
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import UnsupportedModelError
+from sara_core.models.bake import bake
 from tests.core.models.test_bake import delta, entry, raw_tensors, refused
 
 pytestmark = pytest.mark.bits
@@ -162,7 +162,7 @@ def test_the_node_says_how_much_float8_took_away(comfy, monkeypatch):
     path = comfy.base / "models" / "checkpoints" / "float8.safetensors"
     path.parent.mkdir(exist_ok=True)
     save_file({"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn)}, path)
-    classes = comfy.pack_module("sara_core.delta.delta")
+    classes = comfy.pack_module("sara_core.delta")
     small = classes.SparseEntry(torch.tensor([1, 2], dtype=torch.int32), torch.tensor([0.01, 0.5]), (4, 4))
     comfy.execute("SaRABake", ckpt_name=path.name, delta=classes.SparseDelta({"a.weight": small}))
     assert "1 of 2 changes (50.0%) are lost in its rounding. A version of the checkpoint in" in lines[-1]

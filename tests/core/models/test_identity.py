@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sara_core.__main__ import main
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta.metadata import BASE_IDENTITY, BASE_NAME
 from sara_core.models.identity import (
-    BASE, FINE_TUNE, IDENTITY, NAME, OTHER, UNKNOWN, compare, identity_of,
+    BASE, FINE_TUNE, OTHER, UNKNOWN, compare, identity_of,
 )  # fmt: skip
-from sara_core.delta.delta import SparseDelta, SparseEntry
 from tests.support.toy_models import delta_entries
 
 VECTOR = Path(__file__).resolve().parents[2] / "vectors" / "base_identity.json"
@@ -138,7 +139,7 @@ def test_float8_with_scales_is_not_taken_for_a_fine_tune():
 def test_an_identity_is_small_and_of_every_part_of_a_large_model():
     weights = model(layers=1000, width=4)
     identity = identity_of(weights, "name")
-    assert len(identity[IDENTITY]) < 9000 and identity[NAME] == "name"
+    assert len(identity[BASE_IDENTITY]) < 9000 and identity[BASE_NAME] == "name"
     last = sorted(name for name in weights if name.endswith("weight"))[-30:]
     changed = {**weights, **{name: weights[name] + 1 for name in last}}
     assert compare(identity, changed).kind == FINE_TUNE
@@ -155,15 +156,15 @@ def test_a_delta_in_the_weights_shows():
 @given(st.one_of(st.text(max_size=60), st.binary(max_size=200).map(lambda b: "1:" + base64.b64encode(b).decode())))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_verdict(text):
-    assert compare({IDENTITY: text}, model(layers=3)).kind in (OTHER, UNKNOWN)
+    assert compare({BASE_IDENTITY: text}, model(layers=3)).kind in (OTHER, UNKNOWN)
 
 
 @pytest.mark.parametrize("value", [b"\0\x7c", b"\0\xfc", b"\x01\x7e"])  # inf, -inf, NaN in float16
 def test_elements_that_are_no_numbers_are_left_out(value):
-    content = bytearray(base64.b64decode(identity_of(model())[IDENTITY][2:]))
+    content = bytearray(base64.b64decode(identity_of(model())[BASE_IDENTITY][2:]))
     content[5:7] = value
     text = "1:" + base64.b64encode(content).decode()
-    assert compare({IDENTITY: text}, model()).kind == BASE
+    assert compare({BASE_IDENTITY: text}, model()).kind == BASE
 
 
 def test_one_layer_with_large_weights_does_not_decide():
@@ -181,12 +182,12 @@ def test_a_weight_of_no_numbers_is_no_base(value):
 
 
 def test_a_long_name_in_a_file_does_not_fill_the_node():
-    metadata = {**identity_of(model()), NAME: "x" * 10_000}
+    metadata = {**identity_of(model()), BASE_NAME: "x" * 10_000}
     assert len(compare(metadata, tuned(model())).warning()) < 500
 
 
 def test_an_identity_that_is_too_long_is_not_decoded():
-    assert compare({IDENTITY: "1:" + "A" * 10**6}, model()).kind == UNKNOWN
+    assert compare({BASE_IDENTITY: "1:" + "A" * 10**6}, model()).kind == UNKNOWN
 
 
 def identity_by_the_page(base, divided_by):
@@ -215,7 +216,7 @@ def test_the_vector_and_the_page_say_the_same_as_we_do():
         for name, (dtype, shape) in vector["base"].items()
     }
     assert vector["identity"] == identity_by_the_page(vector["base"], vector["divided_by"])
-    assert vector["identity"] == identity_of(weights)[IDENTITY]
+    assert vector["identity"] == identity_of(weights)[BASE_IDENTITY]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def host_model(comfy):
 
 
 def of_pack(comfy, model, metadata):
-    delta = comfy.pack_module("sara_core.delta.delta")
+    delta = comfy.pack_module("sara_core.delta")
     entries = {"diffusion_model.out.2.weight": delta_entries(model.model_state_dict())["diffusion_model.out.2.weight"]}
     return delta.SparseDelta(entries, metadata)
 
@@ -259,7 +260,7 @@ def test_a_model_on_which_a_delta_is_in_use_is_still_the_base(comfy, host_model)
     patching = comfy.pack_module("nodes.host.patching")
     metadata = identity.identity_metadata(host_model)
     entries = delta_entries({n: w for n, w in host_model.model_state_dict().items() if w.dim() > 1}, density=0.5)
-    delta = comfy.pack_module("sara_core.delta.delta").SparseDelta(entries, metadata)
+    delta = comfy.pack_module("sara_core.delta").SparseDelta(entries, metadata)
     patched = patching.patch_model(host_model, delta, 1.0)
     weights = loaded_weights(patched)
     assert compare(metadata, weights).kind == FINE_TUNE  # the patches are in the weights now
@@ -294,4 +295,4 @@ def test_the_base_is_called_by_its_file(comfy, checkpoint):
 
     loaded = sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0]
     identity = comfy.pack_module("nodes.host.identity")
-    assert identity.identity_metadata(loaded)[NAME] == checkpoint.name
+    assert identity.identity_metadata(loaded)[BASE_NAME] == checkpoint.name

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from sara_core import SelectionError
-from sara_core.backward.attach import layers, trainable_weights
+from sara_core.backward.attach import layers
 from sara_core.names.patterns import PRESETS, Choice, NamedParameter, Patterns, split_patterns
+from sara_core.selection.trainable import trainable_weights
 from tests.support.family_models import FAMILIES, SD21_LAYOUT
 from tests.support.small_models import small_net
 

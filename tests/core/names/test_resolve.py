@@ -6,11 +6,10 @@ import diffusers
 import pytest
 import torch
 
-from sara_core.delta.delta import SparseDelta, SparseEntry
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy, to_diffusers
 from sara_core.errors import DeltaError
-from sara_core.names.diffusers import (
-    dense_to_comfy, dense_to_diffusers, diffusers_parts, family, is_diffusers, to_comfy, to_diffusers,
-)  # fmt: skip
+from sara_core.names.diffusers import diffusers_parts, family, is_diffusers
 
 SD2 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
 SDXL = {

@@ -9,18 +9,19 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from sara_core import SparseDelta, TrainingError, UnsupportedModelError
-from sara_core.models import identity as base_identity
-from sara_core.pipelines import prepare as diffusers_prepare
-from sara_core.training import snapshot
 from sara_core.__main__ import main
-from sara_core.models.base import opened_base
+from sara_core.data.image_folder import read_image_folder
+from sara_core.delta import metadata as keys
 from sara_core.diffusers_bridge import denoiser, load_delta
+from sara_core.models import identity as base_identity
+from sara_core.models.base import opened_base
+from sara_core.pipelines import prepare as diffusers_prepare
 from sara_core.pipelines.prepare import prepare_training
 from sara_core.pipelines.run import DenoisingLoss, DiffusersRun
-from sara_core.data.image_folder import read_image_folder
+from sara_core.training import snapshot
+from tests.core.commands.test_train import ALONE, WORKER, first_gradient, mean_loss, settings, torchrun, train
 from tests.support import tiny_diffusers
 from tests.support.small_models import every_bit, relative_error, same_bits
-from tests.core.commands.test_train import ALONE, WORKER, first_gradient, mean_loss, settings, torchrun, train
 
 CPU = torch.device("cpu")
 PIPELINES = {
@@ -62,7 +63,7 @@ def test_the_command_trains_a_delta_that_improves_the_model(bases, images, tmp_p
     assert train(bases[name], images, target, "--steps", "12", "--batch-size", "4") == 0
     delta = SparseDelta.load(target)
     assert all(entry.startswith("diffusion_model.") for entry in delta.entries)
-    assert delta.metadata[base_identity.NAME] == name
+    assert delta.metadata[keys.BASE_NAME] == name
     with opened_base(bases[name]) as base:
         assert base_identity.compare(delta.metadata, base.weights()).kind == base_identity.BASE
     pipeline = opened(bases[name])

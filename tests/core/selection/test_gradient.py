@@ -7,10 +7,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sara_core import SaRA, SelectionError, select
-from sara_core.selection import gradient as gradient_scores
 from sara_core.backward import weight_gradient
-from sara_core.backward.attach import attached_for_gradients, trainable_weights
+from sara_core.backward.attach import attached_for_gradients
+from sara_core.selection import gradient as gradient_scores
 from sara_core.selection.gradient import GradientScores
+from sara_core.selection.trainable import trainable_weights
 from tests.support.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip

@@ -6,8 +6,8 @@ import torch
 
 from sara_core import SaRA, SelectionError, learning_rate_for, select
 from sara_core.selection import rules as selection
-from tests.support.small_models import counted_memory, repeatable, small_net
 from tests.core.selection.test_select import DTYPES, chosen, magnitudes, model_weights, stop_after
+from tests.support.small_models import counted_memory, repeatable, small_net
 
 
 @pytest.fixture(autouse=True)

@@ -34,8 +34,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sara_core import SaRA
-from tests.small_models import every_bit, loss_of, small_net
-from tests.test_distributed import CASES, MICRO_BATCHES, OPTIONS, batches
+from tests.support.small_models import every_bit, loss_of, small_net
+from tests.core.training.test_distributed import CASES, MICRO_BATCHES, OPTIONS, batches
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)

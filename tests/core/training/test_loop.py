@@ -8,8 +8,8 @@ from torch import nn
 
 from sara_core import TrainingError
 from sara_core.training import loop as training_module
-from sara_core.training.optimizer import make_inner
 from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.optimizer import make_inner
 from tests.support.small_models import (
     MaskedTraining, attached, every_bit, loss_of, relative_error, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sara_core.backward.support import Segment, Support
 from sara_core.training import low_rank
 from sara_core.training.low_rank import effective_rank, nuclear_norm_gradient, singular_values
-from sara_core.backward.support import Segment, Support
 from tests.support.small_models import counted_memory, relative_error, repeatable
 
 TOLERANCE = 1e-6

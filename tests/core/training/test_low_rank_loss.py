@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from sara_core import SaRA, TrainingError
+from sara_core.backward.store import Store
+from sara_core.backward.support import Support
 from sara_core.training import low_rank
 from sara_core.training.low_rank import (
     LowRankLoss, drawing_probabilities, effective_rank, expected_cost, is_matrix, largest_rank, nuclear_norm_gradient,
 )  # fmt: skip
-from sara_core.backward.store import Store
-from sara_core.backward.support import Support
 from tests.support.small_models import attached, loss_of, relative_error, repeatable, small_batches, small_net
 
 EVERYTHING = 1e9

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from sara_core import DeltaError, SaRA
-from sara_core.selection import rules as selection
 from sara_core.backward import weight_gradient
+from sara_core.selection import rules as selection
 from tests.support.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from sara_core.processes import joined_processes
+from sara_core.training.processes import joined_processes
 
 saved = Path(sys.argv[1])
 with joined_processes() as processes:

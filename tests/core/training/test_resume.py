@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from sara_core import DeltaError
 from sara_core.training import snapshot
-from sara_core.training.optimizer import make_inner
 from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.optimizer import make_inner
 from tests.support.small_models import attached, every_bit, loss_of, repeatable, same_bits, small_batches, small_net
 
 pytestmark = pytest.mark.bits

@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 from devtools.comfyui.install import ROOT
 from sara_core import DeltaError
-from sara_core.training import snapshot
 from sara_core.files import container
+from sara_core.training import snapshot
+from sara_core.training.loop import Training, TrainingSettings
 from sara_core.training.low_rank import LowRankLoss
 from sara_core.training.optimizer import make_inner
-from sara_core.training.loop import Training, TrainingSettings
 from tests.support.small_models import (
     attached, every_bit, loss_of, repeatable, same_bits, small_batches, small_net, trained,
 )  # fmt: skip
@@ -345,7 +345,7 @@ def test_a_snapshot_of_something_else_is_refused(tmp_path, state, settings):
 CUT_SHORT = """
 import os, sys
 import torch
-from sara_core import snapshot
+from sara_core.training import snapshot
 path = sys.argv[1]
 snapshot.save(path, {"x": torch.ones(1 << 20)}, {})
 state, _ = snapshot.load(path)

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from sara_core.files import run_name
 from sara_core.errors import DeltaError
+from sara_core.files import run_name
 from sara_core.files.run_name import numbered, reserved
 from sara_core.training.snapshot import RunSnapshots, run_of
 

@@ -11,7 +11,7 @@ from tests.support.toy_models import delta_entries, sd15_model, unload
 @pytest.fixture
 def pack(comfy):
     """The pack's own classes, which the host has loaded under another name than `import sara_core` gives."""
-    delta, errors = comfy.pack_module("sara_core.delta.delta"), comfy.pack_module("sara_core.errors")
+    delta, errors = comfy.pack_module("sara_core.delta"), comfy.pack_module("sara_core.errors")
     return types.SimpleNamespace(
         SparseDelta=delta.SparseDelta,
         SparseEntry=delta.SparseEntry,

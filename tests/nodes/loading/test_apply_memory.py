@@ -93,7 +93,7 @@ def model(comfy, unet_name):
 @pytest.fixture
 def deltas(comfy, model):
     """Names of two delta files for the model's Linear and convolution weights."""
-    pack = comfy.pack_module("sara_core.delta.delta")
+    pack = comfy.pack_module("sara_core.delta")
     layers = {name: weight for name, weight in model.model.state_dict().items() if weight.dim() > 1}
     names = []
     for seed in (0, 1):

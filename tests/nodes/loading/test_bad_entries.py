@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sara_core.data.image_folder import read_image_folder
 from sara_core.errors import DeltaError, TrainingError
 from sara_core.files.source import model_files
-from sara_core.data.image_folder import read_image_folder
 from tests.support.toy_training import train
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links and odd names need privileges on Windows")

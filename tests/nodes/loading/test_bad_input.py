@@ -6,7 +6,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.toy_models import assert_same_bits, loaded_weights, sd15_model
 
-
 OUTSIDE = ["../escaped.safetensors", "missing.safetensors", "/etc/passwd", "good.safetensors\0", "", "notes.txt",
            "x/../good.safetensors"]  # fmt: skip
 

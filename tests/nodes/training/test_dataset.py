@@ -4,7 +4,6 @@ import pytest
 import torch
 
 
-
 @pytest.fixture(scope="module")
 def tensors():
     """Four images of two sizes and four captions, and the empty one, as inference tensors like the host's."""

@@ -4,11 +4,11 @@ and weights chosen by the gradient of the host's loss."""
 import pytest
 import torch
 
-from tests.support import toy_models
-from tests.support.family_models import FAMILIES
 from tests.nodes.training.test_gradients import BATCH
 from tests.nodes.training.test_gradients import host_loss as toy_loss
 from tests.nodes.training.test_isolation import assert_deltas_agree, load_in_low_vram, train
+from tests.support import toy_models
+from tests.support.family_models import FAMILIES
 
 EVERYTHING = "all layers, biases and norms"
 SHAPE = (BATCH, 4, 8, 8)

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.fuzz_.mutations import safetensors_file
-from sara_core.models.base import opened_base
-from sara_core.conversion.read import read
-from sara_core.delta.delta import SparseDelta, SparseEntry
-from sara_core.errors import DeltaError
 from sara_core.conversion.adapters.names import places
+from sara_core.conversion.read import read
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.errors import DeltaError
 from sara_core.extraction.thin import thin
+from sara_core.models.base import opened_base
 from tests.support.adapter_files import (
     CONVOLUTION, LINEAR, MODULE, adapter_file, dense, family_file, locon, loha, lokr, lora, random,
 )  # fmt: skip

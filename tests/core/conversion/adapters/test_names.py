@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sara_core.models.base import opened_base
 from sara_core.conversion.read import read
 from sara_core.errors import DeltaError
+from sara_core.models.base import opened_base
 from sara_core.names.diffusers import diffusers_parts, family
 from tests.support.adapter_files import assert_same_as_the_hosts, dense, family_file, lora, random
 from tests.support.family_models import FAMILIES, FLUX_LAYOUT, Family, transformer

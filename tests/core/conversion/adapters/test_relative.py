@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from sara_core.models.base import Base
 from sara_core.conversion.read import read
 from sara_core.errors import DeltaError
+from sara_core.models.base import Base
 from tests.support.adapter_files import (
     CONVOLUTION, LINEAR, MODULE, adapter_file, assert_same_as_the_hosts, dense, family_file, locon, loha, lokr, lora,
     random,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sara_core.conversion.read import read
-from sara_core.delta.delta import SparseDelta, SparseEntry
-from sara_core.errors import DeltaError
-from sara_core.conversion.write import write
 from sara_core.conversion.dense import svd_lora
+from sara_core.conversion.read import read
+from sara_core.conversion.write import write
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.errors import DeltaError
 from tests.support.family_models import FAMILIES
 
 # A ComfyUI without any custom node loads a model and a LoRA file, and saves what the weights then are.
@@ -164,7 +164,7 @@ def test_what_comfyuis_own_node_extracts_is_read(comfy, tmp_path, lora_type):
 
 def hosts_delta(comfy, delta):
     """The same delta as the pack's own class has it."""
-    module = comfy.pack_module("sara_core.delta.delta")
+    module = comfy.pack_module("sara_core.delta")
     return module.SparseDelta({name: module.SparseEntry(*entry) for name, entry in delta.entries.items()})
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sara_core.models.base import opened_base
 from sara_core.conversion.read import read
-from sara_core.delta.delta import SparseDelta, SparseEntry
-from sara_core.errors import DeltaError
 from sara_core.conversion.write import write
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.errors import DeltaError
+from sara_core.models.base import opened_base
 from tests.support.foreign_files import (
     assert_equal_weights, checkpoint_file, pipeline_folder, small_flux, small_sd3, small_unet, weights_of,
 )  # fmt: skip

@@ -7,12 +7,12 @@ import diffusers
 import pytest
 import torch
 
-from sara_core.models.base import opened_base
 from sara_core.conversion.read import read
 from sara_core.errors import DeltaError
+from sara_core.models.base import opened_base
 from sara_core.names.parameter_order import parameter_order
-from tests.support.foreign_files import assert_equal_weights, checkpoint_file, pipeline_folder, small_unet, weights_of
 from tests.core.names.test_resolve import MODELS
+from tests.support.foreign_files import assert_equal_weights, checkpoint_file, pipeline_folder, small_unet, weights_of
 
 THETA = 0.02
 

@@ -1,0 +1,54 @@
+"""How a layer reaches its weight (design decision 4): in place, or a copy to which Δ is added."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .parameters import add_delta_
+from .store import Store
+
+
+class InPlace:
+    """The module's own tensors; Δ is already in them."""
+
+    @contextmanager
+    def tensors(self, module, like):
+        """Yields (weight, bias) for an input of the dtype and device of `like`."""
+        yield module.weight, module.bias
+
+
+class AddedCopy:
+    """A copy of the module's weight with Δ added, for weights that must not be written (mapped from a file, shared).
+
+    The copy lives as long as one layer's forward or backward."""
+
+    def __init__(self, store: Store, number: int):
+        self.store, self.number = store, number
+
+    @contextmanager
+    def tensors(self, module, like):
+        yield self.add(module.weight, module.weight.dtype), module.bias
+
+    def add(self, weight: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
+        """A new tensor: `weight`, stored in `stored_dtype`, with Δ added."""
+        return self.add_to(weight.detach().clone(), stored_dtype)
+
+    def add_to(self, copy: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
+        """Add Δ to a copy of the weight, stored in `stored_dtype`, that is the caller's own; returns it."""
+        return add_delta_(copy, self.store, self.number, stored_dtype)
+
+
+class Streamed:
+    """An access (layer.py) through a copy of the weight on the device of the layer's input.
+
+    added: adds Δ to the copy; None for a frozen layer
+    """
+
+    def __init__(self, added: AddedCopy | None):
+        self.added = added
+
+    @contextmanager
+    def tensors(self, module, like) -> Iterator[tuple]:
+        copy = module.weight.detach().to(like.device, copy=True)
+        yield copy if self.added is None else self.added.add_to(copy, copy.dtype), module.bias

@@ -1,0 +1,98 @@
+"""Factors for the blocks of a model as a person writes them: one line `words = factor` after another.
+
+    * = 0
+    output_blocks = 0.5
+    attn, attention = 1, 0
+
+A line holds for every weight in whose name one of its words occurs (a word with * or ? must match the whole name, as in
+every pattern here). Of several lines that hold for a weight the last counts; where none does, the factor is 1. A factor
+is for all deltas, or there is one for each, in their order.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from ..errors import DeltaError
+from ..names import patterns
+from ..names.patterns import Patterns, matches_name, split_patterns
+from ..wording import listed
+
+
+class BlockFactor(NamedTuple):
+    """Factors of the weights whose names one of the words matches.
+
+    factors: one for all deltas, or one for each; must_fit: whether it is a mistake if no weight is matched
+    """
+
+    words: tuple[str, ...]
+    factors: tuple[float, ...]
+    must_fit: bool = True
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.words)} = {', '.join(f'{factor:g}' for factor in self.factors)}"
+
+    def fits(self, name: str) -> bool:
+        """Whether the line holds for the weight `name`."""
+        return any(matches_name(word, name) for word in self.words)
+
+
+def _only(taken: Patterns) -> tuple[BlockFactor, ...]:
+    lines = BlockFactor(("*",), (0.0,)), BlockFactor(taken.include, (1.0,))
+    return (*lines, BlockFactor(taken.exclude, (0.0,), must_fit=False)) if taken.exclude else lines
+
+
+# SDXL's style and layout blocks: up_blocks.0.attentions.1 and down_blocks.2.attentions.1 in the names of InstantStyle
+# (arXiv 2404.02733), the first also in B-LoRA (arXiv 2403.14572).
+PRESETS = {
+    "all blocks": (),
+    **{name: _only(patterns.PRESETS[name]) for name in ("attention only", "cross-attention only")},
+    "input blocks": _only(Patterns(("input_blocks",))),
+    "middle block": _only(Patterns(("middle_block",))),
+    "output blocks": _only(Patterns(("output_blocks",))),
+    "SDXL style": _only(Patterns(("output_blocks.1.1.",))),
+    "SDXL composition": _only(Patterns(("input_blocks.8.1.",))),
+}
+
+
+def parse_blocks(text: str) -> tuple[BlockFactor, ...]:
+    """The lines of a text; what follows a # is a remark. Raises DeltaError for a line that cannot be understood."""
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return tuple(_parse(line) for line in lines if line)
+
+
+def _parse(line: str) -> BlockFactor:
+    words, _, factors = line.rpartition("=")
+    try:
+        block = BlockFactor(split_patterns(words), tuple(map(float, split_patterns(factors))))
+    except ValueError:
+        block = BlockFactor((), ())
+    if not block.words or not block.factors or not all(map(math.isfinite, block.factors)):
+        raise DeltaError(
+            f"The block line '{line}' cannot be understood. Write words, an equals sign and a number, like "
+            "'output_blocks = 0.5'."
+        )
+    return block
+
+
+def check_blocks(blocks: Sequence[BlockFactor], weights: Collection[str], deltas: int) -> None:
+    """Raise DeltaError for a line that holds for none of the weights, or has factors for another number of deltas."""
+    for block in blocks:
+        if block.must_fit and not any(map(block.fits, weights)):
+            raise DeltaError(
+                f"The block line '{block}' fits none of the {len(weights)} weights that are changed here (they are "
+                f"called like {listed(weights)}). Correct the line, or choose another preset."
+            )
+        if len(block.factors) not in (1, deltas):
+            raise DeltaError(
+                f"The block line '{block}' has {len(block.factors)} factors for {deltas} deltas. Write one for all, "
+                "or one for each."
+            )
+
+
+def factors_of(name: str, blocks: Sequence[BlockFactor], deltas: int) -> tuple[float, ...]:
+    """The factor of each delta at the weight `name`; `blocks` as checked."""
+    for block in reversed(blocks):
+        if block.fits(name):
+            return block.factors * (deltas // len(block.factors))
+    return (1.0,) * deltas

@@ -1,0 +1,146 @@
+"""Which parameters of a model can be trained, and which of those the patterns let be trained."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from ..backward.attach import plain_layers
+from ..backward.layer import is_changed
+from ..backward.parameters import ParameterOf, identity
+from ..delta.delta import check_precision
+from ..errors import UnsupportedModelError
+from ..names.patterns import ALL_LAYERS, KINDS, LAYER_WEIGHT, Choice, NamedParameter
+
+
+def trainable_weights(
+    model: torch.nn.Module,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    preset: str = ALL_LAYERS,
+    *,
+    find_layers: Callable[[torch.nn.Module], Mapping[str, torch.nn.Module]] = plain_layers,
+    prefix: str = "",
+) -> dict[str, torch.nn.Module | ParameterOf]:
+    """What the patterns and the preset (names/patterns.py) let be trained, as parameter name → something whose
+    `.weight` it is: a layer that holds it, or a ParameterOf. A tied parameter appears once, under its first name.
+
+    find_layers: the layers of the model that can be attached
+    prefix: what the host calls the model: "diffusion_model" makes "diffusion_model.out.2.weight"
+
+    Raises UnsupportedModelError for compiled models, and by name for parameters that cannot be trained: in a quantised
+    dtype, not in memory, computed anew in each forward, overlapping another one, or already being trained.
+    Raises SelectionError for patterns and presets that match nothing.
+    """
+    if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) for part in model.modules()):
+        raise UnsupportedModelError("This model is compiled (torch.compile): train the original, compile afterwards.")
+    if any(map(is_changed, model.modules())):
+        raise UnsupportedModelError(
+            "This model is already being trained: wait until that has ended, or detach() the SaRA optimizer that does "
+            "it."
+        )
+    choice = Choice(include, exclude, preset)
+    attachable = find_layers(model)
+    places = _places(model, attachable, prefix)
+    choice.check(place.parameter for held in places.values() for place in held)
+    _refuse_computed(attachable, choice, prefix)
+    weights = {}
+    for held in places.values():
+        if choice.takes(place.parameter for place in held):
+            place = _first(held)
+            name, tensor = place.parameter.name, place.location.weight
+            if is_lazy(tensor) or tensor.is_meta:
+                raise UnsupportedModelError(f"'{name}' is not in memory yet: load the model's weights first.")
+            check_precision(name, tensor)
+            weights[name] = place.location
+    _refuse_overlapping(model, weights, prefix)
+    return weights
+
+
+def left_out(
+    model: torch.nn.Module, weights: Mapping[str, torch.nn.Module | ParameterOf], find_layers=plain_layers
+) -> dict[str, int]:
+    """How many elements of biases, norms, embeddings and other parameters are not trained, under what a report calls
+    these kinds. weights: as from `trainable_weights`"""
+    trained = {identity(location.weight) for location in weights.values()}
+    elements = dict.fromkeys(KINDS.values(), 0)
+    for key, held in _places(model, find_layers(model), "").items():
+        first = _first(held)
+        if key not in trained and first.parameter.kind != LAYER_WEIGHT:
+            elements[KINDS[first.parameter.kind]] += first.location.weight.numel()
+    return {kind: count for kind, count in elements.items() if count}
+
+
+class _Place(NamedTuple):
+    """Where a parameter is, and what it is called there."""
+
+    parameter: NamedParameter
+    location: torch.nn.Module | ParameterOf
+
+
+def _places(model, attachable: Mapping[str, torch.nn.Module], prefix: str) -> dict[tuple, list[_Place]]:
+    """Every parameter, by its identity, with all the places it is in."""
+    layer_ids = {id(layer) for layer in attachable.values()}
+    places = defaultdict(list)
+    for path, module in model.named_modules(prefix=prefix, remove_duplicate=False):
+        for key, tensor in module._parameters.items():
+            if tensor is not None:
+                places[identity(tensor)].append(_place(path, module, key, id(module) in layer_ids))
+    return places
+
+
+def _place(path: str, module, key: str, is_layer: bool) -> _Place:
+    name = f"{path}.{key}" if path else key
+    if is_layer and key == "weight":
+        return _Place(NamedParameter(name, LAYER_WEIGHT, 0), module)
+    if "norm" in type(module).__name__.lower():
+        kind = "norm"
+    elif isinstance(module, torch.nn.Embedding):
+        kind = "embedding"
+    else:
+        kind = "bias" if key.endswith("bias") else "parameter"
+    is_container = any(True for _ in module.children())
+    own_part = len(name) - len(key) if is_layer or is_container else path.rfind(".") + 1
+    return _Place(NamedParameter(name, kind, own_part), ParameterOf(module, key))
+
+
+def _first(held: list[_Place]) -> _Place:
+    """The place that gives a parameter its name: that of a layer, if it is the weight of one."""
+    return next((place for place in held if place.parameter.kind == LAYER_WEIGHT), held[0])
+
+
+def _refuse_computed(attachable, choice, prefix) -> None:
+    for path, layer in attachable.items():
+        name = ".".join(part for part in (prefix, path, "weight") if part)
+        if "weight" not in layer._parameters and choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
+            raise UnsupportedModelError(
+                f"'{name}' is computed anew in each forward (weight_norm, spectral_norm or another parametrization): "
+                "remove that from the layer, or leave it out with an exclude pattern."
+            )
+
+
+def _refuse_overlapping(model, weights, prefix) -> None:
+    """What is trained in one place must not change, without its gradient being known, in another."""
+    trained = {identity(location.weight) for location in weights.values()}
+    spans = []
+    for name, tensor in model.named_parameters(prefix=prefix):
+        if len(key := identity(tensor)) > 1:
+            spans.append((*_memory_span(tensor), key, name))
+    spans.sort(key=lambda span: span[0])
+    furthest = None
+    for begin, end, key, name in spans:
+        if furthest is not None and begin < furthest[0] and key != furthest[1] and trained & {key, furthest[1]}:
+            raise UnsupportedModelError(
+                f"'{name}' and '{furthest[2]}' overlap in memory without being the same: leave both out with exclude "
+                "patterns, or give each its own memory."
+            )
+        if furthest is None or end > furthest[0]:
+            furthest = (end, key, name)
+
+
+def _memory_span(tensor) -> tuple[int, int]:
+    """Addresses of the first byte and after the last."""
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()

@@ -1,0 +1,35 @@
+"""Numbers, sizes and lists as people read them in a sentence."""
+
+from collections.abc import Iterable
+
+_SHOWN = 3
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names and how many more there are, for an error message."""
+    names = sorted(names)
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """Two or more choices → "a, b or c"."""
+    *first, last = choices
+    return f"{', '.join(first)} or {last}"
+
+
+def counted(count: int, what: str) -> str:
+    """1, "image" → "1 image"; 1234 → "1,234 images"."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def readable_size(size: int) -> str:
+    """Bytes: 1536 << 20 → "1.5 GiB"."""
+    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    return f"{rounded(size / unit)} {name}"
+
+
+def rounded(value: float) -> str:
+    """A number not below 0 with at most two digits after the point: 0.23, 1.2, 23."""
+    return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
