@@ -15,7 +15,7 @@ import torch
 from ..delta import SparseDelta, SparseEntry
 from ..errors import DeltaError, TrainingError
 from ..files.saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor, text, whole_number
-from ..tensors.elements import added, gather, scatter_
+from ..tensors.elements import gather, overwrite_, scatter_
 from .support import Segment, Support
 from .weight_gradient import sparse_weight_gradient
 
@@ -129,18 +129,18 @@ class Store:
         """
         for number, (segment, location, base) in enumerate(zip(self.support, self.locations, self.base)):
             if base is not None:
-                _write(location.weight, segment, added(base, self.values.detach()[segment.span], 1.0))
+                overwrite_(location.weight, segment.flat(), base, self.values.detach()[segment.span])
                 if settled and (over := self.settled[number]) is not None:
-                    _write(location.weight, over.segment, added(over.base, over.values, 1.0))
+                    overwrite_(location.weight, over.segment.flat(), over.base, over.values)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the live weights back every bit they had."""
         for segment, settled, location, base in zip(self.support, self.settled, self.locations, self.base):
             if base is not None:
-                _write(location.weight, segment, base)
+                _put_back(location.weight, segment, base)
                 if settled is not None:
-                    _write(location.weight, settled.segment, settled.base)
+                    _put_back(location.weight, settled.segment, settled.base)
 
     @torch.no_grad()
     def settle(self, over: torch.Tensor) -> None:
@@ -266,8 +266,8 @@ class Store:
             self.settle(~active)
 
 
-def _write(weight, segment, values):
-    scatter_(weight, segment.flat(), values.to(weight.dtype))
+def _put_back(weight, segment, base):
+    scatter_(weight, segment.flat(), base.to(weight.dtype))
 
 
 def _merging_order(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -3,16 +3,18 @@
 import itertools
 import math
 import os
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from ..errors import DeltaError, UnsupportedModelError
 from ..names.resolve import resolve
-from ..tensors.elements import added, gather, scatter_, shared_count, union_sum
+from ..tensors.elements import memory_span, shared_count, union_sum
 from . import file_v1
 from .entry import SparseEntry, check_entry
+from .in_place import InPlaceChange
 
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
 
@@ -101,18 +103,15 @@ class SparseDelta:
         Raises DeltaError for a missing name, another shape or a strength that is not finite;
         UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8, integer, meta).
         """
-        if not math.isfinite(strength):
-            raise DeltaError(f"Strength must be a finite number, not {strength}.")
+        _check_strength(strength)
         weights = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
         changes = self._changes(weights)
-        handle = AppliedDelta()
-        if strength != 0:
-            try:
-                for weight, entry in changes:
-                    handle.change(weight, entry, strength)
-            except BaseException:
-                handle.remove()
-                raise
+        handle = AppliedDelta(changes)
+        try:
+            handle.set_strength(strength)
+        except BaseException:
+            handle.remove()
+            raise
         return handle
 
     def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, SparseEntry]]:
@@ -135,38 +134,81 @@ class SparseDelta:
 
 
 class AppliedDelta:
-    """What apply_ changed, with the values that were there before. Remove handles of one model last in, first out."""
+    """What apply_ changed, with the values that were there before. Remove handles of one model last in, first out.
+
+    Any thread may call the methods.
+    """
 
     _live: "weakref.WeakSet[AppliedDelta]" = weakref.WeakSet()
     _order = itertools.count()
+    # Of all handles: one asks the others what they change.
+    _lock = threading.RLock()
 
-    def __init__(self):
-        self._number = next(self._order)
-        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._live.add(self)
+    def __init__(self, targets: Sequence[tuple[torch.Tensor, SparseEntry]]):
+        """targets: the weights, which stay as they are, each with its entry; checked"""
+        self._targets = list(targets)
+        self._changes: list[InPlaceChange] = []
+        self._number = -1
+        self._overlapping = _overlapping(weight for weight, _ in self._targets)
+        with self._lock:
+            self._live.add(self)
 
-    def change(self, weight: torch.Tensor, entry: SparseEntry, strength: float) -> None:
-        """Add strength · Δ to one weight, keeping what was there."""
-        indices = entry.indices.to(weight.device)
-        before = gather(weight, indices)
-        after = added(before, entry.values.to(weight.device), strength)
-        self._kept.append((weight, indices, before))
-        scatter_(weight, indices, after)
+    def set_strength(self, strength: float) -> None:
+        """Bring the weights to another strength, from the values that were there before: the same bits as if the delta
+        had been applied at this strength at once. At strength 0 every bit is as before.
+
+        Raises DeltaError for a strength that is not finite, after `remove`, or if a delta that was applied later to
+        one of the same weights is still in place.
+        """
+        _check_strength(strength)
+        with self._lock:
+            if not self._targets:
+                raise DeltaError("This delta was removed from the model: apply it again.")
+            self._check_last()
+            if self._changes and strength != 0 and not self._overlapping:
+                for change in self._changes:
+                    change.write(strength)
+                return
+            self._restore()
+            if strength != 0:
+                self._number = next(self._order)
+                for weight, entry in self._targets:
+                    self._changes.append(InPlaceChange(weight, entry.indices, entry.values))
+                    self._changes[-1].write(strength)
 
     def remove(self) -> None:
         """Restore every bit from the kept values; a second call does nothing.
 
         Raises DeltaError if a delta that was applied later to one of the same weights is still in place.
         """
+        with self._lock:
+            self._check_last()
+            self._restore()
+            self._targets.clear()
+
+    def _restore(self) -> None:
+        for change in reversed(self._changes):
+            change.restore()
+        self._changes.clear()
+
+    def _check_last(self) -> None:
         memory = self._memory()
         if any(other._number > self._number and other._memory() & memory for other in self._live):
             raise DeltaError("A delta applied later is still on this model: remove the later one first.")
-        for weight, indices, before in reversed(self._kept):
-            scatter_(weight, indices.to(weight.device), before.to(weight.device, weight.dtype))
-        self._kept.clear()
 
     def _memory(self) -> set[tuple]:
-        return {(weight.device, weight.data_ptr()) for weight, _, _ in self._kept}
+        return {(change.weight.device, change.weight.data_ptr()) for change in self._changes}
+
+
+def _overlapping(weights: Iterable[torch.Tensor]) -> bool:
+    """Whether two of the weights share memory, so that one's base values are what the other has written."""
+    spans = sorted((str(weight.device), *memory_span(weight)) for weight in weights)
+    return any(a[0] == b[0] and b[1] < a[2] for a, b in zip(spans, spans[1:]))
+
+
+def _check_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise DeltaError(f"Strength must be a finite number, not {strength}.")
 
 
 def check_precision(name: str, weight: torch.Tensor) -> None:

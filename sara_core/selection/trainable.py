@@ -12,6 +12,7 @@ from ..backward.layer import is_changed
 from ..backward.parameters import ParameterOf, identity
 from ..delta.delta import check_precision
 from ..errors import UnsupportedModelError
+from ..tensors.elements import memory_span
 from ..names.patterns import ALL_LAYERS, KINDS, LAYER_WEIGHT, Choice, NamedParameter
 
 
@@ -127,7 +128,7 @@ def _refuse_overlapping(model, weights, prefix) -> None:
     spans = []
     for name, tensor in model.named_parameters(prefix=prefix):
         if len(key := identity(tensor)) > 1:
-            spans.append((*_memory_span(tensor), key, name))
+            spans.append((*memory_span(tensor), key, name))
     spans.sort(key=lambda span: span[0])
     furthest = None
     for begin, end, key, name in spans:
@@ -138,9 +139,3 @@ def _refuse_overlapping(model, weights, prefix) -> None:
             )
         if furthest is None or end > furthest[0]:
             furthest = (end, key, name)
-
-
-def _memory_span(tensor) -> tuple[int, int]:
-    """Addresses of the first byte and after the last."""
-    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()

@@ -12,18 +12,27 @@ _ARITHMETIC_FLOOR = torch.float32
 _CHUNK = 2**20
 
 
+def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Addresses of a tensor's first byte and of the one after its last, whatever its memory layout."""
+    return tensor.data_ptr(), tensor.data_ptr() + _reach(tensor) * tensor.element_size()
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """How many places in memory lie between the first and the last element, both included."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+
+
 def memory_view(weight: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A 1-D view of the memory under `weight`, and the places in it of the flat logical positions `indices`."""
     weight = weight.detach()
     if weight.is_contiguous():
         return weight.view(-1), indices
-    span = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride()))
     remaining = indices.long()
     places = torch.zeros_like(remaining)
     for size, stride in zip(reversed(weight.shape), reversed(weight.stride())):
         places += (remaining % size) * stride
         remaining = remaining // size
-    return weight.as_strided((span,), (1,), weight.storage_offset()), places
+    return weight.as_strided((_reach(weight),), (1,), weight.storage_offset()), places
 
 
 def gather(weight: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -45,13 +54,33 @@ def scatter_(weight: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) 
 
 
 def added(base: torch.Tensor, values: torch.Tensor, strength: float) -> torch.Tensor:
-    """round(float32(base) + strength · values), elementwise, in the dtype of `base`.
+    """round(float32(base) + strength · values), elementwise, in the dtype of `base`; where the change is 0, the base
+    itself, −0.0 included.
 
     The product is rounded before the sum: torch's fused `alpha` rounds differently in its vectorised and scalar
     loops, and the same delta must give the same bits whatever the position.
     """
     dtype = torch.promote_types(base.dtype, _ARITHMETIC_FLOOR)
-    return (base.to(dtype) + values.to(dtype) * strength).to(base.dtype)
+    return (base.to(dtype) - _negated_change(values, strength, dtype)).to(base.dtype)
+
+
+def _negated_change(values: torch.Tensor, strength: float, dtype: torch.dtype) -> torch.Tensor:
+    """−strength · values, with +0.0 for every zero: x − (+0.0) is x for every x, but −0.0 + 0.0 is +0.0."""
+    # Two steps: a fused one would make −0.0 of a product that is too small for the dtype.
+    return (values.to(dtype) * -strength).add_(0.0)
+
+
+def overwrite_(
+    weight: torch.Tensor, indices: torch.Tensor, base: torch.Tensor, values: torch.Tensor, strength: float = 1.0
+) -> torch.Tensor:
+    """weight[indices] = round(base + strength · values), from base values that were kept; returns weight.
+
+    Writing again, at any strength, starts from the same base values: nothing adds up. See `scatter_` for what may be
+    written, and from where.
+
+    indices: int32 or int64 [n], unique; base: [n] in the weight's dtype; values: floating [n]; all on its device
+    """
+    return scatter_(weight, indices, added(base, values, strength).to(weight.dtype))
 
 
 def add_sparse_(
@@ -67,9 +96,9 @@ def add_sparse_(
                 # Reads and writes each element at once, in two thirds of the time. In fp16 and bf16 it would round the
                 # change before the sum, and on a GPU it adds atomically, which nothing here needs.
                 memory, places = memory_view(weight, part)
-                memory.index_add_(0, places, change.to(weight.dtype) * strength)
+                memory.index_add_(0, places, _negated_change(change, strength, weight.dtype), alpha=-1)
             else:
-                scatter_(weight, part, added(gather(weight, part), change, strength))
+                overwrite_(weight, part, gather(weight, part), change, strength)
     return weight
 
 
