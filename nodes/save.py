@@ -11,8 +11,8 @@ from ..sara_core.delta import SparseDelta, modelspec
 from ..sara_core.delta.rounding import differing_weights, rounded_values
 from ..sara_core.errors import DeltaError
 from .host import folders, unsaved
+from .host.base_weights import base_weights
 from .host.family import delta_family
-from .host.identity import base_weights
 from .host.progress import show_text
 from .sockets import SaraDelta
 

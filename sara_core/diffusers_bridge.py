@@ -23,9 +23,8 @@ from .errors import UnsupportedModelError
 from .files.source import Source
 from .models import identity as base_identity
 from .models.base import Base
-from .names.resolve import resolve
 from .names.diffusers import diffusers_parts, family
-from .names.resolve import PREFIX
+from .names.resolve import PREFIX, resolve
 
 # PEFT puts a layer that it adds a LoRA to into another one, under this name.
 _INSIDE_LORA = ".base_layer."

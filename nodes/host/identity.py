@@ -3,17 +3,9 @@
 import logging
 from pathlib import Path
 
-import torch
-
 from ...sara_core.delta import SparseDelta
 from ...sara_core.models import identity as base_identity
-
-
-def base_weights(model) -> dict[str, torch.Tensor]:
-    """The MODEL's weights without the patches that the host has written into them while the model is loaded."""
-    weights = model.model_state_dict()
-    kept = {key: backup.weight for key, backup in model.backup.items() if key in weights}
-    return {**weights, **kept}
+from .base_weights import base_weights
 
 
 def model_name(model) -> str:

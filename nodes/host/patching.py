@@ -6,8 +6,7 @@ import os
 import torch
 from comfy import weight_adapter
 
-from ...sara_core.delta import SparseDelta, SparseEntry
-from ...sara_core.delta import file_v1
+from ...sara_core.delta import SparseDelta, SparseEntry, file_v1
 from ...sara_core.delta.delta import check_fits, check_precision
 from ...sara_core.errors import DeltaError, UnsupportedModelError
 from ...sara_core.names.resolve import resolve

@@ -11,6 +11,7 @@ import comfy.samplers
 import torch
 
 from ...sara_core.backward.attach import layers
+from .base_weights import base_weight
 
 TRAINED_PART = "diffusion_model"
 # Early, middle and late in sampling, as positions in the model's table of noise levels.
@@ -36,7 +37,7 @@ def layer_weights(model) -> dict[str, torch.Tensor]:
         if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
             key = f"{TRAINED_PART}.{name}.weight"
-            weights[key] = model.backup[key].weight if key in model.backup else layer.weight
+            weights[key] = base_weight(model, key, layer.weight)
     return weights
 
 

@@ -1,12 +1,34 @@
 """How a layer reaches its weight (design decision 4): in place, or a copy to which Δ is added."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 
 from .parameters import add_delta_
 from .store import Store
+
+
+class WeightAccess(Protocol):
+    """How the forward and the backward of one layer reach its weight.
+
+    Called for each use, by any thread, also at once for several layers. Nothing that it hands out may outlive the
+    block: it is a copy that is then forgotten, or the model's own tensor.
+    """
+
+    def tensors(
+        self, module: torch.nn.Module, like: torch.Tensor
+    ) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+        """A block that has (weight, bias), with Δ in the weight, to compute with and not to change.
+
+        module: the attached Linear or Conv layer; like: a tensor on the device that computes and in the dtype to
+            compute in: the layer's input, or in the backward the gradient of its output
+        weight: floating point, of the module's shape; bias: None if the module has none, else [out]. Both on the
+            device of `like`; a weight in another dtype than `like` has is converted by the caller in the backward, and
+            in the forward what torch's own layer would say of it is said
+        """
+        ...
 
 
 class InPlace:
@@ -40,7 +62,7 @@ class AddedCopy:
 
 
 class Streamed:
-    """An access (layer.py) through a copy of the weight on the device of the layer's input.
+    """Through a copy of the weight on the device of the layer's input.
 
     added: adds Δ to the copy; None for a frozen layer
     """

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
-from .access import AddedCopy, InPlace, Streamed
+from .access import AddedCopy, InPlace, Streamed, WeightAccess
 from .layer import attach, detach, is_attached, is_changed
 from .ops import CONVOLUTIONS, layer_op
 from .parameters import ParameterOf, identity, train_parameter
 from .store import Store
 from .streaming import move_all_but, move_back
 
-IN_PLACE, COPIED, STREAMED = REACHES = ("in place", "copied", "streamed")
 _PLAIN_FORWARDS = {torch.nn.Linear.forward, *(convolution.forward for convolution in CONVOLUTIONS)}
 
 
@@ -35,24 +34,19 @@ def attach_model(
     store: Store,
     weights: Mapping[str, torch.nn.Module | ParameterOf],
     route: str = "auto",
-    reach: str = IN_PLACE,
+    streamed: bool = False,
 ) -> None:
     """Attach every Linear and Conv layer of `model`: those whose weight has a segment train it, the others freeze.
     Other parameters with a segment are replaced where they are read.
 
     weights: as from `trainable_weights`
-    reach: one of REACHES. IN_PLACE writes Δ into the weights; COPIED adds it to a copy of a weight in each forward and
-        backward; STREAMED does so with a copy on the device of the layer's input (streaming.py)
+    streamed: leave the weights alone, and add Δ to a copy of one on the device of the layer's input, in each forward
+        and backward (streaming.py); otherwise Δ is written into them
     """
-    if reach == STREAMED:
-        access = Streamed
-    else:
-        def access(added):
-            return InPlace() if added is None else added
+    access_of = Streamed if streamed else lambda added: InPlace() if added is None else added
     attach_layers(
-        model, plain_layers(model), store, weights, route,
-        is_written=lambda location: reach == IN_PLACE, access=access,
-    )  # fmt: skip
+        model, plain_layers(model), store, weights, route, is_written=lambda holder: not streamed, access_of=access_of
+    )
 
 
 def attach_layers(
@@ -62,18 +56,18 @@ def attach_layers(
     weights: Mapping[str, torch.nn.Module | ParameterOf],
     route: str,
     is_written: Callable[[torch.nn.Module | ParameterOf], bool],
-    access: Callable[[AddedCopy | None], object],
+    access_of: Callable[[AddedCopy | None], WeightAccess],
 ) -> None:
     """As `attach_model`, for any way of reaching weights.
 
     attachable: the layers to attach; is_written: whether Δ is written into a weight or added to copies of it
-    access: of a layer, for what adds Δ to its weight, or None where Δ is in it or it is not trained
+    access_of: the access of a layer, for what adds Δ to its weight, or None where Δ is in it or it is not trained
     """
     number_of = {}
     for number, segment in enumerate(store.support):
-        location = weights[segment.name]
-        number_of[identity(location.weight)] = number
-        store.bind(number, location, is_written(location))
+        holder = weights[segment.name]
+        number_of[identity(holder.weight)] = number
+        store.bind(number, holder, is_written(holder))
     layer_ids = {id(layer) for layer in attachable.values()}
     for module in list(model.modules()):
         segments = {
@@ -84,7 +78,7 @@ def attach_layers(
         if id(module) in layer_ids:
             number = segments.pop("weight", None)
             added = number is not None and store.base[number] is None
-            attach(module, store, number, access(AddedCopy(store, number) if added else None), route)
+            attach(module, store, number, access_of(AddedCopy(store, number) if added else None), route)
         for key, number in segments.items():
             train_parameter(module, key, store, number)
 
@@ -98,15 +92,15 @@ def detach_model(model: torch.nn.Module) -> None:
 
 @contextmanager
 def attached_for_gradients(
-    model: torch.nn.Module, store: Store, weights, route: str = "auto", reach: str = IN_PLACE
+    model: torch.nn.Module, store: Store, weights, route: str = "auto", streamed: bool = False
 ) -> Iterator[None]:
     """Inside, a backward leaves gradients in `store` and nowhere else; afterwards the model is as it was before."""
     device = store.values.device
-    moved = move_all_but(model, plain_layers(model).values(), device) if reach == STREAMED else []
+    moved = move_all_but(model, plain_layers(model).values(), device) if streamed else []
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # norms in training mode change theirs
     try:
-        attach_model(model, store, weights, route, reach)
+        attach_model(model, store, weights, route, streamed)
         for parameter in frozen:
             parameter.requires_grad_(False)
         yield

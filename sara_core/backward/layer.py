@@ -8,23 +8,24 @@ nothing.
 How a layer reaches its weight is an *access* (design.md, decision 4): in place, or a copy to which Δ is added.
 """
 
-
 import torch
 
 from ..errors import UnsupportedModelError
+from .access import WeightAccess
 from .class_swap import original_class, swap, swap_back
-from .ops import layer_op
-from .parameters import StandIns, in_backward, refuse_reentrant
+from .ops import LayerOp, layer_op
+from .parameters import Parametrized, in_backward, refuse_reentrant
 from .store import Store
 
 
 class Attachment:
     """What a layer needs for its sparse backward; kept on the module, so that copies of a model stay whole.
 
+    op: what the layer computes; access: how it reaches its weight; route: one of weight_gradient.ROUTES
     number: the layer's segment in the store, or None for a frozen layer
     """
 
-    def __init__(self, op, access, store: Store, number: int | None, route: str):
+    def __init__(self, op: LayerOp, access: WeightAccess, store: Store, number: int | None, route: str):
         self.op, self.access, self.store, self.number, self.route = op, access, store, number, route
 
     @property
@@ -80,7 +81,7 @@ class _SparseLayerFunction(torch.autograd.Function):
         return grad_input, None, None, None
 
 
-class _SparseLayer(StandIns):
+class _SparseLayer(Parametrized):
     """Mixed in before the class of an attached module."""
 
     def forward(self, x, **options):
@@ -106,24 +107,26 @@ class _SparseLayer(StandIns):
         return number if number is not None and trained.store.trains(number) else None
 
 
-def attach(module, store: Store, number: int | None, access, route: str = "auto") -> None:
+def attach(
+    module: torch.nn.Module, store: Store, number: int | None, access: WeightAccess, route: str = "auto"
+) -> None:
     """Make a Linear or Conv module train segment `number` of the store, or, with None, freeze it without saving."""
     module._sara = Attachment(layer_op(module), access, store, number, route)
     swap(module, _SparseLayer)
 
 
-def detach(module) -> None:
+def detach(module: torch.nn.Module) -> None:
     """Undo `attach` and `train_parameter`: the module's class and attributes are what they were."""
     swap_back(module)
     module.__dict__.pop("_sara", None)
     module.__dict__.pop("_sara_parameters", None)
 
 
-def is_attached(module) -> bool:
+def is_attached(module: torch.nn.Module) -> bool:
     """Whether a Linear or Conv module computes with a sparse backward."""
     return isinstance(module, _SparseLayer)
 
 
-def is_changed(module) -> bool:
+def is_changed(module: torch.nn.Module) -> bool:
     """Whether `detach` has something to undo."""
-    return isinstance(module, StandIns)
+    return isinstance(module, Parametrized)

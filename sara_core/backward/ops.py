@@ -5,7 +5,9 @@ elements); a module offers only the first, and only with its own weight.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,53 @@ WEIGHT_COPY_BYTES = 24 << 20
 CHANNEL_BLOCK = 64
 
 
+class LayerOp(Protocol):
+    """One layer's computation, as functions of tensors that all belong to the caller: nothing is kept or changed.
+
+    x: the layer's input after `prepare`: [..., in] of a Linear, [batch, in, *size] of a convolution
+    weight: [out, in] or [out, in / groups, *kernel]; bias: [out] or None
+    grad_output: gradient of the output, [..., out] or [batch, out, *positions]. In the methods that take both it has
+        the floating dtype of the other tensor, and anything may have any memory layout
+
+    groups: into how many independent parts the channels fall; spatial_dims: dimensions of *size, None of a Linear
+    """
+
+    groups: int
+    spatial_dims: int | None
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as the other methods take it; differentiable, and done by autograd."""
+        ...
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The output, in the bits that torch's own layer gives."""
+        ...
+
+    def input_gradient(
+        self, grad_output: torch.Tensor, weight: torch.Tensor, input_shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        """∂loss/∂x, of `input_shape`, in the dtype of `grad_output`."""
+        ...
+
+    def bias_gradient(self, grad_output: torch.Tensor) -> torch.Tensor:
+        """∂loss/∂bias, fp32 [out]."""
+        ...
+
+    def weight_gradient_rows(
+        self, x: torch.Tensor, grad_output: torch.Tensor, weight_shape: tuple[int, ...], first: int, last: int
+    ) -> torch.Tensor:
+        """Rows [first, last) of ∂loss/∂weight, all of one group: [last - first, elements of a row]."""
+        ...
+
+    def weight_gradient_factors(
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs a [out / groups, tokens], b [elements of a row, tokens] whose products a bᵀ sum to the group's rows of
+        ∂loss/∂weight. Both are contiguous over tokens: the layout in which dot products of single elements are
+        fastest."""
+        ...
+
+
 @dataclass(frozen=True)
 class LinearOp:
     """y = x Wᵀ + b for x [..., in], W [out, in]."""
@@ -29,7 +78,6 @@ class LinearOp:
     spatial_dims = None
 
     def prepare(self, x):
-        """The input as the other methods take it."""
         return x
 
     def forward(self, x, weight, bias):
@@ -39,17 +87,13 @@ class LinearOp:
         return grad_output @ weight
 
     def bias_gradient(self, grad_output):
-        """fp32 [out]"""
         return grad_output.reshape(-1, grad_output.shape[-1]).sum(0, dtype=torch.float32)
 
     def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
-        """Rows [first, last) of the dense weight gradient: [last - first, in]."""
         g = grad_output.reshape(-1, grad_output.shape[-1])[:, first:last]
         return g.t() @ x.reshape(-1, x.shape[-1])
 
     def weight_gradient_factors(self, x, grad_output, group):
-        """Yields pairs a [out, tokens], b [in, tokens] whose products a bᵀ sum to the weight gradient. Both are
-        contiguous over tokens: the layout in which dot products of single elements are fastest."""
         yield (
             grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),
             x.reshape(-1, x.shape[-1]).t().contiguous(),
@@ -93,7 +137,7 @@ class ConvOp:
         return len(self.kernel)
 
     def prepare(self, x):
-        """The input as the other methods take it: padded where the convolution itself cannot."""
+        """Padded where the convolution itself cannot."""
         return x if self.pad_before is None else F.pad(x, self.pad_before[1], mode=self.pad_before[0])
 
     def forward(self, x, weight, bias):
@@ -117,11 +161,9 @@ class ConvOp:
         return total
 
     def bias_gradient(self, grad_output):
-        """fp32 [out]"""
         return grad_output.flatten(2).sum((0, 2), dtype=torch.float32)
 
     def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
-        """Output channels [first, last), all of one group, of the dense gradient: [last - first, in/groups·k]."""
         group = first // (weight_shape[0] // self.groups)
         stand_in = x.new_empty(1).expand(last - first, *weight_shape[1:])
         x = self._channels_of(x, group)
@@ -129,7 +171,7 @@ class ConvOp:
         return gradient.reshape(last - first, -1)
 
     def weight_gradient_factors(self, x, grad_output, group):
-        """As for a Linear, for one group: the input unfolded, a chunk of output positions at a time."""
+        """The input is unfolded, a chunk of output positions at a time."""
         x, grad_output = self._channels_of(x, group), self._channels_of(grad_output, group)
         x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
         batch, channels = x.shape[:2]
@@ -173,7 +215,7 @@ class ConvOp:
         )
 
 
-def layer_op(module):
+def layer_op(module: torch.nn.Module) -> LayerOp | None:
     """The operation of a Linear or Conv1d/2d/3d module (a host's own Linear counts), or None for any other module."""
     if isinstance(module, CONVOLUTIONS):
         return ConvOp.of(module)

@@ -47,7 +47,7 @@ def add_delta_(copy: torch.Tensor, store: Store, number: int, stored_dtype: torc
     return scatter_(copy, position, changed.to(copy.dtype))
 
 
-class StandIns(Swapped):
+class Parametrized(Swapped):
     """Mixed in before the class of a module whose parameters are trained by themselves."""
 
     def __getattr__(self, name):
@@ -72,7 +72,7 @@ class TrainedParameters:
 
     def copy(self, number: int) -> torch.Tensor:
         """The parameter with Δ in it."""
-        weight = self.store.locations[number].weight.detach()
+        weight = self.store.holders[number].weight.detach()
         if self.store.base[number] is not None:
             return weight.clone()
         return add_delta_(weight.clone(), self.store, number, weight.dtype)
@@ -84,8 +84,8 @@ class TrainedParameters:
 
 def train_parameter(module, name: str, store: Store, number: int) -> None:
     """Let `module` train its parameter `name` as segment `number` of the store."""
-    if not isinstance(module, StandIns):
-        swap(module, StandIns)
+    if not isinstance(module, Parametrized):
+        swap(module, Parametrized)
     if "_sara_parameters" not in module.__dict__:
         module._sara_parameters = TrainedParameters(store, {})
     module._sara_parameters.numbers[name] = number

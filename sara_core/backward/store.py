@@ -3,12 +3,13 @@
 Δ starts at 0 and is what is trained, saved and scaled; nothing is ever recovered by subtraction. On the support a
 live weight is round(base + Δ), one rounding to the weight's dtype, from base values that are kept untouched.
 
-A re-selection (the paper's progressive parameter adjustment) *settles* some elements: they keep their values in the
+A re-selection (the paper's progressive parameter adjustment) *freezes* some elements: they keep their values in the
 delta and in the model, and leave the vector.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -16,12 +17,20 @@ from ..delta import SparseDelta, SparseEntry
 from ..errors import DeltaError, TrainingError
 from ..files.saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor, text, whole_number
 from ..tensors.elements import gather, overwrite_, scatter_
+from .ops import LayerOp
 from .support import Segment, Support
 from .weight_gradient import sparse_weight_gradient
 
 
+class WeightHolder(Protocol):
+    """What a weight is found in, now and after it was moved or replaced: a layer, or a parameters.ParameterOf."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+
+
 @dataclass
-class Settled:
+class Frozen:
     """The elements of one weight whose training is over: positions, Δ in fp32, and base values as in the store."""
 
     segment: Segment
@@ -34,29 +43,29 @@ class Store:
 
     values: fp32 [nnz of the support], the Parameter an optimizer sees; its .grad is written by the layers' backward
     base: per segment the base values in the weight's own dtype, or None where Δ is added to a copy of the weight
-    settled: per segment the elements that left the vector, or None
+    frozen: per segment the elements that left the vector, or None
     """
 
     def __init__(self, support: Support, device=None):
         self.support = support
         self.values = torch.nn.Parameter(torch.zeros(support.nnz, dtype=torch.float32, device=device))
         self.base: list[torch.Tensor | None] = [None] * len(support)
-        self.settled: list[Settled | None] = [None] * len(support)
-        self.locations: list = [None] * len(support)
+        self.frozen: list[Frozen | None] = [None] * len(support)
+        self.holders: list[WeightHolder | None] = [None] * len(support)
         self.reached = [False] * len(support)
         self._digests = [""] * len(support)
 
-    def bind(self, number: int, location, in_place: bool) -> None:
-        """Tie segment `number` to the weight that `location.weight` is, now and after it was moved or replaced.
+    def bind(self, number: int, holder: WeightHolder, in_place: bool) -> None:
+        """Tie segment `number` to the weight that `holder.weight` is, now and after it was moved or replaced.
 
         in_place: `write` brings that weight up to date; otherwise whoever computes with it adds Δ to a copy
         """
         # A weight that is not written may rest on another device than the one its layer computes on.
-        device = location.weight.device if in_place else self.values.device
+        device = holder.weight.device if in_place else self.values.device
         segment = self.support.segments[number] = self.support.segments[number].to(device)
-        base = gather(location.weight, segment.flat().to(location.weight.device))
+        base = gather(holder.weight, segment.flat().to(holder.weight.device))
         self._digests[number] = _digest(segment, base)
-        self.locations[number] = location
+        self.holders[number] = holder
         if in_place:
             self.base[number] = base
 
@@ -66,10 +75,10 @@ class Store:
         return hashlib.blake2b("".join(self._digests).encode(), digest_size=16).hexdigest()
 
     def trains(self, number: int) -> bool:
-        """Whether a segment has elements to train; all of them may have been settled."""
+        """Whether a segment has elements to train; all of them may have been frozen."""
         return len(self.support.segments[number]) > 0
 
-    def take(self, number: int, op, x: torch.Tensor, grad_output: torch.Tensor, route: str) -> None:
+    def take(self, number: int, op: LayerOp, x: torch.Tensor, grad_output: torch.Tensor, route: str) -> None:
         """Add what one use of a layer contributes to the gradient of its segment (see sparse_weight_gradient)."""
         segment = self.support.segments[number]
         self.accumulate(number, sparse_weight_gradient(op, segment, x, grad_output, route))
@@ -94,7 +103,7 @@ class Store:
         """Base values of one segment, [len(segment)] in the weight's own dtype."""
         if self.base[number] is not None:
             return self.base[number]
-        weight = self.locations[number].weight
+        weight = self.holders[number].weight
         return gather(weight, self.support.segments[number].flat().to(weight.device))
 
     def trained_values(self, number: int) -> torch.Tensor:
@@ -103,47 +112,47 @@ class Store:
         return self.base_values(number).to(values.device, torch.float32) + values
 
     def whole(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Flat positions (int64, sorted) and Δ (fp32) of all elements of one segment, settled ones included."""
-        segment, settled = self.support.segments[number], self.settled[number]
+        """Flat positions (int64, sorted) and Δ (fp32) of all elements of one segment, frozen ones included."""
+        segment, frozen = self.support.segments[number], self.frozen[number]
         position, values = segment.flat(), self.values.detach()[segment.span]
-        if settled is None:
+        if frozen is None:
             return position, values
-        order = _merging_order(position, settled.segment.flat())
-        return torch.cat([position, settled.segment.flat()])[order], torch.cat([values, settled.values])[order]
+        order = _merging_order(position, frozen.segment.flat())
+        return torch.cat([position, frozen.segment.flat()])[order], torch.cat([values, frozen.values])[order]
 
     def check_unconverted(self) -> None:
         """Raise TrainingError if the model was converted or moved since its weights were bound."""
-        for segment, location, base in zip(self.support, self.locations, self.base):
-            if base is not None and (location.weight.dtype, location.weight.device) != (base.dtype, base.device):
+        for segment, holder, base in zip(self.support, self.holders, self.base):
+            if base is not None and (holder.weight.dtype, holder.weight.device) != (base.dtype, base.device):
                 raise TrainingError(
                     f"'{segment.name}' was {base.dtype} on {base.device} when training began and is now "
-                    f"{location.weight.dtype} on {location.weight.device}: convert and move a model before SaRA is "
+                    f"{holder.weight.dtype} on {holder.weight.device}: convert and move a model before SaRA is "
                     "constructed."
                 )
 
     @torch.no_grad()
-    def write(self, settled: bool = False) -> None:
+    def write(self, frozen: bool = False) -> None:
         """Bring the live weights that are written in place up to date with Δ.
 
-        settled: also the elements that train no more, for weights that have been loaded anew
+        frozen: also the elements that train no more, for weights that have been loaded anew
         """
-        for number, (segment, location, base) in enumerate(zip(self.support, self.locations, self.base)):
+        for number, (segment, holder, base) in enumerate(zip(self.support, self.holders, self.base)):
             if base is not None:
-                overwrite_(location.weight, segment.flat(), base, self.values.detach()[segment.span])
-                if settled and (over := self.settled[number]) is not None:
-                    overwrite_(location.weight, over.segment.flat(), over.base, over.values)
+                overwrite_(holder.weight, segment.flat(), base, self.values.detach()[segment.span])
+                if frozen and (over := self.frozen[number]) is not None:
+                    overwrite_(holder.weight, over.segment.flat(), over.base, over.values)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the live weights back every bit they had."""
-        for segment, settled, location, base in zip(self.support, self.settled, self.locations, self.base):
+        for segment, frozen, holder, base in zip(self.support, self.frozen, self.holders, self.base):
             if base is not None:
-                _put_back(location.weight, segment, base)
-                if settled is not None:
-                    _put_back(location.weight, settled.segment, settled.base)
+                _put_back(holder.weight, segment, base)
+                if frozen is not None:
+                    _put_back(holder.weight, frozen.segment, frozen.base)
 
     @torch.no_grad()
-    def settle(self, over: torch.Tensor) -> None:
+    def freeze(self, over: torch.Tensor) -> None:
         """End the training of some elements; they keep their values. The vector's gradient, if any, shrinks with it.
 
         over: bool [nnz of the support], true where training is over
@@ -152,42 +161,34 @@ class Store:
         for number, segment in enumerate(list(self.support)):
             ends, stays, base = over[segment.span], keep[segment.span], self.base[number]
             self.support.segments[number] = segment.part(stays)
-            ended = Settled(segment.part(ends), self.values[segment.span][ends], None if base is None else base[ends])
-            self.settled[number] = _joined(self.settled[number], ended)
+            ended = Frozen(segment.part(ends), self.values[segment.span][ends], None if base is None else base[ends])
+            self.frozen[number] = _joined(self.frozen[number], ended)
             if base is not None:
                 self.base[number] = base[stays]
         gradient = self.values.grad
         self.values.grad = None
         self.values.data = self.values.data[keep]
         self.values.grad = None if gradient is None else gradient[keep]
-        self.support.line_up()
+        self.support.set_offsets()
 
     @torch.no_grad()
-    def unsettle(self) -> None:
-        """Take every settled element back into the vector; the gradient is dropped."""
+    def thaw(self) -> None:
+        """Take every frozen element back into the vector; the gradient is dropped."""
         values = []
-        for number, (segment, settled) in enumerate(zip(list(self.support), self.settled)):
-            active = Settled(segment, self.values[segment.span], self.base[number])
-            every = active if settled is None else _joined(active, settled)
+        for number, (segment, frozen) in enumerate(zip(list(self.support), self.frozen)):
+            active = Frozen(segment, self.values[segment.span], self.base[number])
+            every = active if frozen is None else _joined(active, frozen)
             self.support.segments[number], self.base[number] = every.segment, every.base
             values.append(every.values)
-        self.settled = [None] * len(self.support)
+        self.frozen = [None] * len(self.support)
         self.values.grad = None
         self.values.data = torch.cat(values)
-        self.support.line_up()
+        self.support.set_offsets()
 
     def ineffective(self, theta: float) -> int:
-        """How many of all elements that were ever trained are still below θ: |base + Δ| < θ."""
-        count = 0
-        for number, settled in enumerate(self.settled):
-            count += int((self.trained_values(number).abs() < theta).sum())
-            if settled is not None:
-                base = settled.base
-                if base is None:
-                    weight = self.locations[number].weight
-                    base = gather(weight, settled.segment.flat().to(weight.device))
-                count += int(((base.to(settled.values) + settled.values).abs() < theta).sum())
-        return count
+        """How many of all elements that were ever trained are still below θ: |base + Δ| < θ. Those that are frozen had
+        reached it."""
+        return sum(int((self.trained_values(number).abs() < theta).sum()) for number in range(len(self.support)))
 
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """The trained change, on the CPU; entries are copies and stay as they are when training goes on."""
@@ -200,19 +201,19 @@ class Store:
         return SparseDelta(entries, metadata)
 
     def state(self) -> dict:
-        """What an exact continuation needs beside the optimizer's state, with all elements, settled ones included:
+        """What an exact continuation needs beside the optimizer's state, with all elements, frozen ones included:
 
         names, shapes, digests: of the weights; the digests identify the base under the support
         indices: int32 [n] of each weight; values: Δ, fp32 over all of them; active: bool, which still train
         """
         position, values, active = [], [], []
-        for number, settled in enumerate(self.settled):
+        for number, frozen in enumerate(self.frozen):
             index, delta = self.whole(number)
             position.append(index.to(torch.int32))
             values.append(delta.clone())
             trains = torch.ones(len(index), dtype=torch.bool, device=index.device)
-            if settled is not None:
-                trains &= ~torch.isin(index, settled.segment.flat(), assume_unique=True)
+            if frozen is not None:
+                trains &= ~torch.isin(index, frozen.segment.flat(), assume_unique=True)
             active.append(trains)
         return {
             "names": [segment.name for segment in self.support],
@@ -259,11 +260,11 @@ class Store:
     def load_state(self, state: dict) -> None:
         """Take Δ from `state`. Raises what `check_state` raises; nothing is changed then."""
         self.check_state(state)
-        self.unsettle()
+        self.thaw()
         self.values.copy_(state["values"])
         active = state["active"].to(self.values.device)
         if not active.all():
-            self.settle(~active)
+            self.freeze(~active)
 
 
 def _put_back(weight, segment, base):
@@ -275,7 +276,7 @@ def _merging_order(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return torch.cat([first, second]).argsort()
 
 
-def _joined(first: Settled | None, second: Settled) -> Settled:
+def _joined(first: Frozen | None, second: Frozen) -> Frozen:
     """Both groups of elements of one weight as one."""
     if first is None:
         return second
@@ -283,7 +284,7 @@ def _joined(first: Settled | None, second: Settled) -> Settled:
     order = _merging_order(a.flat(), b.flat())
     segment = Segment(a.name, a.shape, a.crow + b.crow, torch.cat([a.col, b.col])[order], 0)
     base = None if first.base is None else torch.cat([first.base, second.base])[order]
-    return Settled(segment, torch.cat([first.values, second.values])[order], base)
+    return Frozen(segment, torch.cat([first.values, second.values])[order], base)
 
 
 def _digest(segment, base: torch.Tensor) -> str:

@@ -83,10 +83,10 @@ class Support:
             column = (index - row_of * columns).to(torch.int32)
             segments.append(Segment(name, shape, crow.to(torch.int32), column, 0))
         support = cls(segments)
-        support.line_up()
+        support.set_offsets()
         return support
 
-    def line_up(self) -> None:
+    def set_offsets(self) -> None:
         """Let every segment begin in the vector where the one before it ends."""
         offset = 0
         for segment in self.segments:

@@ -33,9 +33,6 @@ CPU_CSR_DENSITY = 0.12
 # Relative difference from torch's result up to which a kernel is believed; TF32 alone makes 1e-3 of it.
 KERNEL_TOLERANCE = 1e-2
 
-# Said once per process by torch about every use of CSR tensors; nothing a user could do about it.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-
 _fastest: dict[tuple, str] = {}
 # Kernels that failed on this machine.
 _given_up: set[str] = set()
@@ -151,7 +148,16 @@ def _csr(op, segment, x, grad_output):
     )
 
 
+@functools.cache
+def _let_torch_say_that_csr_is_beta() -> None:
+    """Torch says so once a process, at the first use of such a tensor; nobody who trains can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.zeros(1, 1).to_sparse_csr()
+
+
 def _add_sampled_product(total, crow, col, a, b):
+    _let_torch_say_that_csr_is_beta()
     pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, a, b.t()).values()
 

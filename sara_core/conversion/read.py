@@ -13,16 +13,14 @@ from ..delta.translate import to_comfy
 from ..errors import DeltaError
 from ..extraction.extract import extract_with_report
 from ..extraction.thin import Thinned, thin
-from ..files import kinds
-from ..files import torch_file
+from ..files import kinds, torch_file
 from ..files.source import Source, model_files, opened
 from ..models.base import Base, opened_base
 from ..names.diffusers import diffusers_parts
 from ..names.resolve import PREFIX
 from .adapters.file import opened_adapter
 from .adapters.peft_settings import alphas_of
-from .sparse import lt_sft, shira, super_tuning
-from .sparse import sara_authors
+from .sparse import lt_sft, sara_authors, shira, super_tuning
 
 # What PEFT, diffusers and composable-sft call the one file in the folder that they make.
 _ADAPTER_FILES = (shira.WEIGHTS, "adapter_model.bin", "pytorch_lora_weights.safetensors", lt_sft.FILE)

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import TrainingError
 from ..files.saved_state import LARGEST_COUNT, fields, generator_state, sequence, whole_number
-from .epochs import ShuffledEpochs
+from .epochs import BucketSampler
 from .noise_levels import NoiseLevels
 
 
@@ -36,7 +36,7 @@ class Draws:
         self.samples, self.levels, self.noise_levels = samples, levels, noise_levels
         self.caption_dropout = caption_dropout
         self.generator = torch.Generator().manual_seed(seed)
-        self.epochs = ShuffledEpochs([sample.latent.shape for sample in samples], batch_size, self.generator)
+        self.epochs = BucketSampler([sample.latent.shape for sample in samples], batch_size, self.generator)
 
     def next_batch(self) -> list[Draw]:
         """One by one, so that a batch draws what as many batches of one sample would."""

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import torch
 
 
-class ShuffledEpochs:
+class BucketSampler:
     """Batches of sample numbers, in a new order each epoch.
 
     groups: one value per sample; only samples of equal value go through a model together

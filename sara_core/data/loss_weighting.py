@@ -2,8 +2,6 @@
 
 import torch
 
-PREDICTIONS = ("eps", "v")
-
 
 def min_snr_weight(sigma: torch.Tensor, gamma: float, prediction: str, sigma_data: float = 1.0) -> torch.Tensor:
     """Min-SNR-γ weight of the mean squared error of what a network predicts; fp32, of the shape of `sigma`.

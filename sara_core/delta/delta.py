@@ -11,7 +11,7 @@ import torch
 
 from ..errors import DeltaError, UnsupportedModelError
 from ..names.resolve import resolve
-from ..tensors.elements import memory_span, shared_count, union_sum
+from ..tensors.elements import has_own_operations, memory_span, shared_count, union_sum
 from . import file_v1
 from .entry import SparseEntry, check_entry
 from .in_place import InPlaceChange
@@ -213,7 +213,7 @@ def _check_strength(strength: float) -> None:
 
 def check_precision(name: str, weight: torch.Tensor) -> None:
     """Raise UnsupportedModelError unless single elements of the weight can be changed without touching others."""
-    own_class = type(weight).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+    own_class = has_own_operations(weight)
     if own_class or weight.is_quantized or weight.dtype not in WRITABLE_DTYPES:
         kind = type(weight).__name__ if own_class else str(weight.dtype).removeprefix("torch.")
         raise UnsupportedModelError(

@@ -14,8 +14,7 @@ import numpy
 import torch
 
 from ..errors import DeltaError
-from ..files import atomic, container
-from ..files import kinds
+from ..files import atomic, container, kinds
 from . import metadata as keys
 from . import modelspec
 from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape

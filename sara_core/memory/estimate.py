@@ -86,11 +86,11 @@ def sparse_state(store: Store, optimizer: torch.optim.Optimizer) -> SparseState:
 
 
 def _tensors(store: Store) -> list[torch.Tensor]:
-    settled = [group for group in store.settled if group is not None]
-    segments = [*store.support, *(group.segment for group in settled)]
-    tensors = [store.values.detach(), *(group.values for group in settled)]
+    frozen = [group for group in store.frozen if group is not None]
+    segments = [*store.support, *(group.segment for group in frozen)]
+    tensors = [store.values.detach(), *(group.values for group in frozen)]
     tensors += [tensor for segment in segments for tensor in (segment.crow, segment.col)]
-    return tensors + [base for base in (*store.base, *(group.base for group in settled)) if base is not None]
+    return tensors + [base for base in (*store.base, *(group.base for group in frozen)) if base is not None]
 
 
 def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[float, float]:

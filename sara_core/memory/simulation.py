@@ -130,8 +130,8 @@ class _StoreWithoutContent(Store):
         gradient.new_empty(len(self.support.segments[number]), dtype=torch.float32)
 
     def whole(self, number):
-        settled = self.settled[number]
-        count = len(self.support.segments[number]) + (0 if settled is None else len(settled.segment))
+        frozen = self.frozen[number]
+        count = len(self.support.segments[number]) + (0 if frozen is None else len(frozen.segment))
         device = self.values.device
         return torch.empty(count, dtype=torch.int64, device=device), torch.empty(count, device=device)
 

@@ -16,7 +16,7 @@ import torch
 
 from ..delta import metadata as keys
 from ..names.resolve import CHECKPOINT_PREFIX, PREFIX
-from ..tensors.elements import gather
+from ..tensors.elements import gather, has_own_operations
 from .quantised import SCALES
 
 BASE, FINE_TUNE, OTHER, UNKNOWN = "base", "fine-tune", "other", "unknown"
@@ -157,8 +157,7 @@ def _diffusion_prefix(names: Mapping) -> str:
 
 
 def _is_readable(weight: torch.Tensor) -> bool:
-    own_class = type(weight).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-    return weight.dtype in _DTYPES and not own_class and not weight.is_meta
+    return weight.dtype in _DTYPES and not has_own_operations(weight) and not weight.is_meta
 
 
 def _is_scaled(own: str, weights: Mapping[str, torch.Tensor]) -> bool:

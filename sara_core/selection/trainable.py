@@ -12,8 +12,8 @@ from ..backward.layer import is_changed
 from ..backward.parameters import ParameterOf, identity
 from ..delta.delta import check_precision
 from ..errors import UnsupportedModelError
-from ..tensors.elements import memory_span
 from ..names.patterns import ALL_LAYERS, KINDS, LAYER_WEIGHT, Choice, NamedParameter
+from ..tensors.elements import memory_span
 
 
 def trainable_weights(
@@ -44,18 +44,18 @@ def trainable_weights(
         )
     choice = Choice(include, exclude, preset)
     attachable = find_layers(model)
-    places = _places(model, attachable, prefix)
-    choice.check(place.parameter for held in places.values() for place in held)
+    occurrences = _occurrences(model, attachable, prefix)
+    choice.check(occurrence.parameter for held in occurrences.values() for occurrence in held)
     _refuse_computed(attachable, choice, prefix)
     weights = {}
-    for held in places.values():
-        if choice.takes(place.parameter for place in held):
-            place = _first(held)
-            name, tensor = place.parameter.name, place.location.weight
+    for held in occurrences.values():
+        if choice.takes(occurrence.parameter for occurrence in held):
+            occurrence = _first(held)
+            name, tensor = occurrence.parameter.name, occurrence.holder.weight
             if is_lazy(tensor) or tensor.is_meta:
                 raise UnsupportedModelError(f"'{name}' is not in memory yet: load the model's weights first.")
             check_precision(name, tensor)
-            weights[name] = place.location
+            weights[name] = occurrence.holder
     _refuse_overlapping(model, weights, prefix)
     return weights
 
@@ -65,37 +65,37 @@ def left_out(
 ) -> dict[str, int]:
     """How many elements of biases, norms, embeddings and other parameters are not trained, under what a report calls
     these kinds. weights: as from `trainable_weights`"""
-    trained = {identity(location.weight) for location in weights.values()}
+    trained = {identity(holder.weight) for holder in weights.values()}
     elements = dict.fromkeys(KINDS.values(), 0)
-    for key, held in _places(model, find_layers(model), "").items():
+    for key, held in _occurrences(model, find_layers(model), "").items():
         first = _first(held)
         if key not in trained and first.parameter.kind != LAYER_WEIGHT:
-            elements[KINDS[first.parameter.kind]] += first.location.weight.numel()
+            elements[KINDS[first.parameter.kind]] += first.holder.weight.numel()
     return {kind: count for kind, count in elements.items() if count}
 
 
-class _Place(NamedTuple):
+class _Occurrence(NamedTuple):
     """Where a parameter is, and what it is called there."""
 
     parameter: NamedParameter
-    location: torch.nn.Module | ParameterOf
+    holder: torch.nn.Module | ParameterOf
 
 
-def _places(model, attachable: Mapping[str, torch.nn.Module], prefix: str) -> dict[tuple, list[_Place]]:
-    """Every parameter, by its identity, with all the places it is in."""
+def _occurrences(model, attachable: Mapping[str, torch.nn.Module], prefix: str) -> dict[tuple, list[_Occurrence]]:
+    """Every parameter, by its identity, with everything it is found in."""
     layer_ids = {id(layer) for layer in attachable.values()}
-    places = defaultdict(list)
+    occurrences = defaultdict(list)
     for path, module in model.named_modules(prefix=prefix, remove_duplicate=False):
         for key, tensor in module._parameters.items():
             if tensor is not None:
-                places[identity(tensor)].append(_place(path, module, key, id(module) in layer_ids))
-    return places
+                occurrences[identity(tensor)].append(_occurrence(path, module, key, id(module) in layer_ids))
+    return occurrences
 
 
-def _place(path: str, module, key: str, is_layer: bool) -> _Place:
+def _occurrence(path: str, module, key: str, is_layer: bool) -> _Occurrence:
     name = f"{path}.{key}" if path else key
     if is_layer and key == "weight":
-        return _Place(NamedParameter(name, LAYER_WEIGHT, 0), module)
+        return _Occurrence(NamedParameter(name, LAYER_WEIGHT, 0), module)
     if "norm" in type(module).__name__.lower():
         kind = "norm"
     elif isinstance(module, torch.nn.Embedding):
@@ -104,12 +104,12 @@ def _place(path: str, module, key: str, is_layer: bool) -> _Place:
         kind = "bias" if key.endswith("bias") else "parameter"
     is_container = any(True for _ in module.children())
     own_part = len(name) - len(key) if is_layer or is_container else path.rfind(".") + 1
-    return _Place(NamedParameter(name, kind, own_part), ParameterOf(module, key))
+    return _Occurrence(NamedParameter(name, kind, own_part), ParameterOf(module, key))
 
 
-def _first(held: list[_Place]) -> _Place:
-    """The place that gives a parameter its name: that of a layer, if it is the weight of one."""
-    return next((place for place in held if place.parameter.kind == LAYER_WEIGHT), held[0])
+def _first(held: list[_Occurrence]) -> _Occurrence:
+    """The occurrence that gives a parameter its name: that of a layer, if it is the weight of one."""
+    return next((occurrence for occurrence in held if occurrence.parameter.kind == LAYER_WEIGHT), held[0])
 
 
 def _refuse_computed(attachable, choice, prefix) -> None:
@@ -124,7 +124,7 @@ def _refuse_computed(attachable, choice, prefix) -> None:
 
 def _refuse_overlapping(model, weights, prefix) -> None:
     """What is trained in one place must not change, without its gradient being known, in another."""
-    trained = {identity(location.weight) for location in weights.values()}
+    trained = {identity(holder.weight) for holder in weights.values()}
     spans = []
     for name, tensor in model.named_parameters(prefix=prefix):
         if len(key := identity(tensor)) > 1:

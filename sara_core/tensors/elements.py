@@ -12,6 +12,11 @@ _ARITHMETIC_FLOOR = torch.float32
 _CHUNK = 2**20
 
 
+def has_own_operations(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's class decides what operations do to it (quantised ones …): its memory then says little."""
+    return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
 def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
     """Addresses of a tensor's first byte and of the one after its last, whatever its memory layout."""
     return tensor.data_ptr(), tensor.data_ptr() + _reach(tensor) * tensor.element_size()

@@ -32,7 +32,7 @@ def adjust(store: Store, optimizer: torch.optim.Optimizer, theta: float) -> Adju
     moments_kept = True
     if 0 < ineffective < trained:
         moments_kept = _shorten_moments(optimizer, store.values, ~over)
-        store.settle(over)
+        store.freeze(over)
     return Adjustment(trained, ineffective, moments_kept)
 
 

@@ -26,7 +26,7 @@ class TrainingSettings:
     accumulation: micro-batches per step, their losses averaged
     max_grad_norm: the gradient of Δ is scaled down to this 2-norm, 0 = never
     schedule, warmup: of the learning rate (schedule.py); warmup in steps
-    adjust_at: steps after which the elements that have reached θ are settled, and only the others go on: the paper's
+    adjust_at: steps after which the elements that have reached θ are frozen, and only the others go on: the paper's
         progressive parameter adjustment
     theta: that θ; None where the selection has none, which switches adjustment off
     patience: so many steps in a row without a finite loss and gradient end the run; fewer are skipped
@@ -242,7 +242,7 @@ class Training:
         optimizer = self.check_state(state)
         self.store.load_state(state["store"])
         self.optimizer.load_state_dict(optimizer)
-        self.store.write(settled=True)
+        self.store.write(frozen=True)
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state(state["batches"])
         if self.low_rank is not None:

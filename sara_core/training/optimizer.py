@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ..backward.attach import (
-    IN_PLACE, STREAMED, attach_model, attached_for_gradients, detach_model, plain_layers, unfreeze,
+    attach_model, attached_for_gradients, detach_model, plain_layers, unfreeze,
 )  # fmt: skip
 from ..backward.store import Store
 from ..backward.streaming import move_all_but, move_back
@@ -86,16 +86,16 @@ class SaRA(torch.optim.Optimizer):
         **options,
     ):
         weights = trainable_weights(model, include, exclude, preset)
-        tensors = {name: location.weight for name, location in weights.items()}
+        tensors = {name: holder.weight for name, holder in weights.items()}
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-        self.reach, self._moved = IN_PLACE, []
-        if stream_to is not None:
-            device, self.reach = torch.device(stream_to), STREAMED
+        self._streams, self._moved = stream_to is not None, []
+        if self._streams:
+            device = torch.device(stream_to)
         check_route(weight_gradient, device)
         by_gradient = None
         if loss is not None:
             attached = functools.partial(
-                attached_for_gradients, model, weights=weights, route=weight_gradient, reach=self.reach
+                attached_for_gradients, model, weights=weights, route=weight_gradient, streamed=self._streams
             )
             by_gradient = GradientScores(attached, loss, device).largest
         selection = select(
@@ -107,11 +107,11 @@ class SaRA(torch.optim.Optimizer):
         self.store = Store(support, device)
         self.model = model
         self.inner = make_inner(optimizer, self.store.values, self.selection.theta, lr, options)
-        if self.reach == STREAMED:
+        if self._streams:
             self._moved = move_all_but(model, plain_layers(model).values(), device)
         self._frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
         try:
-            attach_model(model, self.store, weights, weight_gradient, self.reach)
+            attach_model(model, self.store, weights, weight_gradient, self._streams)
         except BaseException:  # above all, too little memory for Δ's positions
             detach_model(model)
             move_back(self._moved)
@@ -203,7 +203,7 @@ class SaRA(torch.optim.Optimizer):
         self.store.load_state(state_dict["sara"])
         self.inner.load_state_dict(inner)
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
-        self.store.write(settled=True)
+        self.store.write(frozen=True)
 
     def detach(self, restore: bool = False) -> None:
         """Take the sparse training off the model again; the optimizer is of no use afterwards.
@@ -214,9 +214,9 @@ class SaRA(torch.optim.Optimizer):
             self.store.restore()
         detach_model(self.model)
         move_back(self._moved)
-        if self.reach == STREAMED and not restore:
-            locations = zip(self.store.support, self.store.locations)
-            self.delta().apply_({segment.name: location.weight for segment, location in locations})
+        if self._streams and not restore:
+            named = zip(self.store.support, self.store.holders)
+            self.delta().apply_({segment.name: holder.weight for segment, holder in named})
         for hook in self._hooks:
             hook.remove()
         del self.model._parameters[PARAMETER_NAME]

@@ -88,8 +88,8 @@ def test_applying_gives_the_weights_training_ended_with(comfy, model, data, monk
     restore = store_module.Store.restore
 
     def keep_then_restore(self):
-        for segment, location in zip(self.support, self.locations):
-            ended_with[segment.name] = location.weight.detach().clone()
+        for segment, holder in zip(self.support, self.holders):
+            ended_with[segment.name] = holder.weight.detach().clone()
         restore(self)
 
     monkeypatch.setattr(store_module.Store, "restore", keep_then_restore)

@@ -150,10 +150,10 @@ def scaled_take(take):
     ("model gradients, bf16", (Store, "take"), scaled_take),
     ("model gradients by each route", (Store, "take"), scaled_take),
     ("GradScaler, fp16", (Store, "take"), scaled_take),
-    ("writing and restoring, bf16", (Store, "write"), lambda write: lambda store, settled=False: None),
+    ("writing and restoring, bf16", (Store, "write"), lambda write: lambda store, frozen=False: None),
     ("writing and restoring, fp32", (Store, "restore"), lambda restore: lambda store: None),
     ("saving and continuing", (Store, "load_state"), lambda load: lambda store, state: None),
-    ("adjustment", (Store, "settle"), lambda settle: lambda store, over: settle(store, over.roll(1))),
+    ("adjustment", (Store, "freeze"), lambda freeze: lambda store, over: freeze(store, over.roll(1))),
     ("streaming, fp32", (attachment, "Streamed"), lambda streamed: lambda added: streamed(None)),
 ])  # fmt: skip
 def test_what_is_broken_fails_its_check(monkeypatch, item, patched, broken):

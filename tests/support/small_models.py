@@ -12,7 +12,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sara_core import SaRA
-from sara_core.backward.attach import COPIED, IN_PLACE, attach_model
+from sara_core.backward.access import InPlace
+from sara_core.backward.attach import attach_layers, plain_layers
 from sara_core.backward.store import Store
 from sara_core.backward.support import Support
 from sara_core.selection.rules import select
@@ -77,7 +78,10 @@ def attached(model, *, density=0.3, route="dense", copy_weights=False, **pattern
     tensors = {name: layer.weight for name, layer in weights.items()}
     shapes = {name: weight.shape for name, weight in tensors.items()}
     store = Store(Support.from_indices(select(tensors, density=density).indices, shapes))
-    attach_model(model, store, weights, route, COPIED if copy_weights else IN_PLACE)
+    attach_layers(
+        model, plain_layers(model), store, weights, route, is_written=lambda holder: not copy_weights,
+        access_of=lambda added: added or InPlace(),
+    )  # fmt: skip
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return store

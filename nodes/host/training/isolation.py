@@ -21,6 +21,7 @@ from ....sara_core.names.patterns import ALL_LAYERS
 from ....sara_core.selection.gradient import GradientScores
 from ....sara_core.selection.rules import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
+from ..base_weights import base_weight
 from . import checkpointing
 from .kernels import use_differentiable_kernels
 from .refusals import check_trainable
@@ -46,7 +47,7 @@ class TrainingModel:
         """Bring the model back to its device with Δ in it, after something else has used the host's memory."""
         with torch.inference_mode():
             comfy.model_management.load_models_gpu([self.patcher])
-        self.store.write(settled=True)
+        self.store.write(frozen=True)
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def training_model(
     untrained = left_out(module, weights, layers)
 
     @contextmanager
-    def attached(store: Store, is_written=lambda location: False):
+    def attached(store: Store, is_written=lambda holder: False):
         with ExitStack() as undo:
             _mark_training(undo)
             undo.callback(use_differentiable_kernels())
@@ -88,12 +89,14 @@ def training_model(
 
     if rule.get("rule") == "gradient":
         rule = {**rule, "by_gradient": _gradient_scores(patcher, attached, scoring_loss(patcher)).largest}
-    selection = select({name: _base_weight(patcher, name, location) for name, location in weights.items()}, **rule)
-    shapes = {name: location.weight.shape for name, location in weights.items()}
+    # Patches on the MODEL must not decide what is small.
+    tensors = {name: base_weight(patcher, name, holder.weight) for name, holder in weights.items()}
+    selection = select(tensors, **rule)
+    shapes = {name: holder.weight.shape for name, holder in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
     selection = selection.without_indices()
 
-    with attached(store, lambda location: _can_be_written(location, patcher.load_device)):
+    with attached(store, lambda holder: _can_be_written(holder, patcher.load_device)):
         _report(store, selection, untrained)
         yield TrainingModel(patcher, store, selection, untrained)
 
@@ -127,14 +130,9 @@ def _resident_patcher(model):
     return model.clone(disable_dynamic=True)
 
 
-def _base_weight(patcher, key, location):
-    """The weight without the patches (LoRAs) that are on the MODEL: they must not decide what is small."""
-    return patcher.backup[key].weight if key in patcher.backup else location.weight
-
-
-def _can_be_written(location, device) -> bool:
+def _can_be_written(holder, device) -> bool:
     # Biases, norms and the like are small, and are replaced by copies for the time of training anyway.
-    return not isinstance(location, ParameterOf) and can_be_written(location, device)
+    return not isinstance(holder, ParameterOf) and can_be_written(holder, device)
 
 
 def _mark_training(undo: ExitStack):

@@ -9,8 +9,8 @@ from ....sara_core.backward.access import AddedCopy
 
 
 class HostWeight:
-    """An access (sara_core.backward.layer) through the host's own cast: whatever dtype, device and patches the host
-    would compute with, this computes with.
+    """A WeightAccess (sara_core/backward/access.py) through the host's own cast: whatever dtype, device and patches the
+    host would compute with, this computes with.
 
     added: adds Δ to a copy of what the host hands out, for weights that are streamed, mapped or patched on the fly;
         None for weights that Δ is written into, and for frozen ones

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sara_core.data.epochs import ShuffledEpochs
+from sara_core.data.epochs import BucketSampler
 
 GROUPS = {
     "one group": [0] * 12,
@@ -14,7 +14,7 @@ GROUPS = {
 
 
 def shuffled(groups, batch_size, seed=0):
-    return ShuffledEpochs(groups, batch_size, torch.Generator().manual_seed(seed))
+    return BucketSampler(groups, batch_size, torch.Generator().manual_seed(seed))
 
 
 def drawn(epochs, batches):

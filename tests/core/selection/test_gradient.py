@@ -52,7 +52,7 @@ def by_gradient(model, loss, **options):
     scores = GradientScores(
         lambda store: attached_for_gradients(model, store, weights), lambda: loss(model), torch.device("cpu")
     )
-    tensors = {name: location.weight for name, location in weights.items()}
+    tensors = {name: holder.weight for name, holder in weights.items()}
     return select(tensors, rule="gradient", by_gradient=scores.largest, **options)
 
 
@@ -96,8 +96,8 @@ def test_per_layer_each_weight_gives_its_own():
     model = small_net()
     result = by_gradient(model, lambda m: loss_of(m, batch), density=0.1, per_layer=True)
     scores = dense_scores(small_net(), lambda m: loss_of(m, batch))
-    for name, location in trainable_weights(model).items():
-        assert_largest(result.indices, scores, [name], max(1, round(0.1 * location.weight.numel())))
+    for name, holder in trainable_weights(model).items():
+        assert_largest(result.indices, scores, [name], max(1, round(0.1 * holder.weight.numel())))
 
 
 @pytest.mark.parametrize("guess", [1e9, 1.0, 1e-12])

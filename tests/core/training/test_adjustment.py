@@ -133,7 +133,7 @@ def test_restoring_gives_back_every_bit(copy_weights):
         step(model, store, optimizer, batch)
     store.restore()
     assert same_bits(every_bit(model), base)
-    store.write(settled=True)
+    store.write(frozen=True)
     fresh = small_net().requires_grad_(False)
     store.delta().apply_(fresh)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_weight_whose_elements_have_all_ended_saves_nothing_and_the_others_tra
     over[ended] = True
     values = store.values.detach()[ended].clone()
     optimizer.state.clear()
-    store.settle(over)
+    store.freeze(over)
     assert len(store.support.segments[number]) == 0
     for batch in BATCHES[1:3]:
         step(model, store, optimizer, batch)
@@ -164,7 +164,7 @@ def test_nothing_is_ended_where_that_would_end_all_or_nothing(theta, ineffective
     step(model, store, optimizer, BATCHES[0])
     total = store.values.numel()
     assert adjust(store, optimizer, theta) == (total, 0 if ineffective == "none" else total, True)
-    assert store.values.numel() == total and store.settled == [None] * len(store.support)
+    assert store.values.numel() == total and store.frozen == [None] * len(store.support)
 
 
 class Blockwise(torch.optim.SGD):

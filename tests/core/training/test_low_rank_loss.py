@@ -174,7 +174,7 @@ def test_settled_elements_are_neither_touched_nor_part_of_the_matrix(spend):
             matrix[segment.flat()] = store.trained_values(number).masked_fill(over[segment.span], 0)
             u, s, vh = torch.linalg.svd(matrix.view(segment.rows, -1).double(), full_matrices=False)
             expected[segment.span] = ((u * (s > 1e-6 * s[0])) @ vh).float().view(-1)[segment.flat()]
-    store.settle(over)
+    store.freeze(over)
     LowRankLoss(store, weight=1.0, seed=0).add_gradient()
     assert relative_error(store.values.grad, expected[~over]) < 1e-6
     with torch.no_grad():

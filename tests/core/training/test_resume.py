@@ -206,7 +206,7 @@ def test_another_base_is_refused_by_the_name_of_a_weight(tmp_path):
         position = store.support.segments[0].flat()[0]
         name = store.support.segments[0].name
         dict(model.named_parameters())[name].view(-1)[position] *= 1.5
-        store.bind(0, store.locations[0], in_place=True)
+        store.bind(0, store.holders[0], in_place=True)
     with pytest.raises(DeltaError, match=f"another base model.*1 of .* weights differ, {name}"):
         other.load_state(snapshot.load(path)[0])
 

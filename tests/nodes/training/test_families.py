@@ -126,8 +126,8 @@ def train_save_and_load(comfy, family, model):
     ended_with, restore = {}, store_module.Store.restore
 
     def keep_then_restore(self):
-        for segment, location in zip(self.support, self.locations):
-            ended_with[segment.name] = location.weight.detach().clone()
+        for segment, holder in zip(self.support, self.holders):
+            ended_with[segment.name] = holder.weight.detach().clone()
         restore(self)
 
     base, parts = loaded_weights(model), state_of_parts(model)

@@ -103,8 +103,8 @@ def test_what_training_ended_with_is_what_applying_gives(comfy, model, monkeypat
     restore = store_module.Store.restore
 
     def keep_then_restore(self):
-        for number, (segment, location) in enumerate(zip(self.support, self.locations)):
-            weight = location.weight.detach().clone()
+        for number, (segment, holder) in enumerate(zip(self.support, self.holders)):
+            weight = holder.weight.detach().clone()
             if self.base[number] is None:
                 position, values = self.whole(number)
                 weight.view(-1)[position] += values
