@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.gpu_.unet import LAYOUTS, random_unet, random_unet_inputs
 from benchmarks.lib.methods import METHODS, SHIRA_RANK, trained_elements
+from benchmarks.lib.steps import Clock, mark, seconds, train_step, wait
 from sara_core.backward import weight_gradient
 from sara_core.backward.store import Store
 
@@ -93,10 +94,10 @@ def _measured(configuration, method, elements, device, count) -> dict:
         model.checkpointing = checkpointing
         if optimizer is None:
             inputs[0].requires_grad_(True)
-        first, losses = _timed(lambda: [_step(model, inputs, optimizer, _Clock(device))], device)
+        first, losses = _timed(lambda: [_step(model, inputs, optimizer, Clock(device))], device)
     first_peak = memory.peak()
-    clock = _Clock(device)
-    losses += [_step(model, inputs, optimizer, _Clock(device)) for _ in range(WARM_UP - 1)]
+    clock = Clock(device)
+    losses += [_step(model, inputs, optimizer, Clock(device)) for _ in range(WARM_UP - 1)]
     memory.begin()
     while len(clock.phases) < count:
         if len(clock.phases) >= FEWEST_STEPS and time.perf_counter() - start > ENOUGH:
@@ -157,61 +158,14 @@ def _forget_shira_layers() -> None:
 
 
 def _step(model, inputs, optimizer, clock) -> float:
-    clock.start()
-    loss = model(*inputs).float().square().mean()
-    loss.backward()
-    clock.lap()
-    if optimizer is None:
-        inputs[0].grad = None
-    else:
-        optimizer.step()
-        optimizer.zero_grad()
-    clock.lap()
-    clock.stop()
-    return loss.item()
-
-
-class _Clock:
-    """phases: per step, seconds of forward and backward, and of the optimizer with writing its values back"""
-
-    def __init__(self, device: str):
-        self.phases: list[list[float]] = []
-        self._device = device
-
-    def start(self):
-        self._marks = []
-        self.lap()
-
-    def lap(self):
-        self._marks.append(_mark(self._device))
-
-    def stop(self):
-        _wait(self._device)
-        self.phases.append([_seconds(*pair, self._device) for pair in zip(self._marks, self._marks[1:])])
-
-
-def _mark(device):
-    if device != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _seconds(begin, end, device) -> float:
-    return begin.elapsed_time(end) / 1000 if device == "cuda" else end - begin
-
-
-def _wait(device) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return train_step(lambda: model(*inputs), optimizer, inputs[0], clock)
 
 
 def _timed(work, device):
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     result = work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start, result
 
 
@@ -236,19 +190,19 @@ def _measuring_counted(device):
 
 def _gradient_share(model, inputs, optimizer, device) -> float:
     """Of one more step: what the gradients of the chosen elements take, on the GPU's own clock."""
-    take, marks, clock = Store.take, [], _Clock(device)
+    take, marks, clock = Store.take, [], Clock(device)
 
     def marked(*arguments):
-        begin = _mark(device)
+        begin = mark(device)
         take(*arguments)
-        marks.append((begin, _mark(device)))
+        marks.append((begin, mark(device)))
 
     Store.take = marked
     try:
         _step(model, inputs, optimizer, clock)
     finally:
         Store.take = take
-    return sum(_seconds(*pair, device) for pair in marks) / sum(clock.phases[0])
+    return sum(seconds(*pair, device) for pair in marks) / sum(clock.phases[0])
 
 
 def _routes() -> list[dict]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.lib.step_run SPECIFICATION_AS_JSON RESULT_FILE
 
-The specification: model (of _models.SHAPES), method (of _methods.METHODS), elements, checkpointing, latent, batch,
+The specification: model (of models.SHAPES), method (of methods.METHODS), elements, checkpointing, latent, batch,
 steps, device and dtype. The peak of memory is that since the model was there: preparing the method counts.
 """
 
@@ -21,6 +21,7 @@ import torch
 from benchmarks.lib.memory import OthersWatch, give_back_freed_memory, memory, reset_high_water_mark
 from benchmarks.lib.methods import METHODS, trained_elements
 from benchmarks.lib.models import random_inputs, random_model
+from benchmarks.lib.steps import Clock, train_step
 from sara_core.backward.store import Store
 
 MIB = 1 << 20
@@ -44,8 +45,10 @@ def measure(spec: dict) -> dict:
     if optimizer is None:
         first = next(iter(inputs))
         inputs[first] = inputs[first].requires_grad_(True)
-    clock, gradients = _Clock(device), _WeightGradients()
-    losses = [_step(model, inputs, optimizer, clock) for _ in range(spec["steps"])]
+    clock, gradients, given = Clock(device), _WeightGradients(), next(iter(inputs.values()))
+    losses = [
+        train_step(lambda: model(**inputs).sample, optimizer, given, clock) for _ in range(spec["steps"])
+    ]
     if not all(torch.isfinite(torch.tensor(losses))):
         raise RuntimeError(f"{spec['method']} did not train: losses {losses}")
     peak = peaks.peak()
@@ -71,51 +74,6 @@ def measure(spec: dict) -> dict:
         },
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
     }  # fmt: skip
-
-
-def _step(model, inputs, optimizer, clock) -> float:
-    clock.start()
-    output = model(**inputs).sample.float()
-    loss = output.square().mean()
-    loss.backward()
-    clock.lap()
-    if optimizer is None:
-        next(iter(inputs.values())).grad = None
-    else:
-        optimizer.step()
-        optimizer.zero_grad()
-    clock.lap()
-    return loss.item()
-
-
-class _Clock:
-    """phases: per step, seconds of forward and backward, and of the optimizer with writing its values back"""
-
-    def __init__(self, device: str):
-        self.phases: list[list[float]] = []
-        self._device = device
-
-    def start(self):
-        self.phases.append([])
-        self._last = self._now()
-
-    def lap(self):
-        now = self._now()
-        self.phases[-1].append(self._seconds(self._last, now))
-        self._last = now
-
-    def _now(self):
-        if self._device != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _seconds(self, begin, end) -> float:
-        if self._device != "cuda":
-            return end - begin
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000
 
 
 class _WeightGradients:
