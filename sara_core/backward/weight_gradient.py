@@ -1,7 +1,7 @@
 """The gradient of the chosen elements of one weight, by several routes with the same result.
 
 dense   the weight gradient in chunks of rows, from each of which the chosen elements are gathered; no more than a
-        chunk of it ever exists
+        chunk of it ever exists; works everywhere
 csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
 triton-tiles, triton-dots   the same products by kernels of our own (triton_gradient.py), on GPUs where Triton works
 
@@ -28,6 +28,8 @@ KERNELS = ("triton-tiles", "triton-dots")
 ROUTES = ("auto", "dense", "csr", *KERNELS)
 # Bytes of the dense gradient that exist at a time.
 DENSE_BYTES = 16 << 20
+# Where torch has sampled products of sparse matrices.
+CSR_DEVICES = ("cpu", "cuda")
 # Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
 CPU_CSR_DENSITY = 0.12
 # Relative difference from torch's result up to which a kernel is believed; TF32 alone makes 1e-3 of it.
@@ -63,7 +65,10 @@ def check_route(route: str, device: torch.device) -> None:
     """Raises ValueError for an unknown route, and UnsupportedModelError for one that does not work on `device`."""
     if route not in ROUTES:
         raise ValueError(f"The way of computing weight gradients is one of {', '.join(ROUTES)}, not {route!r}.")
-    if route in KERNELS and (obstacle := _obstacle(device)):
+    obstacle = _obstacle(device) if route in KERNELS else None
+    if route == "csr" and device.type not in CSR_DEVICES:
+        obstacle = f"torch has no sampled products on the {device.type.upper()}"
+    if obstacle:
         raise UnsupportedModelError(
             f'Weight gradients cannot be computed by "{route}": {obstacle}. Choose "auto": it takes the fastest way '
             "that works here."
@@ -105,6 +110,8 @@ def _give_up(route: str, error: Exception) -> None:
 def _fastest_route(op, segment, x, grad_output) -> str:
     if x.device.type == "cpu":
         return "csr" if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else "dense"
+    if x.device.type not in CSR_DEVICES:
+        return "dense"
     return _measured_route(op, segment, x, grad_output)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DeltaError, NameTakenError
+from . import long_paths
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full. Free some space there or choose another folder, then save again",
@@ -93,6 +94,8 @@ def errors_in_words(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, f"{error.strerror or error}. Choose another folder or name")
+        if error.errno == errno.ENOENT:
+            remedy = long_paths.remedy(_temporary(path)) or remedy
         raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DeltaError
+from . import long_paths
 
 METADATA = "__metadata__"
 _ALIGNMENT = 8
@@ -39,6 +40,8 @@ def opened(path: str | os.PathLike) -> Iterator[safe_open]:
     path = Path(path)
     try:
         if not path.is_file():
+            if (too_long := long_paths.remedy(path)) is not None:
+                raise DeltaError(f"The file '{path}' cannot be found: {too_long}.")
             raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file

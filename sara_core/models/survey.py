@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..delta.describe import file_size
+from ..tensors.elements import where_float64_is
 
 # Ten values of θ to a power of ten, in numbers that people would type.
 THETAS = tuple(float(f"{m}e{p}") for p in range(-6, 0) for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)) + (1.0,)
@@ -49,9 +50,9 @@ class WeightSurvey:
         counts = torch.zeros(len(THETAS) + 1, dtype=torch.int64)
         squares = torch.zeros(len(THETAS) + 1, dtype=torch.float64)
         for weight in weights.values():
-            bounds = torch.tensor(THETAS, dtype=torch.float32, device=weight.device)
             for chunk in weight.detach().reshape(-1).split(_CHUNK):
-                size = chunk.float().abs()
+                size = where_float64_is(chunk.float().abs())
+                bounds = torch.tensor(THETAS, dtype=torch.float32, device=size.device)
                 place = torch.bucketize(size, bounds, right=True, out_int32=True)
                 counts += torch.bincount(place, minlength=len(counts)).cpu()
                 squares += torch.bincount(place, weights=size.double().square(), minlength=len(counts)).cpu()

@@ -8,6 +8,7 @@ import torch
 
 # Wider types keep their own precision: a float64 weight is not squeezed through float32.
 _ARITHMETIC_FLOOR = torch.float32
+_WITHOUT_FLOAT64 = ("mps",)
 # What add_sparse_ works on at a time: its temporaries, up to 40 bytes per element, stay small beside a large delta.
 _CHUNK = 2**20
 
@@ -15,6 +16,11 @@ _CHUNK = 2**20
 def has_own_operations(tensor: torch.Tensor) -> bool:
     """Whether the tensor's class decides what operations do to it (quantised ones …): its memory then says little."""
     return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it in the main memory if its device has no 64-bit floating point, as Apple's GPUs."""
+    return tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor
 
 
 def memory_span(tensor: torch.Tensor) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .elements import where_float64_is
+
 _LOWER_BITS = 15
 _LOWER = 1 << _LOWER_BITS
 _CLASSES = 1 << (31 - _LOWER_BITS)
@@ -27,7 +29,7 @@ class MagnitudeHistogram:
 
     def add(self, values: torch.Tensor) -> None:
         """Count `values`: float32 of any shape, on any device, none of them NaN."""
-        values = values.detach().reshape(-1)
+        values = where_float64_is(values.detach().reshape(-1))
         classes = _magnitude_bits(values) >> _LOWER_BITS
         self.counts += torch.bincount(classes, minlength=_CLASSES).cpu()
         self.squares += torch.bincount(classes, weights=values.double().square(), minlength=_CLASSES).cpu()

@@ -14,6 +14,7 @@ from sara_core.backward import weight_gradient
 from sara_core.backward.ops import ConvOp, LinearOp
 from sara_core.backward.support import Segment, Support
 from sara_core.backward.weight_gradient import ROUTES, sparse_weight_gradient
+from sara_core.errors import UnsupportedModelError
 from tests.support.small_models import attached, masked_gradient, relative_error, repeatable
 
 pytestmark = pytest.mark.bits
@@ -339,3 +340,14 @@ def test_segments_lie_one_after_the_other_in_the_vector():
     support = Support.from_indices(index, {"a": (2, 3), "b": (2, 2)})
     assert [(s.name, s.span) for s in support] == [("a", slice(0, 2)), ("b", slice(2, 5))]
     assert support.nnz == 5 and len(support) == 2
+
+
+def test_devices_without_sampled_products_take_the_dense_way(monkeypatch):
+    """MPS: what "auto" tries must not be what torch does not have there."""
+    monkeypatch.setattr(weight_gradient, "_measure", None)  # nothing is tried
+    x, grad_output = torch.zeros(3, 4, device="meta"), torch.zeros(3, 5, device="meta")
+    assert weight_gradient._fastest_route(layers.LinearOp(), None, x, grad_output) == "dense"
+    with pytest.raises(UnsupportedModelError, match='"csr": torch has no sampled products on the MPS'):
+        weight_gradient.check_route("csr", torch.device("mps"))
+    weight_gradient.check_route("dense", torch.device("mps"))
+    weight_gradient.check_route("auto", torch.device("mps"))
