@@ -59,6 +59,39 @@ def lokr(rows, columns, kernel=(), rank=2, first=False, second=False, core=False
     return tensors
 
 
+def dora(factors, rows, columns, kernel=(), by_column=False, alpha=2.0):
+    ones = [1 for _ in kernel]
+    scale = random(1, columns, *ones, seed=9) if by_column else random(rows, 1, *ones, seed=9)
+    return {part: 0.1 * tensor for part, tensor in factors.items()} | {
+        ".dora_scale": 1 + 0.1 * scale, ".alpha": torch.tensor(alpha),
+    }  # fmt: skip
+
+
+def oft(rows, size, alpha=None):
+    tensors = {".oft_blocks": 0.1 * random(rows // size, size, size)}
+    return tensors if alpha is None else tensors | {".alpha": torch.tensor(alpha)}
+
+
+def boft(rows, size, steps, alpha, rescale=None):
+    tensors = {".oft_blocks": 0.1 * random(steps, rows // size, size, size), ".alpha": torch.tensor(alpha)}
+    return tensors if rescale is None else tensors | {".rescale": 1 + 0.1 * random(rows, *rescale)}
+
+
+def glora(rows, columns, kernel=(), rank=4, early=False):
+    ones = [1 for _ in kernel]
+    shapes = {"a1": (columns, rank), "a2": (rank, columns), "b1": (rows, rank), "b2": (rank, columns)}
+    if early:
+        shapes = {"a1": (rank, columns), "a2": (columns, rank), "b1": (rank, columns), "b2": (rows, rank)}
+        kernels = {"a1": kernel, "b1": kernel, "a2": ones, "b2": ones}
+        shapes["a2"] = (columns * math.prod(kernel), rank)
+    else:
+        kernels = {"a1": ones, "a2": ones, "b1": ones, "b2": kernel}
+    return {
+        f".{part}.weight": 0.1 * random(*shape, *kernels[part], seed=number)
+        for number, (part, shape) in enumerate(shapes.items())
+    }
+
+
 def adapter_file(path, module, tensors):
     """LoKr and others hold whole tensors that are no vectors, so a flat name is one."""
     save_file({module + part: tensor.contiguous() for part, tensor in tensors.items()}, path)

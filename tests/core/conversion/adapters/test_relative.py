@@ -9,47 +9,12 @@ from sara_core.conversion.read import read
 from sara_core.errors import DeltaError
 from sara_core.models.base import Base
 from tests.support.adapter_files import (
-    CONVOLUTION, LINEAR, MODULE, adapter_file, assert_same_as_the_hosts, dense, family_file, locon, loha, lokr, lora,
-    random,
+    CONVOLUTION, LINEAR, MODULE, adapter_file, assert_same_as_the_hosts, boft, dense, dora, family_file, glora, locon,
+    loha, lokr, lora, oft, random,
 )  # fmt: skip
 from tests.support.family_models import FAMILIES
 
 ROWS, COLUMNS = LINEAR
-
-
-def dora(factors, rows, columns, kernel=(), by_column=False, alpha=2.0):
-    ones = [1 for _ in kernel]
-    scale = random(1, columns, *ones, seed=9) if by_column else random(rows, 1, *ones, seed=9)
-    return {part: 0.1 * tensor for part, tensor in factors.items()} | {
-        ".dora_scale": 1 + 0.1 * scale, ".alpha": torch.tensor(alpha),
-    }  # fmt: skip
-
-
-def oft(rows, size, alpha=None):
-    tensors = {".oft_blocks": 0.1 * random(rows // size, size, size)}
-    return tensors if alpha is None else tensors | {".alpha": torch.tensor(alpha)}
-
-
-def boft(rows, size, steps, alpha, rescale=None):
-    tensors = {".oft_blocks": 0.1 * random(steps, rows // size, size, size), ".alpha": torch.tensor(alpha)}
-    return tensors if rescale is None else tensors | {".rescale": 1 + 0.1 * random(rows, *rescale)}
-
-
-def glora(rows, columns, kernel=(), rank=4, early=False):
-    ones = [1 for _ in kernel]
-    shapes = {"a1": (columns, rank), "a2": (rank, columns), "b1": (rows, rank), "b2": (rank, columns)}
-    if early:
-        shapes = {"a1": (rank, columns), "a2": (columns, rank), "b1": (rank, columns), "b2": (rows, rank)}
-        kernels = {"a1": kernel, "b1": kernel, "a2": ones, "b2": ones}
-        shapes["a2"] = (columns * math.prod(kernel), rank)
-    else:
-        kernels = {"a1": ones, "a2": ones, "b1": ones, "b2": kernel}
-    return {
-        f".{part}.weight": 0.1 * random(*shape, *kernels[part], seed=number)
-        for number, (part, shape) in enumerate(shapes.items())
-    }
-
-
 CONV = (320, 320)
 LINEAR_KINDS = {
     "DoRA by rows": lambda: dora(lora(*LINEAR), *LINEAR),
