@@ -10,7 +10,7 @@ from .delta import SparseDelta, SparseEntry
 from .errors import DeltaError, SaRAError, SelectionError, TrainingError, UnsupportedModelError
 from .extraction.extract import extract
 from .merging.merge import merge
-from .selection.rules import Selection, select
+from .selection.select import Selection, select
 from .training.optimizer import SaRA, learning_rate_for
 
 __all__ = [

@@ -17,7 +17,7 @@ from benchmarks.gpu_.route_checks import DTYPES, KERNELS, check, full_precision,
 from benchmarks.gpu_.unet import TINY, UNet, random_unet_inputs
 from sara_core import SaRA, SparseDelta
 from sara_core.delta import SparseEntry
-from sara_core.selection.rules import select
+from sara_core.selection.select import select
 from sara_core.tensors.elements import add_sparse_
 from sara_core.training.low_rank import LowRankLoss
 

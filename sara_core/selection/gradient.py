@@ -23,7 +23,7 @@ from ..backward.support import Support
 from ..backward.weight_gradient import row_chunks
 from ..errors import SelectionError
 from ..tensors.elements import gather
-from .rules import MARGIN, SAMPLE, Shares, cut
+from .magnitudes import MARGIN, SAMPLE, Shares, cut
 
 # The second and third pass may compute the same gradient in two ways. Where the last element taken is no further above
 # the bound than this, rounding may have kept out another.

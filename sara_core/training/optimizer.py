@@ -19,7 +19,8 @@ from ..errors import DeltaError, TrainingError
 from ..files.saved_state import fields
 from ..names.patterns import ALL_LAYERS
 from ..selection.gradient import GradientScores
-from ..selection.rules import select
+from ..selection.rules import SMALLEST, Chosen, Request, Rule
+from ..selection.select import select
 from ..selection.trainable import left_out, trainable_weights
 from .adjustment import Adjustment, adjust
 from .optimizer_state import checked_optimizer_state
@@ -47,10 +48,11 @@ class SaRA(torch.optim.Optimizer):
     first) work on that one parameter. After each step the live weights are round(base + Δ).
 
     model: any torch.nn.Module on its final device, in fp32, bf16 or fp16
-    threshold | count | density: how many elements (selection/rules.py); exactly one
-    rule, per_layer, seed: which elements: by default the smallest of the whole model (selection.select)
-    loss: for rule "gradient": computes the loss, a scalar with graph, whose gradient chooses; the same one each time
-        (selection/gradient.py). In distributed training it must be the same in every process.
+    threshold | count | density: how many elements (selection/select.py); exactly one
+    rule, per_layer, seed: which elements: by default the smallest of the whole model; a name of selection.rules.RULES
+        or a function of your own. A resumed run gives the same ones again.
+    loss: for rule "gradient" and others that need one: computes the loss, a scalar with graph, whose gradient chooses;
+        the same one each time (selection/gradient.py). In distributed training it must be the same in every process.
     include, exclude, preset: patterns over parameter names (names/patterns.py); by default all Linear and Conv weights
     lr: learning rate; by default the paper's rule for the selected θ
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
@@ -75,7 +77,7 @@ class SaRA(torch.optim.Optimizer):
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         preset: str = ALL_LAYERS,
-        rule: str = "smallest",
+        rule: str | Rule | Callable[[Request], Chosen] = SMALLEST,
         per_layer: bool = False,
         seed: int = 0,
         loss: Callable[[], torch.Tensor] | None = None,

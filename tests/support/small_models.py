@@ -16,7 +16,7 @@ from sara_core.backward.access import InPlace
 from sara_core.backward.attach import attach_layers, plain_layers
 from sara_core.backward.store import Store
 from sara_core.backward.support import Support
-from sara_core.selection.rules import select
+from sara_core.selection.select import select
 from sara_core.selection.trainable import trainable_weights
 
 

@@ -19,7 +19,8 @@ from ....sara_core.backward.support import Support
 from ....sara_core.errors import UnsupportedModelError
 from ....sara_core.names.patterns import ALL_LAYERS
 from ....sara_core.selection.gradient import GradientScores
-from ....sara_core.selection.rules import Selection, select
+from ....sara_core.selection.rules import SMALLEST, named_rule
+from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
 from ..base_weights import base_weight
 from . import checkpointing
@@ -52,17 +53,17 @@ class TrainingModel:
 
 @contextmanager
 def training_model(
-    model, rule: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
+    model, asked_for: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
     preset=ALL_LAYERS, scoring_loss: Callable | None = None, checkpoint_depth=1,
 ):  # fmt: skip
-    """Load `model`, choose elements by `rule` (keyword of `select` → value), and attach sparse backward to it.
+    """Load `model`, choose the elements `asked_for` (keyword of `select` → value), and attach sparse backward to it.
 
     batch_shape: shape of a batch of latents; the host leaves room for it when it loads the model
     include, exclude, preset: sara_core.names.patterns.Choice
     gradient_checkpointing: of all blocks; otherwise only of those that have no gradient without it
     checkpoint_depth: 1 = of whole blocks, 2 = of their parts, and so on (checkpointing.py)
     route: way of computing weight gradients (sara_core.backward.weight_gradient.ROUTES)
-    scoring_loss: for the rule "gradient": patcher → function that computes the same loss each time it is called
+    scoring_loss: for a rule that needs a loss: patcher → function that computes the same loss each time it is called
 
     To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with the MODEL untouched.
     """
@@ -87,11 +88,11 @@ def training_model(
                 undo.callback(undo_one)
             yield
 
-    if rule.get("rule") == "gradient":
-        rule = {**rule, "by_gradient": _gradient_scores(patcher, attached, scoring_loss(patcher)).largest}
+    _, rule = named_rule(asked_for.get("rule", SMALLEST))
+    by_gradient = _gradient_scores(patcher, attached, scoring_loss(patcher)).largest if rule.needs_loss else None
     # Patches on the MODEL must not decide what is small.
     tensors = {name: base_weight(patcher, name, holder.weight) for name, holder in weights.items()}
-    selection = select(tensors, **rule)
+    selection = select(tensors, **asked_for, by_gradient=by_gradient)
     shapes = {name: holder.weight.shape for name, holder in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
     selection = selection.without_indices()

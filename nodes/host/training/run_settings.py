@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ....sara_core.errors import TrainingError
+from ....sara_core.selection.rules import RULES
 from ....sara_core.training.optimizer import learning_rate_for
 from ....sara_core.training.optimizer_choice import follows_the_papers_rate
 from .pairing import TrainingData
@@ -59,7 +60,7 @@ def selection_asked_for(inputs: dict) -> dict:
     selection = {"rule": rule, amount: inputs[amount] / 100 if amount == "density" else inputs[amount]}
     if inputs["per_layer"]:
         selection["per_layer"] = True
-    if rule == "random":
+    if RULES[rule].takes_seed:
         selection["seed"] = inputs["seed"]
     return selection
 

@@ -262,7 +262,7 @@ def test_the_one_line_trains_what_the_gradient_chose():
 
 
 def test_a_loss_without_the_rule_is_an_error():
-    with pytest.raises(SelectionError, match="no other"):
+    with pytest.raises(SelectionError, match="looks at no gradient"):
         SaRA(small_net(), density=0.1, loss=lambda: torch.zeros(()))
 
 

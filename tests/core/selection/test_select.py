@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sara_core import SelectionError, select
-from sara_core.selection import rules as selection
+from sara_core.selection import magnitudes as search
 from tests.support.small_models import counted_memory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -95,7 +95,7 @@ def test_all_elements_equal_and_all_zero(n):
 @pytest.mark.parametrize("chunk", [1, 3, 25, 46, 10_000])
 def test_chunk_boundaries_change_nothing(monkeypatch, chunk):
     weights = model_weights()
-    monkeypatch.setattr(selection, "CHUNK", chunk)
+    monkeypatch.setattr(search, "CHUNK", chunk)
     for n in (123, 900):
         assert np.array_equal(chosen(select(weights, count=n), weights), n_smallest(weights, n))
     below = (magnitudes(weights) < np.float32(0.2)).nonzero()[0]
@@ -107,13 +107,13 @@ def test_a_wrong_guess_of_the_bound_is_corrected(monkeypatch, guess):
     weights = model_weights()
     for name in ("linear", "conv"):
         weights[name][weights[name] == 0] = 0.5
-    monkeypatch.setattr(selection, "_sampled_bound", lambda *_: guess)
+    monkeypatch.setattr(search, "_sampled_bound", lambda *_: guess)
     for n in (3, 300, 900):
         assert np.array_equal(chosen(select(weights, count=n), weights), n_smallest(weights, n))
 
 
 def test_a_small_sample_still_gives_exactly_the_n_smallest(monkeypatch):
-    monkeypatch.setattr(selection, "SAMPLE", 20)
+    monkeypatch.setattr(search, "SAMPLE", 20)
     weights = model_weights()
     for n in (1, 200, 900):
         assert np.array_equal(chosen(select(weights, count=n), weights), n_smallest(weights, n))
@@ -131,8 +131,8 @@ def test_any_weights_with_many_ties(values, share, chunk, sample):
     if n == total:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "CHUNK", chunk)
-        patch.setattr(selection, "SAMPLE", sample)
+        patch.setattr(search, "CHUNK", chunk)
+        patch.setattr(search, "SAMPLE", sample)
         assert np.array_equal(chosen(select(weights, count=n), weights), n_smallest(weights, n))
 
 
@@ -170,8 +170,8 @@ def test_the_weights_are_only_read():
 @pytest.mark.parametrize("rule", [{"threshold": 1e-4}, {"count": 400}])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_nothing_of_the_size_of_a_weight_is_allocated(monkeypatch, rule, layout):
-    monkeypatch.setattr(selection, "CHUNK", 1 << 12)
-    monkeypatch.setattr(selection, "SAMPLE", 1 << 12)
+    monkeypatch.setattr(search, "CHUNK", 1 << 12)
+    monkeypatch.setattr(search, "SAMPLE", 1 << 12)
     torch.manual_seed(0)
     weights = {name: torch.randn(256, 64, 4, 4).to(memory_format=layout) for name in "abcd"}
     weight_bytes = weights["a"].numel() * 4
@@ -184,8 +184,8 @@ def test_nothing_of_the_size_of_a_weight_is_allocated(monkeypatch, rule, layout)
 @pytest.mark.parametrize("rule", [{"threshold": 1e-2}, {"count": 2000}])
 def test_the_magnitudes_of_all_chunks_share_one_buffer(monkeypatch, rule):
     """A buffer per chunk, freed between index vectors that are kept, once grew a process by up to 1.8 GiB."""
-    monkeypatch.setattr(selection, "CHUNK", 1 << 14)
-    monkeypatch.setattr(selection, "SAMPLE", 1 << 11)
+    monkeypatch.setattr(search, "CHUNK", 1 << 14)
+    monkeypatch.setattr(search, "SAMPLE", 1 << 11)
     torch.manual_seed(0)
     weights = {name: torch.randn(64, 1024) for name in "abcd"}
     with counted_memory() as memory:
@@ -196,13 +196,13 @@ def test_the_magnitudes_of_all_chunks_share_one_buffer(monkeypatch, rule):
 def stop_after(calls, monkeypatch):
     """Turn a search that never ends into a failure."""
     positions = iter(range(calls))
-    find = selection._Magnitudes.positions
+    find = search._Magnitudes.positions
 
     def limited(*args):
         assert next(positions, None) is not None, "the search does not end"
         return find(*args)
 
-    monkeypatch.setattr(selection._Magnitudes, "positions", limited)
+    monkeypatch.setattr(search._Magnitudes, "positions", limited)
 
 
 def test_weights_that_are_not_numbers_are_the_last_to_be_chosen(monkeypatch):

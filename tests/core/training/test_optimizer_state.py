@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from sara_core import DeltaError, SaRA
 from sara_core.backward import weight_gradient
-from sara_core.selection import rules as selection
+from sara_core.selection import magnitudes
 from tests.support.small_models import (
     counted_memory, every_bit, loss_of, repeatable, same_bits, small_batches, small_net,
 )  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_state_is_refused_by_another_base_and_another_selection():
 
 
 def test_nothing_of_the_size_of_the_model_is_allocated(monkeypatch):
-    for module, name, size in [(selection, "CHUNK", 1 << 12), (selection, "SAMPLE", 1 << 12),
+    for module, name, size in [(magnitudes, "CHUNK", 1 << 12), (magnitudes, "SAMPLE", 1 << 12),
                                (weight_gradient, "DENSE_BYTES", 1 << 14)]:  # fmt: skip
         monkeypatch.setattr(module, name, size)
     model = nn.Sequential(*[nn.Linear(256, 256, bias=False) for _ in range(8)])

@@ -1,0 +1,159 @@
+"""The elements of a model with the smallest or the largest magnitudes, exactly, without a copy of its weights."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from ..errors import SelectionError
+from ..tensors.elements import gather
+
+# Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
+CHUNK = 1 << 22
+# The n smallest are found exactly among elements below a bound guessed from a sample; a generous guess avoids retries.
+SAMPLE = 1 << 20
+MARGIN = 1.15
+
+# Groups of weights, by name, with the number of elements that each group gives.
+Shares = list[tuple[list[str], int]]
+
+
+def smallest(weights: Mapping[str, torch.Tensor], shares: Shares) -> dict[str, torch.Tensor]:
+    """Of each group the elements with the smallest |w|: positions, int32 [n] and increasing, by name; among equals the
+    first in the order of names. Raises SelectionError where fewer are numbers."""
+    return _lowest(_Magnitudes(weights), weights, shares)
+
+
+def largest(weights: Mapping[str, torch.Tensor], shares: Shares) -> dict[str, torch.Tensor]:
+    """As `smallest`, of those with the largest |w|."""
+    return _lowest(_Magnitudes(weights, mirrored=True), weights, shares)
+
+
+def below(weights: Mapping[str, torch.Tensor], threshold: float) -> dict[str, torch.Tensor]:
+    """All elements with |w| < threshold: positions, int32 [n] and increasing, by name.
+
+    Raises SelectionError where that is none of them, or all.
+    """
+    magnitudes = _Magnitudes(weights)
+    indices = {name: magnitudes.positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
+    chosen = sum(index.numel() for index in indices.values())
+    if chosen == 0:
+        least = min(magnitudes.least(weight) for weight in weights.values())
+        raise SelectionError(
+            f"No weight is smaller than the threshold {threshold}: the smallest is {least:.3g}. "
+            "Raise the threshold, or choose by density."
+        )
+    if chosen == sum(weight.numel() for weight in weights.values()):
+        raise SelectionError(
+            f"Every weight is smaller than the threshold {threshold}: that is full fine-tuning. "
+            "Lower the threshold, or choose by density."
+        )
+    return indices
+
+
+def largest_chosen(weights: Mapping[str, torch.Tensor], indices: Mapping[str, torch.Tensor]) -> float:
+    """The largest |w| in fp32 at the positions `indices`, name → int32 [n], n > 0."""
+    return max(float(gather(weights[name], index).abs().float().max()) for name, index in indices.items())
+
+
+def cut(
+    found: Mapping[str, torch.Tensor], keys: Mapping[str, torch.Tensor], n: int
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Of the elements at positions `found`, name → int32 [m], those with the n lowest `keys`, name → fp32 [m], and
+    the last key taken; among equals the first in the order of `found`. There must be n that are no NaN."""
+    last = float(torch.cat([key.cpu() for key in keys.values()]).kthvalue(n).values)
+    room_for_equals = n - sum(int((key < last).sum()) for key in keys.values())
+    indices = {}
+    for name, key in keys.items():
+        equal = key == last
+        keep = (key < last) | (equal & (equal.cumsum(0) <= room_for_equals))
+        room_for_equals -= min(room_for_equals, int(equal.sum()))
+        indices[name] = found[name][keep]
+    return indices, last
+
+
+def _lowest(magnitudes: "_Magnitudes", weights, shares: Shares) -> dict[str, torch.Tensor]:
+    indices: dict[str, torch.Tensor] = {}
+    for names, n in shares:
+        indices |= _n_lowest(magnitudes, {name: weights[name] for name in names}, n)
+    return indices
+
+
+class _Magnitudes:
+    """|w| of the weights in fp32, or mirrored -|w|, a chunk of whole rows in logical order at a time.
+
+    All chunks share one buffer per device: fresh ones of several MB, freed between small results that are kept, leave
+    the process holes that it cannot give back.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], mirrored: bool = False):
+        needed: dict[torch.device, int] = {}
+        for weight in weights.values():
+            columns, step = _chunk_of(weight)
+            needed[weight.device] = max(needed.get(weight.device, 0), columns * step)
+        self.buffers = {device: torch.empty(size, device=device) for device, size in needed.items()}
+        self.mirrored = mirrored
+
+    def chunks(self, weight: torch.Tensor):
+        """Yields (first flat position, 1-D fp32 tensor); a chunk is valid until the next is asked for."""
+        columns, step = _chunk_of(weight)
+        matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
+        for row in range(0, len(matrix), step):
+            part = matrix[row:row + step]
+            chunk = self.buffers[weight.device][:part.numel()]
+            chunk.view(part.shape).copy_(part)
+            yield row * columns, chunk.abs_().neg_() if self.mirrored else chunk.abs_()
+
+    def positions(self, weight: torch.Tensor, keep) -> torch.Tensor:
+        """Flat positions, int32, of the elements for whose magnitude `keep` is true."""
+        found = [
+            keep(chunk).nonzero().view(-1).add_(start).to(torch.int32) for start, chunk in self.chunks(weight)
+        ]
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.int32, device=weight.device)
+
+    def at(self, weight: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Those at flat positions `index`: fp32 [len(index)]."""
+        magnitudes = gather(weight, index).abs().float()
+        return magnitudes.neg_() if self.mirrored else magnitudes
+
+    def least(self, weight: torch.Tensor) -> float:
+        """The smallest that is a number; infinite if there is none."""
+        chunks = (chunk.nan_to_num_(nan=math.inf, posinf=math.inf) for _, chunk in self.chunks(weight) if chunk.numel())
+        return min((float(chunk.min()) for chunk in chunks), default=math.inf)
+
+
+def _chunk_of(weight) -> tuple[int, int]:
+    """(elements of a row, rows of a chunk)"""
+    rows = weight.shape[0] if weight.dim() > 1 else 1
+    columns = max(1, weight.numel() // max(1, rows))
+    return columns, min(max(1, CHUNK // columns), rows)
+
+
+def _sampled_bound(magnitudes: _Magnitudes, weights, n: int, total: int) -> float:
+    """A guess at a magnitude with somewhat more than n elements at or below it, from an even sample."""
+    stride = max(1, total // SAMPLE)
+    sample = torch.cat([
+        chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)
+    ])
+    rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
+    # A weight that is not a number sorts last, as infinity does, and like it must not become the bound's end.
+    return float(sample.nan_to_num_(nan=math.inf, posinf=math.inf).kthvalue(rank).values)
+
+
+def _n_lowest(magnitudes: _Magnitudes, weights, n: int) -> dict[str, torch.Tensor]:
+    """Exactly the n elements of lowest magnitude, without a copy of the weights: guess a bound, collect what lies
+    at or below it, and cut there."""
+    total = sum(weight.numel() for weight in weights.values())
+    bound = _sampled_bound(magnitudes, weights, n, total)
+    while True:
+        found = {name: magnitudes.positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
+        if sum(index.numel() for index in found.values()) >= n:
+            break
+        if bound == math.inf:
+            raise SelectionError(
+                f"Fewer than {n:,} of the weights are numbers; the others are NaN. The model's file is damaged, or was "
+                "merged wrongly: load another one."
+            )
+        bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2
+    keys = {name: magnitudes.at(weight, found[name]) for name, weight in weights.items()}
+    return cut(found, keys, n)[0]

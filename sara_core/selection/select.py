@@ -1,0 +1,146 @@
+"""Which elements are trained: as many as are asked for, by a rule."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..delta.entry import MAX_ELEMENTS
+from ..errors import SelectionError
+from .contract import check_unchanged, checked_positions, write_counts
+from .magnitudes import Shares, largest_chosen
+from .rules import RULES, SMALLEST, ByGradient, Chosen, Request, Rule, named_rule
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen elements of each weight.
+
+    indices: name → int32 [n], sorted flat positions in logical (row-major) order; weights without any are absent
+    count: number of chosen elements
+    theta: θ; for a count or density the largest selected |w|. None where no threshold divides the chosen from the
+        others: for every rule but "smallest", and per layer
+    candidates: number of elements the choice was made from
+    rule: what was asked for, for the file's metadata, e.g. {"rule": "smallest", "count": 5000000}
+    """
+
+    indices: dict[str, torch.Tensor]
+    count: int
+    theta: float | None
+    candidates: int
+    rule: dict
+
+    def without_indices(self) -> "Selection":
+        """What to keep for a report while a run goes on: the support holds the positions in its own form."""
+        return replace(self, indices={})
+
+    @property
+    def density(self) -> float:
+        return self.count / self.candidates
+
+
+def select(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    threshold: float | None = None,
+    count: int | None = None,
+    density: float | None = None,
+    rule: str | Rule | Callable[[Request], Chosen] = SMALLEST,
+    per_layer: bool = False,
+    seed: int = 0,
+    by_gradient: ByGradient | None = None,
+) -> Selection:
+    """Choose elements of `weights` by a rule, and how many by exactly one of threshold, count and density.
+
+    weights: name → floating-point tensor of any shape and memory format; read, never copied as a whole
+    threshold: θ; every element with |w| < θ (rule "smallest" only)
+    count: n elements; among equals the first in the order of `weights`
+    density: as `count`, with n = density × number of elements, 0 < density < 1
+    rule: "smallest" or "largest" |w|; "random", the same elements for the same seed on every device; "gradient", the
+        largest |w · ∂L/∂w|; or a function of your own, which the file then names: rules.Request says what it is called
+        with, rules.Chosen what it returns. A rules.Rule says of a function what else it takes, and RULES has all names.
+    per_layer: each weight gives its own share: density × its elements, at least one (density only)
+    seed: of what a rule draws
+    by_gradient: finds the elements for a rule that needs a loss (gradient.GradientScores.largest)
+
+    Raises SelectionError when what is asked for is contradictory, selects nothing or everything, or is not what the
+    rule returns.
+    """
+    given = {"threshold": threshold, "count": count, "density": density}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
+    (amount, value), = given.items()
+    name, rule = named_rule(rule)
+    _check_rule(name, rule, amount, per_layer, by_gradient)
+    weights = {weight_name: weight.detach() for weight_name, weight in weights.items()}
+    total = _check_weights(weights)
+    if not math.isfinite(value) or value <= 0:
+        raise SelectionError(f"{amount} must be a number above 0 (got {value}).")
+
+    asked_for = {"rule": name, amount: value}
+    if rule.takes_seed:
+        asked_for["seed"] = seed
+    if per_layer:
+        asked_for["per_layer"] = True
+    shares = None if amount == "threshold" else _shares(weights, amount, value, per_layer)
+    counts = write_counts(weights)
+    if shares is None:
+        chosen = rule.below(weights, threshold)
+    else:
+        chosen = rule.choose(Request(weights, shares, torch.Generator().manual_seed(seed), by_gradient))
+    if not rule.needs_loss:  # computing a loss may write the same values back
+        check_unchanged(name, weights, counts)
+    indices = checked_positions(name, chosen, weights, shares)
+    theta = None
+    if rule.has_theta and not per_layer:
+        theta = float(threshold) if shares is None else largest_chosen(weights, indices)
+    return Selection(indices, sum(map(len, indices.values())), theta, total, asked_for)
+
+
+def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient) -> None:
+    if amount == "threshold" and not rule.has_theta:
+        raise SelectionError(
+            f"A threshold divides small weights from large ones, which the rule '{name}' does not do: "
+            "say by density or count how many weights it is to choose."
+        )
+    if per_layer and amount != "density":
+        raise SelectionError(f"Per layer only a density has a meaning: give one in place of the {amount}.")
+    if rule.needs_loss and by_gradient is None:
+        raise SelectionError(f"The rule '{name}' needs a loss whose gradient it can look at.")
+    if by_gradient is not None and not rule.needs_loss:
+        needing = ", ".join(other for other, one in RULES.items() if one.needs_loss)
+        raise SelectionError(
+            f"The rule '{name}' looks at no gradient: leave the loss out, or choose a rule that needs one ({needing})."
+        )
+
+
+def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
+    """How many elements there are."""
+    total = sum(weight.numel() for weight in weights.values())
+    if total == 0:
+        raise SelectionError(
+            "There is no weight to choose from: the include and exclude patterns leave no Linear or Conv layer."
+        )
+    for name, weight in weights.items():
+        if weight.numel() > MAX_ELEMENTS:
+            raise SelectionError(f"'{name}' has more than 2^31 - 1 elements: leave it out with an exclude pattern.")
+    return total
+
+
+def _shares(weights: Mapping[str, torch.Tensor], amount: str, value: float, per_layer: bool) -> Shares:
+    """Which weights give how many elements together."""
+    total = sum(weight.numel() for weight in weights.values())
+    if per_layer:
+        shares = [([name], max(1, round(value * weight.numel()))) for name, weight in weights.items()]
+    else:
+        shares = [(list(weights), int(value) if amount == "count" else round(value * total))]
+    n = sum(share for _, share in shares)
+    if n < 1:
+        raise SelectionError(f"{amount} {value} selects nothing of {total:,} elements: raise it.")
+    if n >= total:
+        raise SelectionError(
+            f"{amount} {value} selects all of the {total:,} elements: that is full fine-tuning. Lower it."
+        )
+    return shares
