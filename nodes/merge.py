@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..sara_core.errors import DeltaError
-from ..sara_core.merging.block_factors import PRESETS, parse_blocks
+from ..sara_core.merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..sara_core.merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .host.progress import show_text
 from .pictures.merge import merge_picture
@@ -71,8 +71,8 @@ class SaRAMerge(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preset",
-                    options=list(PRESETS),
-                    default="all blocks",
+                    options=list(block_presets()),
+                    default=ALL_BLOCKS,
                     tooltip="Parts of the model to merge; the others are left out. SDXL style and SDXL composition "
                     "are the attention blocks said to hold them.",
                 ),
@@ -94,7 +94,7 @@ class SaRAMerge(io.ComfyNode):
     @classmethod
     def execute(cls, deltas, weights, method, keep, sign, seed, preset, blocks) -> io.NodeOutput:
         connected = {name: delta for name, delta in deltas.items() if delta is not None}
-        settings = MergeSettings(method, keep / 100, sign, seed, (*PRESETS[preset], *parse_blocks(blocks)))
+        settings = MergeSettings(method, keep / 100, sign, seed, (*block_presets()[preset], *parse_blocks(blocks)))
         names = [_title(delta, name) for name, delta in connected.items()]
         merged, report = merge_with_report(list(connected.values()), _numbers(weights), settings, names)
         text = report.text()

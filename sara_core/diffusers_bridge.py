@@ -24,7 +24,9 @@ from .files.source import Source
 from .models import identity as base_identity
 from .models.base import Base
 from .names.diffusers import diffusers_parts, family
+from .names.families import FAMILIES
 from .names.resolve import PREFIX, resolve
+from .wording import one_of
 
 # PEFT puts a layer that it adds a LoRA to into another one, under this name.
 _INSIDE_LORA = ".base_layer."
@@ -60,9 +62,10 @@ def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
     shapes = _shapes(_weights(model))
     parts = diffusers_parts(shapes)
     if not parts:
+        families = [one.name for one in FAMILIES.values() if one.names is not None]
         raise UnsupportedModelError(
             f"ComfyUI's names for the weights of a {type(model).__name__} are not known: save the delta as it is, for "
-            "use with diffusers alone. They are known for Stable Diffusion 1 to 3.5, SDXL and Flux."
+            f"use with diffusers alone. They are known for models of {one_of(families)}."
         )
     entries = {PREFIX + name: entry for name, entry in to_comfy(delta.entries, parts).items()}
     known = family(shapes)

@@ -1,11 +1,15 @@
-"""Which family of models a MODEL belongs to, in the words its users know."""
+"""Which family of models a MODEL belongs to, in the words its users know.
+
+A family that the library can tell by the names of its weights has a record there (sara_core/names/families.py); what
+classes ComfyUI has for it is said here, because the library knows no host.
+"""
 
 from collections.abc import Mapping
 
 from ...sara_core.delta import metadata as keys
 
 # By the class of ComfyUI's model configuration. Variants share a name when a delta of one fits the other.
-_FAMILIES = {
+NAMES = {
     "SD15": "SD1.5",
     "SD15_instructpix2pix": "SD1.5",
     "SD20": "SD2.1",
@@ -39,7 +43,7 @@ _FAMILIES = {
 def model_family(model) -> str:
     """Family of a MODEL (a ModelPatcher): "SD1.5", "SDXL", "Flux" …, or the host's own name for rarer ones."""
     config = type(model.model.model_config).__name__
-    return _FAMILIES.get(config, config)
+    return NAMES.get(config, config)
 
 
 def delta_family(metadata: Mapping[str, str]) -> str | None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..merging.block_factors import PRESETS, parse_blocks
+from ..merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .weighted import WeightedFile
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--sign", choices=SIGNS, default=defaults.sign, help="what ties votes by: default %(default)s")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of dare's choice (default %(default)s)")
-    parser.add_argument("--preset", choices=PRESETS, default="all blocks", help="parts of the model to merge")
+    parser.add_argument("--preset", choices=block_presets(), default=ALL_BLOCKS, help="parts of the model to merge")
     parser.add_argument(
         "--block", action="append", default=[], metavar="'WORDS = FACTOR'",
         help="a factor for parts of the model, such as 'output_blocks = 0.5'; may be given several times",
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Merge and save; returns the report."""
-    blocks = (*PRESETS[arguments.preset], *parse_blocks("\n".join(arguments.block)))
+    blocks = (*block_presets()[arguments.preset], *parse_blocks("\n".join(arguments.block)))
     settings = MergeSettings(arguments.method, arguments.keep, arguments.sign, arguments.seed, blocks)
     names, weights = [file.path.stem for file in arguments.deltas], [file.weight for file in arguments.deltas]
     merged, report = merge_with_report([file.load() for file in arguments.deltas], weights, settings, names)

@@ -8,26 +8,20 @@ import base64
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
+from ..names.families import FAMILIES
+
 PREFIX = "modelspec."
 VERSION_KEY, ARCHITECTURE, HASH = (PREFIX + name for name in ("sai_model_spec", "architecture", "hash_sha256"))
 VERSION = "1.0.0"
 IMPLEMENTATION = "https://github.com/comfyui-sara/comfyui-sara"
 
-# The identifiers of the specification, and those that trainers write for younger families.
-_ARCHITECTURES = {
-    "SD1.5": "stable-diffusion-v1",
-    "SD2.1": "stable-diffusion-v2",
-    "SDXL": "stable-diffusion-xl-v1-base",
-    "SDXL Refiner": "stable-diffusion-xl-v1-refiner",
-    "SD3": "stable-diffusion-3",
-    "Flux": "flux-1-dev",
-}
 _ADAPTER = "/sara"
 
 
 def architecture(family: str) -> str:
     """Identifier of a delta for this family ("SD1.5", "Flux" …), as a LoRA's ends in "/lora"."""
-    return _ARCHITECTURES.get(family, family.lower().replace(" ", "-")) + _ADAPTER
+    known = FAMILIES.get(family)
+    return (known and known.architecture or family.lower().replace(" ", "-")) + _ADAPTER
 
 
 def described(

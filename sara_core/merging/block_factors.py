@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import DeltaError
 from ..names import patterns
+from ..names.families import FAMILIES
 from ..names.patterns import Patterns, matches_name, split_patterns
 from ..wording import listed
 
@@ -42,17 +43,20 @@ def _only(taken: Patterns) -> tuple[BlockFactor, ...]:
     return (*lines, BlockFactor(taken.exclude, (0.0,), must_fit=False)) if taken.exclude else lines
 
 
-# SDXL's style and layout blocks: up_blocks.0.attentions.1 and down_blocks.2.attentions.1 in the names of InstantStyle
-# (arXiv 2404.02733), the first also in B-LoRA (arXiv 2403.14572).
-PRESETS = {
-    "all blocks": (),
+ALL_BLOCKS = "all blocks"
+_PRESETS = {
+    ALL_BLOCKS: (),
     **{name: _only(patterns.PRESETS[name]) for name in ("attention only", "cross-attention only")},
     "input blocks": _only(Patterns(("input_blocks",))),
     "middle block": _only(Patterns(("middle_block",))),
     "output blocks": _only(Patterns(("output_blocks",))),
-    "SDXL style": _only(Patterns(("output_blocks.1.1.",))),
-    "SDXL composition": _only(Patterns(("input_blocks.8.1.",))),
 }
+
+
+def block_presets() -> dict[str, tuple[BlockFactor, ...]]:
+    """What people call parts of a model that are merged on their own → the lines. Those for one family come last."""
+    own = {name: words for family in FAMILIES.values() for name, words in family.merge_presets.items()}
+    return {**_PRESETS, **{name: _only(Patterns(words)) for name, words in own.items()}}
 
 
 def parse_blocks(text: str) -> tuple[BlockFactor, ...]:

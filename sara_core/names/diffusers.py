@@ -8,10 +8,8 @@ from collections.abc import Collection, Mapping
 
 from ..errors import DeltaError
 from ..wording import listed
+from .families import family_of
 from .parts import Part
-from .transformer import FLUX, FLUX2, TransformerNames, table_of_aliases, transformer_table
-from .unet import UNetNames, is_unet
-from .unet_family import unet_family
 
 Shape = tuple[int, ...]
 
@@ -23,9 +21,12 @@ def diffusers_parts(shapes: Mapping[str, Shape]) -> dict[str, Part]:
     its family do not have are left out; a model of a family that is not known here gives nothing.
     Raises DeltaError if the names alone do not tell which model they belong to.
     """
-    translator = _translator(shapes)
+    known = family_of(shapes)
+    if known is None or known.names is None:
+        return {}
+    translator = known.names(shapes)
     parts: dict[str, Part] = {}
-    for name in shapes if translator else ():
+    for name in shapes:
         place = translator.to_comfy(name)
         parts |= translator.to_diffusers(name) if place is None else {name: place}
     return parts
@@ -36,7 +37,10 @@ def diffusers_aliases(shapes: Mapping[str, Shape]) -> dict[str, Part]:
 
     shapes: ComfyUI's name → shape
     """
-    translator = TransformerNames(table_of_aliases(transformer_table(shapes)), shapes)
+    known = family_of(shapes)
+    if known is None or known.aliases is None:
+        return {}
+    translator = known.aliases(shapes)
     aliases: dict[str, Part] = {}
     for name in shapes:
         aliases |= translator.to_diffusers(name)
@@ -45,10 +49,8 @@ def diffusers_aliases(shapes: Mapping[str, Shape]) -> dict[str, Part]:
 
 def family(shapes: Mapping[str, Shape]) -> str | None:
     """The model's family in the words its users know, as far as the names and shapes tell."""
-    if is_unet(shapes):
-        return unet_family(shapes)
-    table = transformer_table(shapes)
-    return None if table is None else "Flux" if table is FLUX else "Flux.2" if table is FLUX2 else "SD3"
+    known = family_of(shapes)
+    return None if known is None else known.name
 
 
 def is_diffusers(shapes: Mapping[str, Shape]) -> bool:
@@ -63,10 +65,3 @@ def check_known(names: Collection[str], known: Collection[str]) -> None:
             f"{len(missing)} of {len(names)} weights do not exist in this model: {listed(missing)}. The file was made "
             "for another model: give the base model it was made for."
         )
-
-
-def _translator(shapes: Mapping[str, Shape]) -> UNetNames | TransformerNames | None:
-    if is_unet(shapes):
-        return UNetNames(shapes)
-    table = transformer_table(shapes)
-    return None if table is None else TransformerNames(table, shapes)

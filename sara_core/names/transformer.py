@@ -4,11 +4,12 @@ ComfyUI keeps query, key and value in one weight (in Flux's single blocks the ML
 one of its own. Of a norm that is modulated by scale and shift alone, diffusers has the scale first, ComfyUI the shift.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..errors import DeltaError
 from .parts import Part
+from .table import Table, TableNames, name_table, split_name
+from .unet import is_unet
 
 # diffusers module: ComfyUI's module, and which of its equal parts (first, size, whole). "{}" is a block's number.
 _SD3_BLOCK = {
@@ -112,40 +113,26 @@ _FLUX2_ENDS = {
     "single_stream_modulation.linear": "single_stream_modulation.lin",
 }  # fmt: skip
 
-_BLOCK_NUMBER = re.compile(r"(?<=_blocks\.)\d+(?=\.)")
 _CONTEXT_MODULATION = ("transformer_blocks.{}.norm1_context.linear", "joint_blocks.{}.context_block.adaLN_modulation.1")
 
-
-def _table(ends: Mapping, **blocks: tuple[str, Mapping]) -> dict[str, Part]:
-    table = {own: _part("", place) for own, place in ends.items()}
-    for own_block, (block, modules) in blocks.items():
-        table |= {f"{own_block}.{{}}.{own}": _part(f"{block}.{{}}.", place) for own, place in modules.items()}
-    return table
-
-
-def _part(block: str, place: str | tuple) -> Part:
-    name, *rest = (place,) if isinstance(place, str) else place
-    return Part(block + name, *rest)
-
-
-SD3 = _table(_SD3_ENDS, transformer_blocks=("joint_blocks", _SD3_BLOCK))
-FLUX = _table(
+SD3 = name_table(_SD3_ENDS, transformer_blocks=("joint_blocks", _SD3_BLOCK))
+FLUX = name_table(
     _FLUX_ENDS,
     transformer_blocks=("double_blocks", _FLUX_DOUBLE),
     single_transformer_blocks=("single_blocks", _FLUX_SINGLE),
 )
-FLUX2 = _table(
+FLUX2 = name_table(
     _FLUX2_ENDS,
     transformer_blocks=("double_blocks", _FLUX2_DOUBLE),
     single_transformer_blocks=("single_blocks", _FLUX2_SINGLE),
 )
 # What files for either of them are found to say, too: each other's names, where the layer is the same.
-_FLUX_ALIASES = _table(
+FLUX_ALIASES = name_table(
     {},
     transformer_blocks=("double_blocks", {own: _FLUX_DOUBLE[old] for old, own in _FLUX2_RENAMED.items()}),
     single_transformer_blocks=("single_blocks", {"attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2"}),
 )
-_FLUX2_ALIASES = _table(
+FLUX2_ALIASES = name_table(
     {own: place for own, place in _FLUX_ENDS.items() if own.startswith("time_text_embed.")},
     transformer_blocks=("double_blocks", {old: _FLUX_DOUBLE[old] for old in _FLUX2_RENAMED}),
     single_transformer_blocks=(
@@ -156,46 +143,26 @@ _FLUX2_ALIASES = _table(
 # Whole names, where only one of the two sides has a module around the parameter.
 _SD3_PARAMETERS = {"pos_embed.pos_embed": Part("pos_embed")}
 
+# Flux.2's MLPs are gated: twice as wide as their width says, which is three times the model's.
+_GATED = {"double_blocks.{}.img_mlp.0": 6, "double_blocks.{}.txt_mlp.0": 6, "single_blocks.{}.linear1": 9}
 
-class TransformerNames:
-    """Translates names of an SD3, Flux or Flux.2 model; `shapes`: some or all of its parameters', in either naming."""
 
-    def __init__(self, table: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]):
-        self._table = table
-        self._parameters = _SD3_PARAMETERS if table is SD3 else {}
-        self._shapes = shapes
-        self._inverse: dict[str, list[str]] = {}
-        for own, part in table.items():
-            self._inverse.setdefault(part.name, []).append(own)
+class SD3Names(TableNames):
+    """Translates names of an SD3 model."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
+        super().__init__(SD3, shapes)
 
     def to_comfy(self, name: str) -> Part | None:
-        """The place of a diffusers parameter, or None for a name that this model cannot have."""
-        if name in self._parameters:
-            return self._parameters[name]
-        template, number, parameter = _split(name)
-        if template not in self._table:
-            return None
-        return self._placed(template, number, parameter, name)
+        return _SD3_PARAMETERS.get(name) or super().to_comfy(name)
 
     def to_diffusers(self, name: str) -> dict[str, Part]:
-        """The diffusers parameters that make up a parameter; empty for a name that this model cannot have."""
-        for own, part in self._parameters.items():
-            if part.name == name:
-                return {own: part}
-        template, number, parameter = _split(name)
-        return {
-            f"{own.format(number)}.{parameter}": self._placed(own, number, parameter, name)
-            for own in self._inverse.get(template, ())
-        }
+        whole = {theirs: part for theirs, part in _SD3_PARAMETERS.items() if part.name == name}
+        return whole or super().to_diffusers(name)
 
-    def _placed(self, template: str, number: str, parameter: str, name: str) -> Part:
-        part = self._table[template]
-        swapped = part.swapped or (template == _CONTEXT_MODULATION[0] and self._is_last_context(number, name))
-        return part._replace(name=f"{part.name.format(number)}.{parameter}", swapped=swapped)
-
-    def _is_last_context(self, number: str, name: str) -> bool:
-        """Whether this is SD3's last block, which only scales and shifts the text: twice as many rows as columns."""
-        if self._table is not SD3:
+    def _is_swapped(self, template: str, number: str, name: str) -> bool:
+        """Whether this is in the last block, which only scales and shifts the text: twice as many rows as columns."""
+        if template != _CONTEXT_MODULATION[0]:
             return False
         for module in _CONTEXT_MODULATION:
             shape = self._shapes.get(f"{module.format(number)}.weight")
@@ -204,8 +171,13 @@ class TransformerNames:
         raise DeltaError(f"Whether '{name}' is in SD3's last block cannot be told without the base model: give it.")
 
 
-def transformer_table(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Part] | None:
-    """SD3, FLUX or FLUX2 if these are parameters (name → shape) of one, in either naming; None for other models.
+def of_table(table: Table) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
+    """Whether parameters (name → shape), in either naming, are those of a model of this table, SD3, FLUX or FLUX2."""
+    return lambda shapes: not is_unet(shapes) and _table_of(shapes) is table
+
+
+def _table_of(shapes: Mapping[str, tuple[int, ...]]) -> Table | None:
+    """SD3, FLUX or FLUX2, which share names and can only be told apart together.
 
     Raises DeltaError for diffusers names that both SD3 and Flux have.
     """
@@ -215,35 +187,22 @@ def transformer_table(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Par
         return FLUX2
     if any(name.startswith(("double_blocks.", "single_blocks.")) for name in shapes):
         return FLUX
-    if not any(_BLOCK_NUMBER.search(name) and _split(name)[0] in {**SD3, **FLUX} for name in shapes):
+    known = SD3.keys() | FLUX.keys()
+    blocks = {module for module in known if "{}" in module}
+    if not any(split_name(name, blocks) for name in shapes):
         return None
     is_sd3 = any(name.startswith("pos_embed.") or ".attn2." in name for name in shapes)
     is_flux = any(name.startswith(("single_transformer_blocks.", "x_embedder.")) for name in shapes)
     if is_sd3 == is_flux:
-        if any(name.startswith("transformer_blocks.") and _split(name)[0] not in {**SD3, **FLUX} for name in shapes):
+        if any(name.startswith("transformer_blocks.") and split_name(name, known) is None for name in shapes):
             return None  # Qwen-Image, LTX-Video and others have blocks with some of the same names
         raise DeltaError("These layers exist in both SD3 and Flux models. Give the base model they belong to.")
     return SD3 if is_sd3 else FLUX
 
 
-def table_of_aliases(table: Mapping[str, Part] | None) -> Mapping[str, Part]:
-    """Further diffusers names that adapter files have for modules of the models of a table."""
-    return _FLUX_ALIASES if table is FLUX else _FLUX2_ALIASES if table is FLUX2 else {}
-
-
 def _only_in_flux2(name: str, shape: tuple[int, ...]) -> bool:
-    template = _split(name)[0]
-    if template in FLUX2:
-        return template not in FLUX
-    # The MLPs are gated: twice as wide as their width says, which is three times the model's.
-    widths = {"double_blocks.{}.img_mlp.0": 6, "double_blocks.{}.txt_mlp.0": 6, "single_blocks.{}.linear1": 9}
-    if template in widths:
-        return len(shape) == 2 and shape[0] == widths[template] * shape[1]
-    return template.startswith(("double_stream_modulation_", "single_stream_modulation."))
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """A parameter's module with "{}" for the block's number, that number, and the parameter's own name."""
-    module, _, parameter = name.rpartition(".")
-    found = _BLOCK_NUMBER.search(name)
-    return _BLOCK_NUMBER.sub("{}", module, count=1), found[0] if found else "", parameter
+    if split_name(name, FLUX2):
+        return split_name(name, FLUX) is None
+    if found := split_name(name, _GATED):
+        return len(shape) == 2 and shape[0] == _GATED[found[0]] * shape[1]
+    return name.startswith(("double_stream_modulation_", "single_stream_modulation."))

@@ -1,30 +1,23 @@
 """Which family a UNet belongs to: by the width of its text embeddings and, for SDXL's, the depth of its blocks."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from .unet import context_width
+from .unet import context_width, is_unet
 
-_BY_CONTEXT_WIDTH = {768: "SD1.5", 1024: "SD2.1", 1280: "SDXL Refiner", 2048: "SDXL"}
-# Transformer blocks in each attention of the way down. SDXL itself has 2, 2, 10 and 10.
-_DISTILLED_FROM_SDXL = {
-    (2, 2, 4, 4): "SSD-1B",
-    (1, 1, 2, 2): "Segmind Vega",
-    (2, 5): "KOALA 700M",
-    (2, 6): "KOALA 1B",
-}
 _ON_THE_WAY_DOWN = re.compile(
     r"(?:input_blocks\.(\d+)\.1|down_blocks\.(\d+)\.attentions\.(\d+))\.transformer_blocks\.(?P<number>\d+)\."
 )
 
 
-def unet_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The family in the words its users know, None if the width of the text embeddings is of none.
+def of_unet(text_width: int, depths: tuple[int, ...] | None = None) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
+    """Whether parameters (name → shape), in either naming, are those of a UNet that takes text embeddings of this
+    width; and with `depths` also of so many transformer blocks in each attention of the way down."""
 
-    shapes: name → shape of a UNet's parameters, in diffusers' or ComfyUI's naming
-    """
-    family = _BY_CONTEXT_WIDTH.get(context_width(shapes))
-    return _DISTILLED_FROM_SDXL.get(_depths(shapes), family) if family == "SDXL" else family
+    def is_of(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        return is_unet(shapes) and context_width(shapes) == text_width and depths in (None, _depths(shapes))
+
+    return is_of
 
 
 def _depths(names: Iterable[str]) -> tuple[int, ...]:

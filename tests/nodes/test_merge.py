@@ -74,7 +74,7 @@ def test_the_settings_reach_the_merge(comfy, deltas):
     blocks = comfy.pack_module("sara_core.merging.block_factors")
     lines = "output_blocks = 0.5, 2"
     merged = merge(comfy, deltas, method="ties", keep=20.0, sign="count", preset="attention only", blocks=lines)
-    chosen = (*blocks.PRESETS["attention only"], *blocks.parse_blocks(lines))
+    chosen = (*blocks.block_presets()["attention only"], *blocks.parse_blocks(lines))
     assert_same_delta(merged.outputs[0], library.merge(deltas, 1.0, "ties", keep=0.2, sign="count", blocks=chosen))
     dared = merge(comfy, deltas, method="dare", keep=30.0, seed=7).outputs[0]
     assert_same_delta(dared, library.merge(deltas, 1.0, "dare", keep=0.3, seed=7))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sara_core import SparseDelta, SparseEntry, extract, merge
 from sara_core.__main__ import main
-from sara_core.merging.block_factors import PRESETS, parse_blocks
+from sara_core.merging.block_factors import block_presets, parse_blocks
 from sara_core.models.bake import bake
 
 SHAPE = (20, 30)
@@ -61,7 +61,7 @@ def test_merge_with_every_setting(folder):
         "merge", "ties.safetensors", "a=1.safetensors", "b.safetensors", "--method", "ties", "--keep", 0.3, "--sign",
         "count", "--preset", "input blocks", "--block", "attn1 = 2, 1", "--block", "to_q = 0.5",
     )  # fmt: skip
-    blocks = (*PRESETS["input blocks"], *parse_blocks("attn1 = 2, 1\nto_q = 0.5"))
+    blocks = (*block_presets()["input blocks"], *parse_blocks("attn1 = 2, 1\nto_q = 0.5"))
     expected = merge([delta(1), delta(2)], 1.0, "ties", keep=0.3, sign="count", blocks=blocks)
     assert_same_delta("ties.safetensors", expected)
     run("merge", "dare.safetensors", "b.safetensors=2", "--method", "dare", "--seed", 5)

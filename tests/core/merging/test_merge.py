@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sara_core import DeltaError, SparseDelta, SparseEntry, merge
-from sara_core.merging.block_factors import PRESETS, parse_blocks
+from sara_core.merging.block_factors import block_presets, parse_blocks
 from sara_core.merging.merge import METHODS, MergeSettings, merge_with_report
 from sara_core.names.blocks import block_of, natural_order
 
@@ -270,20 +270,20 @@ def test_a_line_with_the_wrong_number_of_factors_is_refused():
     ("output blocks", [2]),
 ])  # fmt: skip
 def test_presets_take_parts_of_the_model(preset, taken):
-    merged = merge([delta(1)], blocks=PRESETS[preset])
+    merged = merge([delta(1)], blocks=block_presets()[preset])
     assert set(merged.entries) == {list(SHAPES)[place] for place in taken}
 
 
 def test_a_preset_for_another_family_is_refused():
     for preset in ("SDXL style", "SDXL composition", "cross-attention only"):
         with pytest.raises(DeltaError, match="fits none of the 4 weights"):
-            merge([delta(1)], blocks=PRESETS[preset])
+            merge([delta(1)], blocks=block_presets()[preset])
     names = [f"diffusion_model.{place}.1.transformer_blocks.0.attn2.to_k.weight"
              for place in ("output_blocks.1", "output_blocks.11", "input_blocks.8")]  # fmt: skip
     whole = SparseDelta({name: entry((4, 4), 3, 0) for name in names})
-    assert list(merge([whole], blocks=PRESETS["SDXL style"]).entries) == names[:1]
-    assert list(merge([whole], blocks=PRESETS["SDXL composition"]).entries) == names[2:]
-    assert merge([whole], blocks=PRESETS["cross-attention only"]).nnz == whole.nnz
+    assert list(merge([whole], blocks=block_presets()["SDXL style"]).entries) == names[:1]
+    assert list(merge([whole], blocks=block_presets()["SDXL composition"]).entries) == names[2:]
+    assert merge([whole], blocks=block_presets()["cross-attention only"]).nnz == whole.nnz
 
 
 def test_blocks_are_named_up_to_their_number():

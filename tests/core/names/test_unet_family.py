@@ -48,7 +48,7 @@ def test_a_family_is_called_the_same_by_the_library_and_the_host(comfy, name):
     shapes = {own: tuple(weight.shape) for own, weight in weights.items()}
     config = model_config_from_unet(weights, "")
     host = comfy.pack_module("nodes.host.family")
-    assert host._FAMILIES[type(config).__name__] == family(shapes) == name
+    assert host.NAMES[type(config).__name__] == family(shapes) == name
     assert family({own: shapes[part.name] for own, part in diffusers_parts(shapes).items()}) == name
 
 

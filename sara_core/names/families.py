@@ -1,0 +1,89 @@
+"""The families of models that are known, one record each: adding one to FAMILIES is all that a new family needs here.
+
+What hosts call a family's models they know themselves (ComfyUI's classes: nodes/host/family.py), and how a network is
+called while it trains without a host is said where that is done (pipelines/families.py).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from .parts import Part
+from .table import TableNames
+from .transformer import FLUX, FLUX2, FLUX2_ALIASES, FLUX_ALIASES, SD3, SD3Names, of_table
+from .unet import UNetNames, is_unet
+from .unet_family import of_unet
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Names(Protocol):
+    """Translates the names of one model. ComfyUI's are without the prefix `diffusion_model.`"""
+
+    def to_comfy(self, name: str) -> Part | None:
+        """The place of a diffusers parameter, or None for a name that this model cannot have. Raises DeltaError where
+        the model's other names would have to tell, and do not."""
+
+    def to_diffusers(self, name: str) -> dict[str, Part]:
+        """The diffusers parameters that make up a parameter of ComfyUI's, with their places; empty for a name that this
+        model cannot have. Raises as `to_comfy`."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that a delta of one fits another of.
+
+    name: in the words of its users; None for models that are told by their layout alone
+    is_of: whether parameters, by name → shape, all of a model or some of them and in either naming, are of this family.
+        Raises DeltaError where two families have them.
+    names: makes the translator for a model of these parameters; None where diffusers and ComfyUI have the same names
+    aliases: makes a translator for further diffusers names that adapter files have for its weights
+    architecture: the identifier in `modelspec.architecture` before the slash; by default the name in small letters with
+        hyphens
+    merge_presets: what to call a part of the model that is merged on its own → words in the names of its weights
+    """
+
+    name: str | None
+    is_of: Callable[[Shapes], bool]
+    names: Callable[[Shapes], Names] | None
+    aliases: Callable[[Shapes], Names] | None = None
+    architecture: str | None = None
+    merge_presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+# From the general to the particular: the last that says yes is the family. The architectures are the identifiers of the
+# specification, and those that trainers write for younger families. Depths: SDXL itself has 2, 2, 10 and 10.
+_KNOWN = (
+    Family("SD1.5", of_unet(768), UNetNames, architecture="stable-diffusion-v1"),
+    Family("SD2.1", of_unet(1024), UNetNames, architecture="stable-diffusion-v2"),
+    # Its style and layout blocks: up_blocks.0.attentions.1 and down_blocks.2.attentions.1 in the names of InstantStyle
+    # (arXiv 2404.02733), the first also in B-LoRA (arXiv 2403.14572).
+    Family(
+        "SDXL", of_unet(2048), UNetNames, architecture="stable-diffusion-xl-v1-base",
+        merge_presets={"SDXL style": ("output_blocks.1.1.",), "SDXL composition": ("input_blocks.8.1.",)},
+    ),
+    Family("SDXL Refiner", of_unet(1280), UNetNames, architecture="stable-diffusion-xl-v1-refiner"),
+    Family("SSD-1B", of_unet(2048, (2, 2, 4, 4)), UNetNames),
+    Family("Segmind Vega", of_unet(2048, (1, 1, 2, 2)), UNetNames),
+    Family("KOALA 700M", of_unet(2048, (2, 5)), UNetNames),
+    Family("KOALA 1B", of_unet(2048, (2, 6)), UNetNames),
+    Family("SD3", of_table(SD3), SD3Names, architecture="stable-diffusion-3"),
+    Family(
+        "Flux", of_table(FLUX), partial(TableNames, FLUX), partial(TableNames, FLUX_ALIASES), architecture="flux-1-dev"
+    ),
+    Family("Flux.2", of_table(FLUX2), partial(TableNames, FLUX2), partial(TableNames, FLUX2_ALIASES)),
+)  # fmt: skip
+# In SD's layout, of other sizes or too few names to tell: their names are known all the same.
+_OTHER_UNETS = Family(None, is_unet, UNetNames)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _KNOWN}
+
+
+def family_of(shapes: Shapes) -> Family | None:
+    """The family that parameters, by name → shape, belong to; None for one that is not known.
+
+    Raises DeltaError if the names alone do not tell.
+    """
+    asked = (*reversed(FAMILIES.values()), _OTHER_UNETS)
+    return next((family for family in asked if family.is_of(shapes)), None)
