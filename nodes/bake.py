@@ -1,12 +1,10 @@
 """Baking a delta into a checkpoint file that any program loads."""
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..sara_core.models.bake import bake
 from .host import folders
-from .host.progress import show_text
+from .host.progress import show_text, shown_progress
 from .sockets import SaraDelta
 
 
@@ -54,13 +52,7 @@ class SaRABake(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
-        checkpoint = folders.checkpoint_path(ckpt_name)
-        progress = comfy.utils.ProgressBar(1)
-
-        def on_progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            progress.update_absolute(done, total)
-
+        checkpoint, on_progress = folders.checkpoint_path(ckpt_name), shown_progress()
         path, report = folders.save_new(
             folders.output_paths(filename_prefix),
             lambda path: bake(checkpoint, path, delta, strength, on_progress, overwrite=False),

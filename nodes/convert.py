@@ -1,7 +1,5 @@
 """Files of other formats as deltas, and deltas as files of other formats."""
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..sara_core.conversion import read as convert
@@ -9,7 +7,7 @@ from ..sara_core.conversion import write as export
 from ..sara_core.errors import DeltaError
 from .host import folders, unsaved
 from .host import model_files as foreign
-from .host.progress import show_text
+from .host.progress import show_text, shown_progress
 from .sockets import SaraDelta
 
 NONE = "none"
@@ -92,13 +90,7 @@ class SaRAConvert(io.ComfyNode):
 
     @classmethod
     def execute(cls, file_name, base_name, density, to, rank, filename_prefix, delta=None) -> io.NodeOutput:
-        progress = comfy.utils.ProgressBar(1)
-
-        def on_progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            progress.update_absolute(done, total)
-
-        base = None if base_name == NONE else foreign.base_path(base_name)
+        base, on_progress = None if base_name == NONE else foreign.base_path(base_name), shown_progress()
         lines = []
         if delta is None:
             if file_name == NONE:

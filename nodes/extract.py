@@ -1,13 +1,11 @@
 """The sparse delta between a base model and one tuned from it."""
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..sara_core.delta.describe import density_by_block
 from ..sara_core.extraction.extract import extract_with_report
 from .host import folders
-from .host.progress import show_text
+from .host.progress import show_text, shown_progress
 from .pictures.density import density_picture
 from .sockets import SaraDelta
 
@@ -74,16 +72,10 @@ class SaRAExtract(io.ComfyNode):
     @classmethod
     def execute(cls, base_name, tuned_name, select_by, density, count, support=None) -> io.NodeOutput:
         base, tuned = folders.model_path(base_name), folders.model_path(tuned_name)
-        progress = comfy.utils.ProgressBar(1)
-
-        def on_progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            progress.update_absolute(done, total)
-
-        rule = {"density": {"density": density / 100}, "count": {"count": count}, "everything": {}}[select_by]
+        kept = {"density": {"density": density / 100}, "count": {"count": count}, "everything": {}}[select_by]
         if support is not None:
-            rule = {"support": support}
-        delta, report = extract_with_report(base, tuned, **rule, on_progress=on_progress)
+            kept = {"support": support}
+        delta, report = extract_with_report(base, tuned, **kept, on_progress=shown_progress())
         text = report.text()
         show_text(cls, text.splitlines()[1])
         picture = density_picture(f"{tuned_name} minus {base_name}", density_by_block(delta)).image()
