@@ -15,6 +15,7 @@ import torch
 
 from ..errors import DeltaError
 from ..files import atomic, container, kinds
+from ..names.resolve import WEIGHT
 from . import metadata as keys
 from . import modelspec
 from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
@@ -26,7 +27,6 @@ STORED_DTYPES = (torch.float32, torch.bfloat16)
 
 _MARK = ".sara1_"
 _PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.DOTALL)
-_WEIGHT = ".weight"
 _KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
 _ESCAPE = 255
 _INT32_MAX = 2**31 - 1
@@ -118,8 +118,8 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
     values = entry.values.detach().cpu().to(dtype)
     if not all_finite(values):
         raise DeltaError(f"'{name}' has changes too large for {dtype}; save the delta with float32 values.")
-    kind = _KIND_WEIGHT if name.endswith(_WEIGHT) else _KIND_WHOLE_KEY
-    stem = name.removesuffix(_WEIGHT)
+    kind = _KIND_WEIGHT if name.endswith(WEIGHT) else _KIND_WHOLE_KEY
+    stem = name.removesuffix(WEIGHT)
     head = torch.tensor([kind, len(values), *entry.shape], dtype=torch.int64)
     packed = bytearray(encode_indices(entry.indices.detach().cpu().numpy()))
     return stem, (head, torch.frombuffer(packed, dtype=torch.uint8), values)
@@ -173,7 +173,7 @@ def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
         indices = stream_positions(stream, len(values), math.prod(shape))
     except ValueError as error:
         raise _damaged(stem, f"its index {error}") from error
-    return (stem + _WEIGHT if kind == _KIND_WEIGHT else stem), SparseEntry(torch.from_numpy(indices), values, shape)
+    return (stem + WEIGHT if kind == _KIND_WEIGHT else stem), SparseEntry(torch.from_numpy(indices), values, shape)
 
 
 def encode_indices(indices: numpy.ndarray) -> bytes:

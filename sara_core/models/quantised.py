@@ -13,12 +13,12 @@ import torch
 
 from ..delta import SparseEntry
 from ..errors import DeltaError, UnsupportedModelError
+from ..names.resolve import BIAS, WEIGHT
 from ..tensors.elements import added, gather, scatter_
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
-_WEIGHT, _BIAS = ".weight", ".bias"
 SCALES = ("scale_weight", "weight_scale")
 # What a layer may have beside its weight that does not decide what its weight is.
 _OTHERS = ("comfy_quant", "scale_input", "input_scale")
@@ -116,13 +116,13 @@ def _too_large(name: str, dtype: torch.dtype) -> DeltaError:
 
 def _beside(name: str, header: Mapping[str, Mapping]) -> dict[str, str]:
     """What the layer of weight `name` has beside weights and biases: own name → name in the file."""
-    if not name.endswith(_WEIGHT):
+    if not name.endswith(WEIGHT):
         return {}
-    layer = name.removesuffix(_WEIGHT) + "."
+    layer = name.removesuffix(WEIGHT) + "."
     return {
         other.removeprefix(layer): other
         for other in header
-        if other.startswith(layer) and not other.endswith((_WEIGHT, _BIAS))
+        if other.startswith(layer) and not other.endswith((WEIGHT, BIAS))
     }
 
 

@@ -9,6 +9,8 @@ from ..wording import listed
 # and the network on its own (or a diffusion-model file) has no prefix at all.
 PREFIX, CHECKPOINT_PREFIX = "diffusion_model.", "model.diffusion_model."
 _PREFIXES = (PREFIX, CHECKPOINT_PREFIX, "")
+# How a layer's parameters are called after its name.
+WEIGHT, BIAS = ".weight", ".bias"
 # Flux's original files call a norm's weight so; ComfyUI renames it when it loads one.
 NORM_SCALE, NORM_WEIGHT = "_norm.scale", "_norm.weight"
 

@@ -14,7 +14,7 @@ from ...files.kinds import ADAPTER_PARTS
 from ...files.source import Source
 from ...models.base import Base
 from ...names.parts import Part
-from ...names.resolve import NORM_SCALE, PREFIX
+from ...names.resolve import BIAS, NORM_SCALE, PREFIX, WEIGHT
 from ...wording import listed
 from .alpha import Alpha
 from .change import change
@@ -140,7 +140,7 @@ def _add(file: AdapterFile, name: str, tensors: dict[str, str], place: Part) -> 
         beside = {"beside": tensors["down"]} if "down" in tensors else {}
         of_bias |= {"lora_bias": tensors["lora_bias"]} | beside | scale
     if of_bias:
-        bias = place._replace(name=place.name.removesuffix(".weight") + ".bias")
+        bias = place._replace(name=place.name.removesuffix(WEIGHT) + BIAS)
         if bias.name not in file.base.shapes:
             raise DeltaError(f"'{name}' has no bias in '{file.base.label}'. Give the base that the file was made for.")
         file.modules.setdefault(bias.name, []).append(_Module(name, of_bias, bias, alpha))

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from ...models.base import Base
 from ...names.diffusers import diffusers_aliases
 from ...names.parts import Part
-from ...names.resolve import PREFIX
+from ...names.resolve import PREFIX, WEIGHT
 
-_WEIGHT = ".weight"
 # What trainers put before a module's name; after the underscore every dot of the name is one too.
 _COMFY = (PREFIX, "model." + PREFIX, "", "transformer.", "base_model.model.")
 _COMFY_FLAT = ("lora_unet_", "lora_unet__", "lora_prior_unet_", "lycoris_")
@@ -32,14 +31,14 @@ def places(base: Base) -> dict[str, Part]:
     """Every name that a file may have for a module (or a bare parameter) of the base → the place of its weight."""
     found: dict[str, Part] = {}
     for name in base.shapes:
-        module = name.removesuffix(_WEIGHT)
+        module = name.removesuffix(WEIGHT)
         for alias in _aliases(module, _COMFY, _COMFY_FLAT):
             found[alias] = Part(name)
         for module, part in (*_flux(name, base.shapes[name]), *_z_image(name, base.shapes[name])):
             found |= dict.fromkeys(_aliases(module, _COMFY, _COMFY_FLAT), part)
     for own, part in (base.parts | diffusers_aliases(base.shapes)).items():
-        if own.endswith(_WEIGHT):
-            module = own.removesuffix(_WEIGHT)
+        if own.endswith(WEIGHT):
+            module = own.removesuffix(WEIGHT)
             for alias in _aliases(module, _DIFFUSERS, _DIFFUSERS_FLAT):
                 found.setdefault(alias, part)
             if ".to_" in module:
@@ -85,4 +84,4 @@ def _z_image(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, Part]]:
                 yield f"{attention}.to_{row}", Part(name, first, 1, 3)
     elif name.startswith(_Z_IMAGE_ENDS):
         end, _, rest = name.partition(".")
-        yield f"all_{end}.2-1.{rest}".removesuffix(_WEIGHT), Part(name)
+        yield f"all_{end}.2-1.{rest}".removesuffix(WEIGHT), Part(name)

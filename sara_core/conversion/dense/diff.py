@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from ...delta import SparseEntry
 from ...delta.entry import dense
 from ...files import atomic, container
-from ...names.resolve import PREFIX, prefix_of
-
-_WEIGHT, _BIAS = ".weight", ".bias"
+from ...names.resolve import BIAS, PREFIX, WEIGHT, prefix_of
 
 
 def write(
@@ -42,6 +40,6 @@ def host_names(entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
 
 def diff_name(name: str) -> str:
     """What a file calls the difference of a parameter."""
-    if name.endswith(_WEIGHT):
-        return name.removesuffix(_WEIGHT) + ".diff"
-    return name.removesuffix(_BIAS) + ".diff_b" if name.endswith(_BIAS) else name + ".diff"
+    if name.endswith(WEIGHT):
+        return name.removesuffix(WEIGHT) + ".diff"
+    return name.removesuffix(BIAS) + ".diff_b" if name.endswith(BIAS) else name + ".diff"

@@ -15,7 +15,7 @@ from ...delta import SparseEntry
 from ...delta.entry import dense
 from ...errors import DeltaError
 from ...files import atomic, container
-from ...names.resolve import PREFIX
+from ...names.resolve import PREFIX, WEIGHT
 from .diff import diff_name, host_names
 
 _STORED = torch.float16
@@ -55,8 +55,8 @@ def write(
         change = dense(entry)
         squares = float(change.double().square().sum())
         changed += squares
-        if name.endswith(".weight") and change.dim() > 1 and squares:
-            module = "lora_unet_" + name.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
+        if name.endswith(WEIGHT) and change.dim() > 1 and squares:
+            module = "lora_unet_" + name.removeprefix(PREFIX).removesuffix(WEIGHT).replace(".", "_")
             up, down = factors(change, rank)
             tensors |= {
                 f"{module}.lora_up.weight": up,

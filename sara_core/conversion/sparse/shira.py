@@ -21,6 +21,7 @@ from ...errors import DeltaError, NameTakenError
 from ...files import atomic, container
 from ...files.source import Source
 from ...models.base import Base
+from ...names.resolve import WEIGHT
 from .entries import PREFIX, layer_names, sorted_entry
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -32,7 +33,7 @@ def read(source: Source, base: Base) -> dict[str, SparseEntry]:
     layers = layer_names(source.names, {_VALUES, _INDICES})
     entries = {}
     for layer, tensors in layers.items():
-        name = f"{layer}.weight"
+        name = layer + WEIGHT
         shape = base.own_shapes.get(name)
         if shape is None or len(shape) != 2:
             raise DeltaError(f"'{base.label}' has no Linear layer '{layer}'. Give the base that the file was made for.")
@@ -63,13 +64,13 @@ def write(folder: str | os.PathLike, entries: Mapping[str, SparseEntry], overwri
     Raises DeltaError if no r fits all layers, if there is no Linear layer, or if the folder cannot be written, which
     then is as it was; NameTakenError if it exists and must not.
     """
-    linear = {name: entry for name, entry in entries.items() if name.endswith(".weight") and len(entry.shape) == 2}
+    linear = {name: entry for name, entry in entries.items() if name.endswith(WEIGHT) and len(entry.shape) == 2}
     if not linear:
         raise DeltaError("SHiRA holds changes of Linear layers only, and this delta has none.")
     rank = max(math.ceil(len(entry.indices) / sum(entry.shape)) for entry in linear.values())
     tensors = {}
     for name, entry in linear.items():
-        layer = name.removesuffix(".weight")
+        layer = name.removesuffix(WEIGHT)
         positions, values = _filled(name, entry, rank * sum(entry.shape))
         indices = torch.stack([positions // entry.shape[1], positions % entry.shape[1]]).to(torch.int32)
         tensors[PREFIX + layer + _VALUES], tensors[PREFIX + layer + _INDICES] = values, indices
@@ -128,7 +129,7 @@ def _filled(name: str, entry: SparseEntry, count: int) -> tuple[torch.Tensor, to
 
 
 def _config(rank: int, linear: Mapping[str, SparseEntry]) -> dict:
-    layers = sorted(name.removesuffix(".weight") for name in linear)
+    layers = sorted(name.removesuffix(WEIGHT) for name in linear)
     return {
         "peft_type": "SHIRA",
         "r": rank,

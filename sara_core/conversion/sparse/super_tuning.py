@@ -14,7 +14,7 @@ from ...delta.entry import VALUE_DTYPES, check_entry, dense
 from ...errors import DeltaError
 from ...files.source import Source
 from ...models.base import Base
-from ...names.resolve import PREFIX
+from ...names.resolve import PREFIX, WEIGHT
 from ...tensors.elements import add_sparse_
 from ..adapters.file import AdapterFile, opened_adapter
 from ..adapters.peft_settings import Alphas
@@ -71,7 +71,7 @@ def read(source: Source, base: Base) -> dict[str, SparseEntry]:
         )
     entries = {}
     for layer, tensors in layer_names(names, {_VALUES, _INDICES}).items():
-        name = f"{layer}.weight"
+        name = layer + WEIGHT
         if len(base.own_shapes.get(name, ())) != 2:
             raise DeltaError(f"'{base.label}' has no Linear layer '{layer}'. Give the base that the file was made for.")
         values, positions = source.tensor(tensors[_VALUES]), source.tensor(tensors[_INDICES])
