@@ -164,31 +164,10 @@ def nuclear_norm_gradient(segment: Segment, values: torch.Tensor) -> tuple[float
     """
     lines = _Lines.of(segment, values)
     eigenvalues, vectors = torch.linalg.eigh(lines.gram())
-    kept = _above_noise(eigenvalues)
+    kept = eigenvalues > VANISHING**2 * eigenvalues[-1:]
     singular, vectors = eigenvalues[kept].sqrt(), vectors[:, kept]
     gradient = lines.product((vectors / singular) @ vectors.t())
     return float(singular.sum()), gradient.float().to(values.device)
-
-
-@torch.no_grad()
-def singular_values(segment: Segment, values: torch.Tensor) -> torch.Tensor:
-    """The singular values of one P_M that do not vanish, largest first: fp64 [rank]."""
-    eigenvalues = torch.linalg.eigvalsh(_Lines.of(segment, values).gram())
-    return eigenvalues[_above_noise(eigenvalues)].sqrt().flip(0)
-
-
-def effective_rank(segment: Segment, values: torch.Tensor) -> float:
-    """exp(entropy of the singular values as shares of their sum), from 1 to the rank; 0 for a matrix of zeros.
-
-    Roy & Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
-    """
-    singular = singular_values(segment, values)
-    share = singular / singular.sum()
-    return float(torch.exp(-(share * share.log()).sum())) if len(singular) else 0.0
-
-
-def _above_noise(eigenvalues: torch.Tensor) -> torch.Tensor:
-    return eigenvalues > VANISHING**2 * eigenvalues[-1:]
 
 
 @dataclass
