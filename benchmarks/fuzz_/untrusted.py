@@ -76,7 +76,8 @@ def _check_sound(delta: SparseDelta) -> None:
 def _read_positions(path: Path) -> None:
     content = path.read_bytes()
     count, numel = struct.unpack_from("<qq", content)
-    positions = file_v1.decode_indices(content[16:], count, min(numel, 2**31 - 1))
+    numel = min(numel, 2**31 - 1)
+    positions = file_v1.stream_positions(file_v1.unpacked_stream(content[16:], count, numel), count, numel)
     assert len(positions) == count and (numpy.diff(positions) > 0).all()
     assert not count or 0 <= positions[0] <= positions[-1] < numel
 

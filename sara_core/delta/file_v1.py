@@ -191,18 +191,11 @@ def encode_indices(indices: numpy.ndarray) -> bytes:
     return packer.compress(stream.data) + packer.flush()
 
 
-def decode_indices(packed: bytes, count: int, numel: int) -> numpy.ndarray:
-    """The inverse of encode_indices: int32 [count], strictly increasing, all below numel.
-
-    Takes at most about count + numel / 255 bytes for the stream. Raises ValueError if the bytes say anything else.
-    """
-    return stream_positions(unpacked_stream(packed, count, numel), count, numel)
-
-
 def unpacked_stream(packed: bytes, count: int, numel: int) -> bytes:
     """The gap bytes of `count` positions below `numel`, none looked at yet.
 
-    Raises ValueError, before it takes more memory than they may need, unless `packed` is zlib data of about that many.
+    Raises ValueError, before it takes more memory than they may need (about count + numel / 255 bytes), unless `packed`
+    is zlib data of about that many.
     """
     if not 0 <= count <= numel:
         raise ValueError(f"claims {count} positions in a weight of {numel} elements")

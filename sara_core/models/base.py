@@ -12,7 +12,7 @@ from ..delta import SparseEntry
 from ..delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy
 from ..errors import DeltaError
 from ..files.source import Source, model_files, opened
-from ..names.diffusers import Shape, check_known, diffusers_parts, family
+from ..names.diffusers import Shape, check_known, diffusers_parts, family, is_diffusers
 from ..names.resolve import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX
 
 
@@ -33,7 +33,7 @@ class Base:
         shapes = {name: source.shape(stored) for name, stored in self._stored.items()}
         self.parts = diffusers_parts(shapes)
         self.family = family(shapes)
-        self.is_diffusers = any(name in shapes and part.name not in shapes for name, part in self.parts.items())
+        self.is_diffusers = is_diffusers(shapes, self.parts)
         self.own_shapes = shapes
         self.shapes = self._joined_shapes(shapes) if self.is_diffusers else shapes
         if self.parts and not self.is_diffusers:

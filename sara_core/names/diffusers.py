@@ -53,9 +53,9 @@ def family(shapes: Mapping[str, Shape]) -> str | None:
     return None if known is None else known.name
 
 
-def is_diffusers(shapes: Mapping[str, Shape]) -> bool:
-    """Whether the names are diffusers', of a family whose names differ from ComfyUI's."""
-    return any(name in shapes and part.name not in shapes for name, part in diffusers_parts(shapes).items())
+def is_diffusers(names: Collection[str], parts: Mapping[str, Part]) -> bool:
+    """Whether a model's names are diffusers', of a family whose names differ from ComfyUI's. parts: diffusers_parts"""
+    return any(name in names and part.name not in names for name, part in parts.items())
 
 
 def check_known(names: Collection[str], known: Collection[str]) -> None:

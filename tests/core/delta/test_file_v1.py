@@ -21,6 +21,7 @@ from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta import file_v1
 from sara_core.errors import DeltaError
 from sara_core.files import atomic
+from tests.support.positions import unpacked_positions
 
 ROOT = Path(__file__).resolve().parents[3]
 VECTORS = ROOT / "tests" / "vectors"
@@ -170,21 +171,21 @@ def test_the_example_of_the_page():
 def test_positions_come_back(positions, more):
     indices = numpy.array(sorted(positions), dtype=numpy.int32)
     numel = (int(indices[-1]) + 1 if len(indices) else 1) + more
-    decoded = file_v1.decode_indices(file_v1.encode_indices(indices), len(indices), numel)
+    decoded = unpacked_positions(file_v1.encode_indices(indices), len(indices), numel)
     assert decoded.dtype == numpy.int32 and numpy.array_equal(decoded, indices)
 
 
 @pytest.mark.parametrize("positions", [[2**31 - 2], [0, 2**31 - 2], [2**31 - 3, 2**31 - 2]])
 def test_positions_at_the_end_of_the_largest_weight(positions):
     indices = numpy.array(positions, dtype=numpy.int32)
-    assert file_v1.decode_indices(file_v1.encode_indices(indices), len(positions), 2**31 - 1).tolist() == positions
+    assert unpacked_positions(file_v1.encode_indices(indices), len(positions), 2**31 - 1).tolist() == positions
 
 
 def test_a_stream_whose_sum_int32_cannot_hold_is_refused():
     count = 8_600_000
     packed = zlib.compress(b"\xfe" * count)
     with pytest.raises(ValueError, match="points outside"):
-        file_v1.decode_indices(packed, count, 2**31 - 1)
+        unpacked_positions(packed, count, 2**31 - 1)
 
 
 def test_entries_come_back_in_order_however_many_threads_there_are(tmp_path, monkeypatch):

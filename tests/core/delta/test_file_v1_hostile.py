@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta import file_v1
 from sara_core.errors import DeltaError
+from tests.support.positions import unpacked_positions
 
 STEM = "diffusion_model.a"
 
@@ -193,7 +194,7 @@ def test_a_bomb_is_refused_before_memory_is_taken(byte):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="more than its weight has room for"):
-            file_v1.decode_indices(bomb, 2, 1_000_000)
+            unpacked_positions(bomb, 2, 1_000_000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -204,7 +205,7 @@ def test_the_largest_shape_takes_no_more_than_its_stream_may():
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="positions"):
-            file_v1.decode_indices(zlib.compress(b"\xff" * 1000), 1, 2**31 - 1)
+            unpacked_positions(zlib.compress(b"\xff" * 1000), 1, 2**31 - 1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -232,16 +233,16 @@ def test_any_stream_decodes_as_the_page_says_or_is_refused(stream, more, numel):
     expected = reference(stream, count, numel)
     if expected is None or not 0 <= count <= numel:
         with pytest.raises(ValueError):
-            file_v1.decode_indices(zlib.compress(stream), count, numel)
+            unpacked_positions(zlib.compress(stream), count, numel)
     else:
-        assert file_v1.decode_indices(zlib.compress(stream), count, numel).tolist() == expected
+        assert unpacked_positions(zlib.compress(stream), count, numel).tolist() == expected
 
 
 @given(st.binary(max_size=80), st.integers(-5, 100), st.integers(-5, 2**31 - 1))
 @settings(max_examples=500, deadline=None)
 def test_any_bytes_give_sound_positions_or_a_value_error(index, count, numel):
     try:
-        positions = file_v1.decode_indices(index, count, numel)
+        positions = unpacked_positions(index, count, numel)
     except ValueError:
         return
     assert len(positions) == count and (numpy.diff(positions) > 0).all()

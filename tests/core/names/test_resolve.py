@@ -196,9 +196,9 @@ def test_there_and_back_is_the_identity_for_every_parameter(models, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_either_sides_names_give_the_same_places(models, name):
-    theirs = comfy_shapes(models[name])
-    assert diffusers_parts(theirs) == diffusers_parts(models[name])
-    assert not is_diffusers(theirs) and is_diffusers(models[name])
+    theirs, parts = comfy_shapes(models[name]), diffusers_parts(models[name])
+    assert diffusers_parts(theirs) == parts
+    assert not is_diffusers(theirs, parts) and is_diffusers(models[name], parts)
 
 
 @pytest.mark.parametrize("name, words", [("SD1.5", "SD1.5"), ("SD2.x", "SD2.1"), ("SDXL", "SDXL"), ("SD3", "SD3"),
