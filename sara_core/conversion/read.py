@@ -167,7 +167,7 @@ class _Reading:
                 entries, lost = entries | thinned.entries, thinned.lost
             else:
                 self._refuse_density()
-            return self._made(base.from_own(entries), base, what, lost)
+            return self._made(base.from_diffusers(entries), base, what, lost)
 
     def _made(self, entries: Mapping[str, SparseEntry], base: Base | None, what: str, lost: float = 0.0) -> Conversion:
         entries = {name: entry for name, entry in entries.items() if len(entry.indices)}

@@ -39,11 +39,11 @@ def to_diffusers(entries: Mapping[str, SparseEntry], parts: Mapping[str, Part]) 
     Raises DeltaError if a weight has no part in `parts`, or a shape cannot be divided into its parts.
     """
     of_weight: dict[str, list[str]] = {}
-    for own, part in parts.items():
-        of_weight.setdefault(part.name, []).append(own)
+    for diffusers_name, part in parts.items():
+        of_weight.setdefault(part.name, []).append(diffusers_name)
     check_known(entries, of_weight)
-    pieces = {own: _piece(entry, parts[own]) for name, entry in entries.items() for own in of_weight[name]}
-    return {own: piece for own, piece in pieces.items() if len(piece.indices)}
+    pieces = {piece: _piece(entry, parts[piece]) for name, entry in entries.items() for piece in of_weight[name]}
+    return {name: piece for name, piece in pieces.items() if len(piece.indices)}
 
 
 def dense_to_comfy(tensor: torch.Tensor, part: Part) -> torch.Tensor:
@@ -61,7 +61,7 @@ def dense_to_diffusers(whole: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 def _piece(entry: SparseEntry, part: Part) -> SparseEntry:
-    shape = part.own_shape(entry.shape)
+    shape = part.part_shape(entry.shape)
     if shape is None:
         raise _wrong_shape(part.name, entry.shape)
     begin = part.begin(shape)

@@ -22,7 +22,7 @@ class Base:
     label: what the user calls it
     shapes: ComfyUI's names, without the prefix `diffusion_model.` → shapes
     parts: diffusers names → their places (names.diffusers); empty for families that have the same names on both sides
-    own_shapes: the names that diffusers and PEFT use → shapes
+    diffusers_shapes: the names that diffusers and PEFT use → shapes
     family: "SD1.5" …, if the names tell; is_diffusers: whether it is stored under diffusers names
     """
 
@@ -34,20 +34,22 @@ class Base:
         self.parts = diffusers_parts(shapes)
         self.family = family(shapes)
         self.is_diffusers = is_diffusers(shapes, self.parts)
-        self.own_shapes = shapes
+        self.diffusers_shapes = shapes
         self.shapes = self._joined_shapes(shapes) if self.is_diffusers else shapes
         if self.parts and not self.is_diffusers:
-            self.own_shapes = {own: self._possible(own, part.own_shape(shapes[part.name]))
-                               for own, part in self.parts.items()}  # fmt: skip
-        self._own_names: dict[str, list[str]] = {}
-        for own, part in self.parts.items():
-            self._own_names.setdefault(part.name, []).append(own)
+            self.diffusers_shapes = {
+                name: self._possible(name, part.part_shape(shapes[part.name])) for name, part in self.parts.items()
+            }
+        self._diffusers_names: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            self._diffusers_names.setdefault(part.name, []).append(name)
 
     def weight(self, name: str) -> torch.Tensor:
         """A weight by ComfyUI's name, in its own dtype; use it while the base is open, and do not change it."""
         if not self.is_diffusers:
             return self._source.tensor(self._stored[name])
-        pieces = [(self.parts[own], self._source.tensor(self._stored[own])) for own in self._own_names[name]]
+        names = self._diffusers_names[name]
+        pieces = [(self.parts[piece], self._source.tensor(self._stored[piece])) for piece in names]
         if len(pieces) == 1:
             part, tensor = pieces[0]
             return dense_to_comfy(tensor, part)
@@ -66,45 +68,46 @@ class Base:
         """Number of elements of all weights."""
         return sum(map(math.prod, self.shapes.values()))
 
-    def own_weight(self, name: str) -> torch.Tensor:
+    def diffusers_weight(self, name: str) -> torch.Tensor:
         """A weight by the name that diffusers and PEFT use, in its own dtype."""
         if self.is_diffusers or not self.parts:
             return self._source.tensor(self._stored[name])
         part = self.parts[name]
         return dense_to_diffusers(self._source.tensor(self._stored[part.name]), part)
 
-    def from_own(self, entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
+    def from_diffusers(self, entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
         """Entries by the names that diffusers and PEFT use → entries by ComfyUI's names, with the prefix.
 
         Raises DeltaError if the base has no such weight, or one of another shape.
         """
-        check_known(entries, self.own_shapes)
+        check_known(entries, self.diffusers_shapes)
         for name, entry in entries.items():
-            if entry.shape != self.own_shapes[name]:
+            if entry.shape != self.diffusers_shapes[name]:
                 raise DeltaError(
-                    f"'{name}' has shape {list(self.own_shapes[name])} in '{self.label}', but {list(entry.shape)} in "
-                    "the file. The file was made for another model: give the base it was made for."
+                    f"'{name}' has shape {list(self.diffusers_shapes[name])} in '{self.label}', but "
+                    f"{list(entry.shape)} in the file. The file was made for another model: give the base it was made "
+                    "for."
                 )
         named = to_comfy(entries, self.parts) if self.parts else entries
         return {PREFIX + name: entry for name, entry in named.items()}
 
-    def _joined_shapes(self, own_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    def _joined_shapes(self, diffusers_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Shapes of ComfyUI's weights, every one of whose parts is there."""
         shapes: dict[str, Shape] = {}
         found: dict[str, int] = {}
-        for own, part in self.parts.items():
-            shape = self._possible(own, part.whole_shape(own_shapes[own]))
+        for name, part in self.parts.items():
+            shape = self._possible(name, part.whole_shape(diffusers_shapes[name]))
             if shapes.setdefault(part.name, shape) != shape:
-                self._possible(own, None)
-            found[part.name] = found.get(part.name, 0) + math.prod(own_shapes[own])
+                self._possible(name, None)
+            found[part.name] = found.get(part.name, 0) + math.prod(diffusers_shapes[name])
         incomplete = [name for name, shape in shapes.items() if found[name] != math.prod(shape)]
         if incomplete:
             raise DeltaError(f"'{self.label}' lacks a part of '{incomplete[0]}'. Download the model again.")
         return shapes
 
-    def _possible(self, own: str, shape: Shape | None) -> Shape:
+    def _possible(self, name: str, shape: Shape | None) -> Shape:
         if shape is None:
-            raise DeltaError(f"'{own}' in '{self.label}' has a shape that its family of models does not have.")
+            raise DeltaError(f"'{name}' in '{self.label}' has a shape that its family of models does not have.")
         return shape
 
 

@@ -21,13 +21,13 @@ class Part(NamedTuple):
         """Shape of the whole weight, from that of this part; None if the part cannot have it."""
         return self._scaled(shape, self.whole, self.size)
 
-    def own_shape(self, whole_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    def part_shape(self, whole_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Shape of this part, from that of the whole weight; None if the weight cannot be divided so."""
         return self._scaled(whole_shape, self.size, self.whole)
 
-    def begin(self, own_shape: tuple[int, ...]) -> int:
+    def begin(self, part_shape: tuple[int, ...]) -> int:
         """Flat position in the whole weight at which this part begins."""
-        return math.prod(own_shape) // self.size * self.first
+        return math.prod(part_shape) // self.size * self.first
 
     def _scaled(self, shape: tuple[int, ...], times: int, by: int) -> tuple[int, ...] | None:
         if self.whole == 1 and not self.swapped:

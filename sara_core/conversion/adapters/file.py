@@ -75,16 +75,16 @@ class _Module:
     def change(self, source: Source, base: Base) -> torch.Tensor:
         """The change of the whole weight that this part of it makes."""
         shape = base.shapes[self.place.name]
-        own_shape = self.place.own_shape(shape) or ()
+        part_shape = self.place.part_shape(shape) or ()
         tensors = {part: source.tensor(name) for part, name in self.tensors.items() if part != "alpha"}
         alpha = Alpha(_number(source, self.tensors["alpha"])) if "alpha" in self.tensors else self.alpha
-        own = change(self.name, tensors, own_shape, alpha, lambda: self._weight(base))
-        own = dense_to_comfy(own, self.place)
-        if own_shape == shape:
-            return own
+        of_part = change(self.name, tensors, part_shape, alpha, lambda: self._weight(base))
+        of_part = dense_to_comfy(of_part, self.place)
+        if part_shape == shape:
+            return of_part
         whole = torch.zeros(shape)
-        begin = self.place.begin(own_shape)
-        whole.view(-1)[begin : begin + own.numel()] = own.reshape(-1)
+        begin = self.place.begin(part_shape)
+        whole.view(-1)[begin : begin + of_part.numel()] = of_part.reshape(-1)
         return whole
 
     def _weight(self, base: Base) -> torch.Tensor:
@@ -135,7 +135,7 @@ def _add(file: AdapterFile, name: str, tensors: dict[str, str], place: Part) -> 
     weight = {part: found for part, found in tensors.items() if part not in others}
     if weight:
         file.modules.setdefault(place.name, []).append(_Module(name, weight | scale, place, alpha))
-    of_bias = {own: tensors[part] for part, own in _OF_BIAS.items() if part in tensors}
+    of_bias = {made: tensors[part] for part, made in _OF_BIAS.items() if part in tensors}
     if "lora_bias" in tensors:
         beside = {"beside": tensors["down"]} if "down" in tensors else {}
         of_bias |= {"lora_bias": tensors["lora_bias"]} | beside | scale
@@ -170,9 +170,9 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
     ia3 = {name.removesuffix(_ON_INPUT) for name in names if name.endswith(_ON_INPUT)}
     for name in names:
         ending = next((ending for ending in _BY_LENGTH if name.endswith(ending)), None)
-        stem, _, own = name.rpartition(".")
-        if stem in ia3 and own in _OF_IA3:
-            module, part = stem, _OF_IA3[own]
+        stem, _, last = name.rpartition(".")
+        if stem in ia3 and last in _OF_IA3:
+            module, part = stem, _OF_IA3[last]
         elif ending is not None:
             module, part = name.removesuffix(ending), ADAPTER_PARTS[ending]
         elif name.endswith(NORM_SCALE):

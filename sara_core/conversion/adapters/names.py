@@ -36,9 +36,9 @@ def places(base: Base) -> dict[str, Part]:
             found[alias] = Part(name)
         for module, part in (*_flux(name, base.shapes[name]), *_z_image(name, base.shapes[name])):
             found |= dict.fromkeys(_aliases(module, _COMFY, _COMFY_FLAT), part)
-    for own, part in (base.parts | diffusers_aliases(base.shapes)).items():
-        if own.endswith(WEIGHT):
-            module = own.removesuffix(WEIGHT)
+    for diffusers_name, part in (base.parts | diffusers_aliases(base.shapes)).items():
+        if diffusers_name.endswith(WEIGHT):
+            module = diffusers_name.removesuffix(WEIGHT)
             for alias in _aliases(module, _DIFFUSERS, _DIFFUSERS_FLAT):
                 found.setdefault(alias, part)
             if ".to_" in module:

@@ -35,12 +35,12 @@ def read(content: Mapping[str, Any]) -> dict[str, SparseEntry]:
 
 
 def whole_weights(content: Mapping[str, Any], base: Base) -> Iterator[tuple[str, torch.Tensor]]:
-    """(own name, dense change) of the weights that the file replaces as a whole."""
+    """(the model's own name, dense change) of the weights that the file replaces as a whole."""
     for name, tensor in content["abs"].items():
-        shape = base.own_shapes.get(name)
+        shape = base.diffusers_shapes.get(name)
         if shape is None or not is_plain(tensor, VALUE_DTYPES) or tuple(tensor.shape) != shape:
             raise DeltaError(f"The file's weight '{name}' does not fit '{base.label}'. Give the base it was made for.")
-        yield name, tensor.detach().float() - base.own_weight(name).float()
+        yield name, tensor.detach().float() - base.diffusers_weight(name).float()
 
 
 def _entry(name: str, diff: Any) -> SparseEntry:

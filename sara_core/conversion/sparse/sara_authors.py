@@ -48,7 +48,7 @@ def read(content: Mapping, base: Base) -> dict[str, SparseEntry]:
     Raises DeltaError for damaged files, and if the base is not the one the file was trained on: the error names the
     first layer whose number of values does not fit.
     """
-    theta, order = threshold(content), parameter_order(base.own_shapes)
+    theta, order = threshold(content), parameter_order(base.diffusers_shapes)
     count = len(content) - 1
     if count != len(order):
         raise DeltaError(
@@ -60,8 +60,8 @@ def read(content: Mapping, base: Base) -> dict[str, SparseEntry]:
         final = content.get(number)
         if not is_plain(final, VALUE_DTYPES, 1):
             raise DeltaError(f"The file's values of '{name}' (parameter {number}) are missing or damaged.")
-        entries[name] = _entry(name, final.detach(), base.own_weight(name), theta, base.label)
-    return base.from_own(entries)
+        entries[name] = _entry(name, final.detach(), base.diffusers_weight(name), theta, base.label)
+    return base.from_diffusers(entries)
 
 
 def _entry(name: str, final: torch.Tensor, weight: torch.Tensor, theta: float, label: str) -> SparseEntry:

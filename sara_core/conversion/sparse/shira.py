@@ -34,12 +34,12 @@ def read(source: Source, base: Base) -> dict[str, SparseEntry]:
     entries = {}
     for layer, tensors in layers.items():
         name = layer + WEIGHT
-        shape = base.own_shapes.get(name)
+        shape = base.diffusers_shapes.get(name)
         if shape is None or len(shape) != 2:
             raise DeltaError(f"'{base.label}' has no Linear layer '{layer}'. Give the base that the file was made for.")
         values, indices = (tensors[part] for part in (_VALUES, _INDICES))
         entries[name] = _entry(name, source.tensor(values), source.tensor(indices), shape)
-    return base.from_own(entries)
+    return base.from_diffusers(entries)
 
 
 def _entry(name: str, values: torch.Tensor, indices: torch.Tensor, shape: tuple[int, ...]) -> SparseEntry:

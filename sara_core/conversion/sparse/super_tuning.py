@@ -72,10 +72,10 @@ def read(source: Source, base: Base) -> dict[str, SparseEntry]:
     entries = {}
     for layer, tensors in layer_names(names, {_VALUES, _INDICES}).items():
         name = layer + WEIGHT
-        if len(base.own_shapes.get(name, ())) != 2:
+        if len(base.diffusers_shapes.get(name, ())) != 2:
             raise DeltaError(f"'{base.label}' has no Linear layer '{layer}'. Give the base that the file was made for.")
         values, positions = source.tensor(tensors[_VALUES]), source.tensor(tensors[_INDICES])
         if positions.dtype not in (torch.int32, torch.int64) or values.dtype not in VALUE_DTYPES or values.dim() != 1:
             raise DeltaError(f"The file's layer '{layer}' is damaged: no list of values with positions.")
-        entries[name] = sorted_entry(name, positions.long(), values, base.own_shapes[name])
-    return base.from_own(entries)
+        entries[name] = sorted_entry(name, positions.long(), values, base.diffusers_shapes[name])
+    return base.from_diffusers(entries)

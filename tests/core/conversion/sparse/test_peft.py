@@ -86,13 +86,13 @@ def delta_for(folder, layers, share=0.02, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with opened_base(folder) as base:
         entries = {}
-        for name, shape in base.own_shapes.items():
+        for name, shape in base.diffusers_shapes.items():
             if any(layer in name for layer in layers):
                 numel = math.prod(shape)
                 chosen = torch.randperm(numel, generator=generator)[: max(1, round(share * numel))].sort().values
                 values = torch.randn(len(chosen), generator=generator)
                 entries[name] = SparseEntry(chosen.to(torch.int32), values, shape)
-        return SparseDelta(base.from_own(entries))
+        return SparseDelta(base.from_diffusers(entries))
 
 
 @pytest.mark.parametrize("name", MODELS)
