@@ -12,10 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", metavar="BASE", help="a .safetensors file or a diffusers folder")
     parser.add_argument("tuned", metavar="TUNED", help="the same, of the model that was tuned from it")
     parser.add_argument("target", metavar="OUT", help="the delta, a .safetensors file")
-    rule = parser.add_mutually_exclusive_group()
-    rule.add_argument("--density", type=float, help="keep the largest changes, this share of the model, such as 0.01")
-    rule.add_argument("--count", type=int, help="keep the largest changes, this many")
-    rule.add_argument("--support", metavar="DELTA", help="keep exactly the positions of this delta file")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--density", type=float, help="keep the largest changes, this share of the model, such as 0.01")
+    amount.add_argument("--count", type=int, help="keep the largest changes, this many")
+    amount.add_argument("--support", metavar="DELTA", help="keep exactly the positions of this delta file")
 
 
 def run(arguments: argparse.Namespace) -> str:

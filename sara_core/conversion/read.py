@@ -12,7 +12,7 @@ from ..delta import metadata as keys
 from ..delta.translate import to_comfy
 from ..errors import DeltaError
 from ..extraction.extract import extract_with_report
-from ..extraction.thin import Thinned, thin
+from ..extraction.largest_changes import Kept, keep_largest
 from ..files import kinds, torch_file
 from ..files.source import Source, model_files, opened
 from ..models.base import Base, opened_base
@@ -136,8 +136,8 @@ class _Reading:
     def _of_adapter(self, source: Source) -> Conversion:
         with self._opened_base("A LoRA or weight difference") as base:
             adapter = opened_adapter(source, base, alphas_of(self.path, source.metadata))
-            thinned = self._thinned(adapter.changes, len(adapter.modules), base)
-            made = self._made(thinned.entries, base, "A LoRA or weight difference", thinned.lost)
+            kept = self._kept(adapter.changes, len(adapter.modules), base)
+            made = self._made(kept.entries, base, "A LoRA or weight difference", kept.lost)
             made.left_out = adapter.left_out
             return made
 
@@ -145,8 +145,8 @@ class _Reading:
         what = "Super-Tuning with a LoRA"
         with self._opened_base(what) as base:
             hybrid = super_tuning.Hybrid(source, base, alphas_of(self.path, source.metadata))
-            thinned = self._thinned(hybrid.changes, len(hybrid), base)
-            return self._made(thinned.entries, base, what, thinned.lost)
+            kept = self._kept(hybrid.changes, len(hybrid), base)
+            return self._made(kept.entries, base, what, kept.lost)
 
     def _of_original(self, content: Mapping) -> Conversion:
         self._refuse_density()
@@ -163,8 +163,8 @@ class _Reading:
             return self._made(named, None, what)
         with self._opened_base("LT-SFT with whole weights in it") as base:
             if content.get("abs"):
-                thinned = self._thinned(lambda: lt_sft.whole_weights(content, base), len(content["abs"]), base)
-                entries, lost = entries | thinned.entries, thinned.lost
+                kept = self._kept(lambda: lt_sft.whole_weights(content, base), len(content["abs"]), base)
+                entries, lost = entries | kept.entries, kept.lost
             else:
                 self._refuse_density()
             return self._made(base.from_diffusers(entries), base, what, lost)
@@ -194,8 +194,8 @@ class _Reading:
         if self.density is not None:
             raise DeltaError(f"'{self.path.name}' is sparse already and loses nothing: leave the density out.")
 
-    def _thinned(self, changes: Callable[[], Iterator], number: int, base: Base) -> Thinned:
-        """thin(), telling how far the `number` changes have been read in the three times that it asks for them."""
+    def _kept(self, changes: Callable[[], Iterator], number: int, base: Base) -> Kept:
+        """keep_largest(), telling how far the `number` changes have been read in the three times that it may ask."""
         done, steps = 0, 3 * number
 
         def counted():
@@ -206,10 +206,10 @@ class _Reading:
                 tell(done, steps)
 
         tell = self.on_progress or (lambda done, total: None)
-        thinned = thin(counted, self.density, base.elements)
+        kept = keep_largest(counted, self.density, base.elements)
         if done < steps:  # a reading that was not needed counts as done
             tell(steps, steps)
-        return thinned
+        return kept
 
     def _unknown(self) -> DeltaError:
         return DeltaError(

@@ -21,7 +21,7 @@ from ..errors import DeltaError
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
 from ..tensors.elements import gather
-from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
+from .largest_changes import LargestChanges
 
 # What the metadata of a support say of the base, which an extract on it shares.
 _OF_BASE = (keys.FAMILY, keys.BASE, keys.BASE_IDENTITY, keys.BASE_NAME)
@@ -53,6 +53,13 @@ class ExtractionReport:
     def relative_error(self) -> float:
         """‖tuned − (base + delta)‖ / ‖tuned − base‖ (Frobenius norms), 0 … 1."""
         return math.sqrt(max(0.0, 1.0 - self.squared_share))
+
+    def add_kept(self, chunk: Chunk, mask: torch.Tensor) -> None:
+        """Count a chunk of which the elements in `mask`, bool [n], are kept."""
+        left_out = chunk.change.masked_fill(mask, 0)
+        self.largest_left_out = max(self.largest_left_out, float(left_out.abs().max()))
+        _, exact = exact_change(chunk.base[mask], chunk.tuned[mask])
+        self.inexact += int((~exact).sum())
 
     def text(self) -> str:
         """The report for people."""
@@ -110,39 +117,36 @@ def extract_with_report(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[SparseDelta, ExtractionReport]:
     """As `extract`, with a report. `on_progress` is called with steps done and steps in all, and may raise to stop."""
-    given = {"density": density, "count": count, "support": support}
-    given = {rule: value for rule, value in given.items() if value is not None}
-    _check_rule(given)
+    amount = {"density": density, "count": count, "support": support}
+    amount = {name: value for name, value in amount.items() if value is not None}
+    _check_amount(amount)
     with model_weights(base, "the base model") as one, model_weights(tuned, "the tuned model") as other:
         comparison = Comparison(one, other)
-        steps = _Steps(comparison, {"support": 1, "all": 2}.get(next(iter(given), "all"), 3), on_progress)
+        steps = _Steps(comparison, {"support": 1, "all": 2}.get(next(iter(amount), "all"), 3), on_progress)
         report = ExtractionReport(comparison.elements, other_parts=comparison.other_parts())
-        histogram = _survey(steps, report)
+        changes = _all_changes(steps, report)
         if support is not None:
-            entries = _on_support(comparison, support, histogram, report)
+            entries = _on_support(comparison, support, changes.squares, report)
         else:
             wanted = count if count is not None else round((density or 1.0) * report.elements)
-            cut = LargestCut(bound=0, room=0)  # every change
-            if wanted < report.changed:
-                cut = largest_cut(histogram, (chunk.change for chunk in steps.chunks()), max(1, wanted))
-            entries = _largest(steps, cut, histogram, report)
+            entries, report.squared_share = changes.keep(wanted, report.add_kept)
         steps.finish()
         report.kept = sum(len(entry.indices) for entry in entries.values())
-        rule = {"support": support.nnz} if support is not None else given
-        record = {"base": one.label, "tuned": other.label, **rule, "squared_share": report.squared_share}
+        recorded = {"support": support.nnz} if support is not None else amount
+        record = {"base": one.label, "tuned": other.label, **recorded, "squared_share": report.squared_share}
         metadata = {keys.FAMILY: one.family} if one.family else {}
     if support is not None:
         metadata |= {key: text for key, text in support.metadata.items() if key in _OF_BASE}
     return SparseDelta(entries, {**metadata, keys.EXTRACTION: json.dumps(record, ensure_ascii=False)}), report
 
 
-def _check_rule(given: Mapping) -> None:
-    if len(given) > 1:
-        raise DeltaError(f"Give at most one of density, count and support (got {', '.join(given)}).")
-    if "count" in given and given["count"] < 1:
-        raise DeltaError(f"The count must be at least 1, not {given['count']}.")
-    if "density" in given and not 0 < given["density"] <= 1:
-        raise DeltaError(f"The density must be above 0 and at most 1, not {given['density']}.")
+def _check_amount(amount: Mapping) -> None:
+    if len(amount) > 1:
+        raise DeltaError(f"Give at most one of density, count and support (got {', '.join(amount)}).")
+    if "count" in amount and amount["count"] < 1:
+        raise DeltaError(f"The count must be at least 1, not {amount['count']}.")
+    if "density" in amount and not 0 < amount["density"] <= 1:
+        raise DeltaError(f"The density must be above 0 and at most 1, not {amount['density']}.")
 
 
 class _Steps:
@@ -164,46 +168,17 @@ class _Steps:
             self.on_progress(self.total, self.total)
 
 
-def _survey(steps: _Steps, report: ExtractionReport) -> MagnitudeHistogram:
-    """All differences by magnitude, and into the report how many there are and the largest."""
-    histogram = MagnitudeHistogram()
-    for chunk in steps.chunks():
-        histogram.add(chunk.change)
-        report.changed += int(torch.count_nonzero(chunk.change))
-        report.largest = max(report.largest, float(chunk.change.abs().max()))
-    if report.changed == 0:
+def _all_changes(steps: _Steps, report: ExtractionReport) -> LargestChanges:
+    """All differences, counted, and in the report how many there are and the largest."""
+    changes = LargestChanges(steps.chunks)
+    if changes.changed == 0:
         raise DeltaError("Both models have the same diffusion model: there is nothing to extract. Choose another one.")
-    return histogram
-
-
-def _largest(
-    steps: _Steps, cut: LargestCut, histogram: MagnitudeHistogram, report: ExtractionReport
-) -> dict[str, SparseEntry]:
-    parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    shapes, squares = {}, 0.0
-    for chunk in steps.chunks():
-        mask = cut.mask(chunk.change)
-        squares += float(chunk.change[mask].double().square().sum())
-        report.largest_left_out = max(report.largest_left_out, float(chunk.change.masked_fill(mask, 0).abs().max()))
-        if mask.any():
-            shapes[chunk.pair.name] = chunk.pair.shape
-            parts.setdefault(chunk.pair.name, []).append(_chosen(chunk, mask, report))
-    report.squared_share = squares / float(histogram.squares.sum())
-    return {
-        name: SparseEntry(*(torch.cat(vectors) for vectors in zip(*found)), shapes[name])
-        for name, found in parts.items()
-    }
-
-
-def _chosen(chunk: Chunk, mask: torch.Tensor, report: ExtractionReport) -> tuple[torch.Tensor, torch.Tensor]:
-    (places,) = torch.where(mask)
-    change, exact = exact_change(chunk.base[places], chunk.tuned[places])
-    report.inexact += int((~exact).sum())
-    return (places + chunk.start).to("cpu", torch.int32), change.cpu()
+    report.changed, report.largest = changes.changed, changes.largest
+    return changes
 
 
 def _on_support(
-    comparison: Comparison, support: SparseDelta, histogram: MagnitudeHistogram, report: ExtractionReport
+    comparison: Comparison, support: SparseDelta, all_squares: float, report: ExtractionReport
 ) -> dict[str, SparseEntry]:
     pairs = {pair.name: pair for pair in comparison.pairs}
     entries, squares = {}, 0.0
@@ -215,5 +190,5 @@ def _on_support(
         report.inexact += int((~exact).sum())
         squares += float(change.double().square().sum())
         entries[found] = SparseEntry(indices, change, pairs[found].shape)
-    report.squared_share = squares / float(histogram.squares.sum())
+    report.squared_share = squares / all_squares
     return entries

@@ -100,6 +100,16 @@ class Chunk:
     tuned: torch.Tensor
     change: torch.Tensor
 
+    @property
+    def name(self) -> str:
+        """The weight's, as a delta calls it."""
+        return self.pair.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole weight."""
+        return self.pair.shape
+
 
 class Comparison:
     """The diffusion models in `base` and `tuned`, checked to have the same weights.

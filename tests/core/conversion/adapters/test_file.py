@@ -11,7 +11,7 @@ from sara_core.conversion.adapters.names import places
 from sara_core.conversion.read import read
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
-from sara_core.extraction.thin import thin
+from sara_core.extraction.largest_changes import keep_largest
 from sara_core.models.base import opened_base
 from tests.support.adapter_files import (
     CONVOLUTION, LINEAR, MODULE, adapter_file, dense, family_file, locon, loha, lokr, lora, random,
@@ -172,7 +172,7 @@ def test_the_cut_is_over_all_weights_together(tmp_path, sd15):
 def test_a_change_that_becomes_infinite_in_float32_is_refused():
     change = torch.tensor([0.0, 1e300, 0.0, 0.0], dtype=torch.float64)
     with pytest.raises(DeltaError, match="'w' has values that are NaN or infinite"):
-        thin(lambda: [("w", change)], 0.5, 4)
+        keep_largest(lambda: [("w", change)], 0.5, 4)
 
 
 def test_without_a_density_it_asks_for_one(tmp_path, sd15):
