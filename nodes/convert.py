@@ -2,12 +2,14 @@
 
 from comfy_api.latest import io, ui
 
-from ..sara_core.conversion import read as convert
-from ..sara_core.conversion import write as export
+from ..sara_core.conversion.read import read_delta
+from ..sara_core.conversion.registry import OWN, READERS, WRITERS, format_names
+from ..sara_core.conversion.request import DEFAULT_RANK
+from ..sara_core.conversion.write import write_delta
 from ..sara_core.errors import DeltaError
-from .host import folders, unsaved
-from .host import model_files as foreign
+from .host import folders, model_files, unsaved
 from .host.progress import show_text, shown_progress
+from .host.remedies import REMEDIES
 from .sockets import SaraDelta
 
 NONE = "none"
@@ -16,13 +18,14 @@ NONE = "none"
 class SaRAConvert(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        models = foreign.base_names()
+        models = model_files.base_names()
+        others = ", ".join(name for name in format_names() if name not in READERS[OWN].names)
         return io.Schema(
             node_id="SaRAConvert",
             display_name="SaRA Convert",
             category="model/merging",
             description="Makes a SaRA delta of a file of another kind, which it recognises by itself (the SaRA "
-            "authors' .pt, SHiRA, Super-Tuning, LT-SFT, LoRA, LyCORIS, .diff, a tuned model), and saves it, or "
+            f"authors' .pt, {others}, a tuned model), and saves it, or "
             "another delta, as a SaRA file, as dense differences, as a LoRA, or as SHiRA for PEFT.",
             search_aliases=["convert sara", "lora to sara", "sara to lora", "import delta", "export delta", "shira"],
             is_output_node=True,
@@ -30,7 +33,7 @@ class SaRAConvert(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file_name",
-                    options=[NONE, *foreign.adapter_names(), *models],
+                    options=[NONE, *model_files.adapter_names(), *models],
                     tooltip="The file to convert: in models/loras, or a tuned model. None if a delta is connected.",
                 ),
                 io.Combo.Input(
@@ -50,14 +53,14 @@ class SaRAConvert(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "to",
-                    options=[NONE, *export.FORMATS],
-                    default="sara",
+                    options=[NONE, *WRITERS],
+                    default=OWN,
                     tooltip="What to save: sara for SaRA Loader; diff for Load LoRA of any ComfyUI, as large as the "
                     "model; lora, which is small but only near; shira, a folder for PEFT; none saves nothing.",
                 ),
                 io.Int.Input(
                     "rank",
-                    default=export.DEFAULT_RANK,
+                    default=DEFAULT_RANK,
                     min=1,
                     max=4096,
                     tooltip="Of the LoRA. The higher, the nearer it is and the larger its file.",
@@ -84,26 +87,28 @@ class SaRAConvert(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file_name, base_name, **others):
-        paths = [foreign.foreign_path(file_name)] if file_name != NONE else []
-        paths += [foreign.base_path(base_name)] if base_name != NONE else []
+        paths = [model_files.foreign_path(file_name)] if file_name != NONE else []
+        paths += [model_files.base_path(base_name)] if base_name != NONE else []
         return [folders.fingerprint(path) for path in paths]
 
     @classmethod
     def execute(cls, file_name, base_name, density, to, rank, filename_prefix, delta=None) -> io.NodeOutput:
-        base, on_progress = None if base_name == NONE else foreign.base_path(base_name), shown_progress()
+        base, on_progress = None if base_name == NONE else model_files.base_path(base_name), shown_progress()
         lines = []
         if delta is None:
             if file_name == NONE:
                 raise DeltaError("SaRA Convert has nothing to convert: choose a file, or connect a delta.")
-            conversion = convert.read(foreign.foreign_path(file_name), base, density / 100 or None, on_progress)
+            conversion = read_delta(
+                model_files.foreign_path(file_name), base, density / 100 or None, on_progress, REMEDIES
+            )
             delta = conversion.delta
             lines.append(conversion.text())
         if to != NONE:
-            paths = folders.output_paths(filename_prefix, "" if to == "shira" else folders.ENDING)
             path, report = folders.save_new(
-                paths, lambda path: export.write(delta, path, to, base, rank, on_progress, overwrite=False)
+                folders.output_paths(filename_prefix, WRITERS[to].ending),
+                lambda path: write_delta(delta, path, to, base, rank, on_progress, overwrite=False),
             )
-            if to == "sara":
+            if to == OWN:
                 unsaved.saved(delta)
             lines.append(report)
             saved = f"Saved as output/{folders.relative_to_output(path)}"

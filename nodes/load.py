@@ -7,6 +7,7 @@ from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError
 from .host import folders, identity, patching
 from .host.progress import show_text
+from .host.remedies import advice
 from .sockets import SaraDelta
 
 _STRENGTH_TOOLTIP = (
@@ -26,7 +27,7 @@ class _LastRead:
         kept = self._kept
         if kept is None or kept[0] != key:
             kept = self._kept = None  # let go of the old one before the new one takes memory
-            kept = self._kept = key, SparseDelta.load(path)
+            kept = self._kept = key, SparseDelta.load(path, advice)
         return kept[1]
 
 

@@ -33,3 +33,8 @@ def readable_size(size: int) -> str:
 def rounded(value: float) -> str:
     """A number not below 0 with at most two digits after the point: 0.23, 1.2, 23."""
     return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def capitalised(text: str) -> str:
+    """As a sentence begins: "a whole model" → "A whole model"; what is large already stays so."""
+    return text[:1].upper() + text[1:]

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from benchmarks.fuzz_ import mutations
 from benchmarks.fuzz_.exploration import Target
-from sara_core.conversion import read as convert
+from sara_core.conversion.read import read_delta
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta import file_v1
 from sara_core.delta import metadata as keys
@@ -40,7 +40,7 @@ def targets(folder: Path) -> Iterator[Target]:
     base_path.write_bytes(save(base))
 
     def imported(path: Path, density: float | None = None) -> None:
-        _check_sound(convert.read(path, base_path, density).delta)
+        _check_sound(read_delta(path, base_path, density).delta)
 
     def thinned(path: Path) -> None:
         imported(path, 0.5)

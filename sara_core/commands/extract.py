@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..delta import SparseDelta
 from ..extraction.extract import extract_with_report
+from .remedies import load_delta
 
 HELP = "make a delta of a tuned model and its base"
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> str:
     """Extract and save; returns the report."""
     delta, report = extract_with_report(
         arguments.base, arguments.tuned, density=arguments.density, count=arguments.count,
-        support=None if arguments.support is None else SparseDelta.load(arguments.support),
+        support=None if arguments.support is None else load_delta(arguments.support),
     )  # fmt: skip
     delta.save(arguments.target)
     return report.text()

@@ -9,6 +9,7 @@ from ..delta import SparseDelta
 from ..delta.describe import describe
 from ..models import identity as base_identity
 from ..models.base import opened_base
+from .remedies import load_delta
 
 HELP = "say what a delta file is"
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Describe the file, in text or as JSON."""
-    delta = SparseDelta.load(arguments.file)
+    delta = load_delta(arguments.file)
     facts, size = describe(delta), arguments.file.stat().st_size
     verdict = None if arguments.base is None else _verdict(delta, arguments.base)
     if arguments.json:

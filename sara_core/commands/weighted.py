@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..delta import SparseDelta
+from .remedies import load_delta
 
 
 class WeightedFile(NamedTuple):
@@ -30,4 +31,4 @@ class WeightedFile(NamedTuple):
 
     def load(self) -> SparseDelta:
         """The delta in the file; raises DeltaError if it is none."""
-        return SparseDelta.load(self.path)
+        return load_delta(self.path)

@@ -5,13 +5,14 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 
 from ..errors import DeltaError, UnsupportedModelError
 from ..names.resolve import resolve
 from ..tensors.elements import has_own_operations, memory_span, shared_count, union_sum
+from ..wording import listed
 from . import file_v1
 from .entry import SparseEntry, check_entry
 from .in_place import InPlaceChange
@@ -19,6 +20,13 @@ from .in_place import InPlaceChange
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
 
 WRITABLE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _advice(names: Collection[str]) -> str:
+    """What a script does with a file of these tensors that is not a delta, or not only one."""
+    if file_v1.is_delta(names):
+        return "Get the delta in a file of its own."
+    return f"Its tensors are called {listed(names)}: sara_core.conversion.read.read_delta makes deltas of other files."
 
 
 class SparseDelta:
@@ -36,11 +44,16 @@ class SparseDelta:
             raise DeltaError("A delta's metadata must map text to text; convert numbers with str() or json.dumps().")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "SparseDelta":
-        """Read a `.safetensors` delta file; raises DeltaError if it is missing, damaged or not a SaRA file."""
+    def load(cls, path: str | os.PathLike, advice: Callable[[Collection[str]], str] = _advice) -> "SparseDelta":
+        """Read a `.safetensors` delta file; raises DeltaError if it is missing, damaged or not a SaRA file.
+
+        advice: what people can do with a file that is not only a delta, by the names of its tensors: a sentence in
+            their words, for the error
+        """
         delta = cls({})
         try:
-            delta.entries, delta.metadata = file_v1.read(path)  # checked there: a second time would cost a fifth of it
+            # Checked there: a second time would cost a fifth of it.
+            delta.entries, delta.metadata = file_v1.read(path, advice)
         except DeltaError as error:
             raise DeltaError(f"Cannot load '{os.path.basename(path)}'. {error}") from error
         return delta

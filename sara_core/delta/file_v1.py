@@ -5,7 +5,7 @@ import os
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from ..errors import DeltaError
-from ..files import atomic, container, kinds
+from ..files import atomic, container
 from ..names.resolve import WEIGHT
 from . import metadata as keys
 from . import modelspec
@@ -67,10 +67,15 @@ def write(
         container.write(file, tensors, metadata)
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, SparseEntry], dict[str, str]]:
-    """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file."""
+def read(
+    path: str | os.PathLike, advice: Callable[[Collection[str]], str]
+) -> tuple[dict[str, SparseEntry], dict[str, str]]:
+    """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file.
+
+    advice: what to do with a file that is not only a delta, by the names of its tensors: a sentence for the error
+    """
     with container.opened(path) as file:
-        parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys())]  # mapped, not read yet
+        parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys(), advice)]  # mapped, not read yet
         count = sum(len(part.values) for part in parts)
         # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
         return dict(map(_entry, parts, _each(_stream, parts, count))), file.metadata() or {}
@@ -86,7 +91,12 @@ def part_names(stem: str) -> list[str]:
     return [part_name(stem, part) for part in PARTS]
 
 
-def stems(names: Iterable[str]) -> list[str]:
+def is_delta(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names is a delta of this version or another, whatever is in it beside."""
+    return any(_PART_NAME.fullmatch(name) for name in names)
+
+
+def stems(names: Iterable[str], advice: Callable[[Collection[str]], str]) -> list[str]:
     """The stems of all entries. Raises DeltaError unless every tensor belongs to a complete version 1 entry."""
     names = list(names)
     found: dict[str, set[str]] = {}
@@ -100,11 +110,11 @@ def stems(names: Iterable[str]) -> list[str]:
         else:
             found.setdefault(match["stem"], set()).add(match["part"])
     if not found:
-        raise DeltaError(f"It is not a SaRA delta. {kinds.describe(names)}")
+        raise DeltaError(f"It is not a SaRA delta. {advice(names)}")
     if foreign:
         raise DeltaError(
             f"Besides the delta it has {len(foreign)} tensors that are not SaRA's (such as '{foreign[0]}'). "
-            "Load it with the Load LoRA node, which takes both."
+            + advice(names)
         )
     for stem, parts in found.items():
         for part in PARTS:

@@ -2,7 +2,7 @@
 
 LoRA (arXiv 2106.09685) and its form for convolutions, LoCon; LoHa and LoKr of LyCORIS (arXiv 2309.14859), each with
 or without a Tucker core; differences and whole weights; and what depends on the base's weight: dora, oft, glora, ia3.
-Tensors by the names of `ADAPTER_PARTS` (files/kinds.py), in float32.
+Tensors by the names of `PARTS` (parts.py), in float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,15 +36,15 @@ def change(
     """
     if unknown := {tensor.dtype for tensor in tensors.values()} - _STORED:
         raise _damaged(module, f"it is stored as {unknown.pop()}")
-    made = [first for first in _RULES if any(part.startswith(first) for part in tensors)]
-    if not made:
+    kinds = [kind for kind in _KINDS if any(part.startswith(kind) for part in tensors)]
+    if not kinds:
         raise _damaged(module, "it has no weight")
     relative = any(part in _RELATIVE for part in tensors)
-    if relative and len(made) > 1 or len(_MAGNITUDES.keys() & tensors.keys()) > 1:
+    if relative and len(kinds) > 1 or len(_MAGNITUDES.keys() & tensors.keys()) > 1:
         raise _damaged(module, f"it is of several kinds ({', '.join(sorted(tensors))})")
     meta = {part: torch.empty(tensor.shape, device="meta") for part, tensor in tensors.items()}
     try:
-        _total(made, meta, alpha, torch.empty(shape, device="meta"))
+        _total(kinds, meta, alpha, torch.empty(shape, device="meta"))
     except _OtherShape as error:
         raise _damaged(module, f"it is no change of a weight of shape {list(shape)}, the base's") from error
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
@@ -53,7 +53,7 @@ def change(
     if broken := [part for part, tensor in wide.items() if not all_finite(tensor)]:  # a division could hide it later
         raise _damaged(module, f"it has values that are NaN or infinite ({', '.join(broken)})")
     try:
-        return _total(made, wide, alpha, weight() if relative else torch.empty(shape, device="meta"))
+        return _total(kinds, wide, alpha, weight() if relative else torch.empty(shape, device="meta"))
     except torch.linalg.LinAlgError as error:
         raise _damaged(module, "its numbers make no rotation") from error
 
@@ -62,11 +62,11 @@ class _OtherShape(Exception):
     """A change of another shape than the weight's."""
 
 
-def _total(rules: list[str], t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
-    """weight: only its shape counts, unless a rule depends on it"""
+def _total(kinds: list[str], t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
+    """weight: only its shape counts, unless a kind depends on it"""
     total = None
-    for rule in rules:
-        one = _RULES[rule](t, alpha, weight)
+    for kind in kinds:
+        one = _KINDS[kind](t, alpha, weight)
         if one.numel() != weight.numel() or one.shape[:1] != weight.shape[:1]:
             raise _OtherShape
         one = one.reshape(weight.shape)
@@ -123,7 +123,8 @@ def _product(t: Tensors, name: str, core: str) -> torch.Tensor:
     return torch.einsum("ij...,jr,ip->pr...", t[core], b, a)
 
 
-_RULES: dict[str, Callable[[Tensors, Alpha, torch.Tensor], torch.Tensor]] = {
+# How the names of its parts begin → the change of one kind.
+_KINDS: dict[str, Callable[[Tensors, Alpha, torch.Tensor], torch.Tensor]] = {
     "up": _lora,
     "lora_bias": _lora_bias,
     "hada_": _loha,

@@ -10,7 +10,6 @@ import torch
 
 from ...delta.translate import dense_to_comfy, dense_to_diffusers
 from ...errors import DeltaError
-from ...files.kinds import ADAPTER_PARTS
 from ...files.source import Source
 from ...models.base import Base
 from ...names.parts import Part
@@ -19,9 +18,10 @@ from ...wording import listed
 from .alpha import Alpha
 from .change import change
 from .names import is_text_encoder, places
+from .parts import PARTS
 from .peft_settings import Alphas
 
-_BY_LENGTH = sorted(ADAPTER_PARTS, key=len, reverse=True)
+_BY_LENGTH = sorted(PARTS, key=len, reverse=True)
 _UNREADABLE = {
     ".oft_diag": "OFT of an early LyCORIS, whose versions meant different things by it",
     ".lora_E": "AdaLoRA",
@@ -64,7 +64,7 @@ class AdapterFile:
 class _Module:
     """One module of the file.
 
-    tensors: part (of ADAPTER_PARTS) → name in the file; place: of its weight; alpha: where the file has none
+    tensors: part (of PARTS) → name in the file; place: of its weight; alpha: where the file has none
     """
 
     name: str
@@ -174,7 +174,7 @@ def _modules(names: list[str]) -> dict[str, dict[str, str]]:
         if stem in ia3 and last in _OF_IA3:
             module, part = stem, _OF_IA3[last]
         elif ending is not None:
-            module, part = name.removesuffix(ending), ADAPTER_PARTS[ending]
+            module, part = name.removesuffix(ending), PARTS[ending]
         elif name.endswith(NORM_SCALE):
             module, part = name.removesuffix(".scale"), "set"
         elif whole := _WHOLE.fullmatch(name):

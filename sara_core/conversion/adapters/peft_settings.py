@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeltaError
+from ..peft import CONFIG
 from .alpha import Alpha
 
-_CONFIG = "adapter_config.json"
 # Where diffusers puts the same settings, behind the name of the part of the pipeline.
 _METADATA, _PARTS = "lora_adapter_metadata", ("unet.", "transformer.", "")
 # What stands before a module's name in the files of either.
@@ -62,7 +62,7 @@ def alphas_of(path: Path, metadata: Mapping[str, str]) -> Alphas:
     """
     if settings := _diffusers(metadata):
         return Alphas(settings)
-    config = path.with_name(_CONFIG)
+    config = path.with_name(CONFIG)
     settings = _parsed(config.read_text(encoding="utf-8", errors="replace")) if config.is_file() else {}
     peft_type = settings.get("peft_type")
     return Alphas(settings, peft_type) if isinstance(peft_type, str) and peft_type in _ALPHA_NAMES else Alphas()
@@ -80,7 +80,7 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise DeltaError(f"The settings beside the LoRA ({_CONFIG}) are damaged. Get them again.") from error
+        raise DeltaError(f"The settings beside the LoRA ({CONFIG}) are damaged. Get them again.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -95,10 +95,10 @@ def _patterns(settings: Mapping[str, Any], name: str) -> list[tuple[re.Pattern, 
     """Regular expressions, as PEFT completes them, and the number that each stands for."""
     patterns = settings.get(name) or {}
     if not isinstance(patterns, dict) or any(_number(value) is None for value in patterns.values()):
-        raise DeltaError(f"The settings beside the LoRA ({_CONFIG}) have no numbers in their {name}. Get them again.")
+        raise DeltaError(f"The settings beside the LoRA ({CONFIG}) have no numbers in their {name}. Get them again.")
     if len(patterns) > _MOST_PATTERNS or sum(map(bool, map(_CHOICE.search, patterns))) > _MOST_WITH_CHOICES:
         raise DeltaError(
-            f"The settings beside the LoRA ({_CONFIG}) have too many patterns in their {name}. Write the names of the "
+            f"The settings beside the LoRA ({CONFIG}) have too many patterns in their {name}. Write the names of the "
             "modules there instead."
         )
     return [(_compiled(pattern), _number(value)) for pattern, value in patterns.items()]
@@ -112,7 +112,7 @@ def _compiled(pattern: str) -> re.Pattern:
         return re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise DeltaError(
-            f"The pattern '{pattern[:_LONGEST]}' in the settings beside the LoRA ({_CONFIG}) cannot be used ({error}). "
+            f"The pattern '{pattern[:_LONGEST]}' in the settings beside the LoRA ({CONFIG}) cannot be used ({error}). "
             "Write the names of the modules there instead."
         ) from error
 

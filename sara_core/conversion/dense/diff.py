@@ -6,11 +6,25 @@ Of the module `diffusion_model.<module>` the file has the change of its weight a
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
-from ...delta import SparseEntry
+from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
 from ...files import atomic, container
 from ...names.resolve import BIAS, PREFIX, WEIGHT, prefix_of
+from ..formats import Writer
+from ..request import WriteRequest
+
+
+class DiffWriter(Writer):
+    """Every change as a dense float32 tensor."""
+
+    summary = "dense differences, bit for bit, as large as the model"
+
+    def write(self, delta: SparseDelta, path: Path, request: WriteRequest) -> str:
+        """With the metadata of a LoRA, which programs take it for."""
+        write(path, delta.entries, modelspec.as_lora(delta.metadata), request.overwrite)
+        return f"Saved '{path.name}': {path.stat().st_size / 1e6:,.0f} MB of dense differences."
 
 
 def write(

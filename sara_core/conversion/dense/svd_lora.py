@@ -8,17 +8,34 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from ...delta import SparseEntry
+from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
 from ...errors import DeltaError
 from ...files import atomic, container
 from ...names.resolve import PREFIX, WEIGHT
+from ..formats import Writer
+from ..request import WriteRequest
 from .diff import diff_name, host_names
 
 _STORED = torch.float16
+
+
+class LoraWriter(Writer):
+    """The nearest LoRA of at most the rank asked for, float16."""
+
+    summary = "a LoRA, small but only near"
+
+    def write(self, delta: SparseDelta, path: Path, request: WriteRequest) -> str:
+        """The report has the error of each layer, and of all."""
+        metadata = modelspec.as_lora(delta.metadata)
+        errors = write(path, delta.entries, request.rank, metadata, request.on_progress, request.overwrite)
+        lines = [f"{error:8.2%}  {name}" for name, error in errors.layers.items()]
+        overall = f"{errors.overall:8.2%}  relative error of the LoRA of rank {request.rank} over all changes"
+        return "\n".join([*lines, overall])
 
 
 @dataclass

@@ -6,8 +6,7 @@ import torch
 
 from ...delta import SparseEntry
 from ...errors import DeltaError
-
-PREFIX = "base_model.model."
+from ..peft import PREFIX
 
 
 def layer_names(names: list[str], endings: set[str]) -> dict[str, dict[str, str]]:

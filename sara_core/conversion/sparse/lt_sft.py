@@ -12,17 +12,69 @@ import torch
 
 from ...delta import SparseEntry
 from ...delta.entry import VALUE_DTYPES, check_shape
+from ...delta.translate import to_comfy
 from ...errors import DeltaError
 from ...files.torch_file import is_plain
 from ...models.base import Base
+from ...names.diffusers import diffusers_parts
+from ...names.resolve import PREFIX
+from ..foreign_file import ForeignFile
+from ..formats import Reader
+from ..request import ReadRequest
+from ..result import Conversion
 from .entries import sorted_entry
 
-FILE = "pytorch_diff.bin"
+
+class LtSftReader(Reader):
+    """A file with changes alone, whose names and shapes are in it: a base only tells whether it fits."""
+
+    called = "LT-SFT"
+    names = ("LT-SFT",)
+    needs_base = False
+    files_in_folder = ("pytorch_diff.bin",)
+
+    def recognises(self, file: ForeignFile) -> bool:
+        """By what its entries are called."""
+        return _is_lt_sft(file.content) and not _has_whole_weights(file.content)
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """Exactly its changes; without a base, by the names they have where their family is not known."""
+        entries = read(file.content)
+        if request.base is not None:
+            return request.made(request.base.from_diffusers(entries))
+        parts = diffusers_parts({name: entry.shape for name, entry in entries.items()})
+        if parts:
+            entries = {PREFIX + name: entry for name, entry in to_comfy(entries, parts).items()}
+        return request.made(entries)
 
 
-def is_lt_sft(content: Any) -> bool:
-    """Whether this is what such a file holds."""
+class WholeWeightsReader(Reader):
+    """A file that has whole weights beside the changes, which are changes only beside the base's."""
+
+    called = LtSftReader.called
+    title = "LT-SFT with whole weights in it"
+    takes_density = True
+    files_in_folder = LtSftReader.files_in_folder
+
+    def recognises(self, file: ForeignFile) -> bool:
+        """By what its entries are called."""
+        return _is_lt_sft(file.content) and _has_whole_weights(file.content)
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """All its sparse changes, and the largest of those that whole weights make."""
+        content, base = file.content, request.base
+        entries = read(content)
+        kept = request.keep_largest(lambda: whole_weights(content, base), len(content["abs"]))
+        return request.made(base.from_diffusers(entries | kept.entries), kept.lost)
+
+
+def _is_lt_sft(content: Any) -> bool:
     return isinstance(content, dict) and "diffs" in content and set(content) <= {"diffs", "abs"}
+
+
+def _has_whole_weights(content: Mapping) -> bool:
+    whole = content.get("abs")
+    return isinstance(whole, dict) and len(whole) > 0
 
 
 def read(content: Mapping[str, Any]) -> dict[str, SparseEntry]:

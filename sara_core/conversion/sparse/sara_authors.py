@@ -18,10 +18,29 @@ from ...files.torch_file import is_plain
 from ...models.base import Base
 from ...models.comparison import exact_change
 from ...names.parameter_order import parameter_order
+from ..foreign_file import ForeignFile
+from ..formats import Reader
+from ..request import ReadRequest
+from ..result import Conversion
 
 _THRESHOLD = "threshold"
 # Parameters of the published UNets, which tell what a file was trained on.
 _MODELS = {686: "SD 1.x or SD 2.x", 1680: "SDXL"}
+
+
+class SaraAuthorsReader(Reader):
+    """A file that torch.save wrote, recognised by what it holds."""
+
+    called = "A file of the SaRA authors' code"
+    names = ("SaRA",)
+
+    def recognises(self, file: ForeignFile) -> bool:
+        """By its threshold and its numbered tensors."""
+        return is_original(file.content)
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """Exactly its changes."""
+        return request.made(read(file.content, request.base))
 
 
 def is_original(content: Any) -> bool:

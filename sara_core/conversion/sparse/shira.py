@@ -15,17 +15,65 @@ from pathlib import Path
 
 import torch
 
-from ...delta import SparseEntry
+from ...delta import SparseDelta, SparseEntry
 from ...delta.entry import VALUE_DTYPES
+from ...delta.translate import to_diffusers
 from ...errors import DeltaError, NameTakenError
 from ...files import atomic, container
 from ...files.source import Source
-from ...models.base import Base
-from ...names.resolve import WEIGHT
-from .entries import PREFIX, layer_names, sorted_entry
+from ...models.base import Base, opened_base
+from ...names.diffusers import diffusers_parts
+from ...names.resolve import WEIGHT, prefix_of
+from ..foreign_file import ForeignFile
+from ..formats import Reader, Sign, Writer
+from ..peft import CONFIG, PREFIX, WEIGHT_FILES, WEIGHTS
+from ..remedies import CONVERT
+from ..request import ReadRequest, WriteRequest
+from ..result import Conversion
+from .entries import layer_names, sorted_entry
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _VALUES, _INDICES = ".shira_weight", ".shira_indices"
+
+
+class ShiraReader(Reader):
+    """A file of PEFT's, or its folder."""
+
+    called = "SHiRA"
+    names = ("SHiRA",)
+    signs = (Sign("a sparse adapter of PEFT", CONVERT, (_VALUES,)),)
+    files_in_folder = WEIGHT_FILES
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """Exactly its changes."""
+        return request.made(read(file.source, request.base))
+
+
+class ShiraWriter(Writer):
+    """A folder that PEFT loads."""
+
+    summary = "a folder that PEFT loads, with Linear layers only"
+    ending = ""
+
+    def write(self, delta: SparseDelta, path: Path, request: WriteRequest) -> str:
+        """By the names of diffusers where they are known; the report has what SHiRA cannot hold."""
+        prefix = prefix_of(delta.entries)
+        entries = {name.removeprefix(prefix): entry for name, entry in delta.entries.items()}
+        shapes = {name: entry.shape for name, entry in entries.items()}
+        if request.base_path is not None:
+            with opened_base(request.base_path) as base:
+                shapes = base.shapes
+        if parts := diffusers_parts(shapes):
+            entries = to_diffusers(entries, parts)
+        left_out = set(write(path, entries, request.overwrite))
+        squares = {name: float(entry.values.double().square().sum()) for name, entry in entries.items()}
+        lost = sum(squares[name] for name in left_out) / (sum(squares.values()) or 1.0)
+        lines = [f"Saved {len(entries) - len(left_out)} Linear layers for PEFT in '{path.name}'."]
+        if left_out:
+            lines.append(
+                f"Left out, because SHiRA holds Linear layers only: {len(left_out)} other parameters with {lost:.2%} "
+                "of the squared change."
+            )
+        return "\n".join(lines)
 
 
 def read(source: Source, base: Base) -> dict[str, SparseEntry]:

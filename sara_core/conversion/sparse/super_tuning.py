@@ -17,14 +17,55 @@ from ...models.base import Base
 from ...names.resolve import PREFIX, WEIGHT
 from ...tensors.elements import add_sparse_
 from ..adapters.file import AdapterFile, opened_adapter
-from ..adapters.peft_settings import Alphas
+from ..adapters.peft_settings import Alphas, alphas_of
+from ..foreign_file import ForeignFile
+from ..formats import Reader, Sign
+from ..peft import WEIGHT_FILES
+from ..remedies import CONVERT
+from ..request import ReadRequest
+from ..result import Conversion
 from .entries import layer_names, sorted_entry
 
 _VALUES, _INDICES, _LORA = ".supertuning_values", ".supertuning_indices", ".supertuning_lora_"
 
 
-def is_hybrid(names: Collection[str]) -> bool:
-    """Whether there is a LoRA in the file, so that its change is not sparse."""
+class SuperTuningReader(Reader):
+    """A file of PEFT's with sparse changes alone."""
+
+    called = "Super-Tuning"
+    names = ("Super-Tuning",)
+    signs = (Sign("a sparse adapter of PEFT", CONVERT, (_VALUES,)),)
+    files_in_folder = WEIGHT_FILES
+
+    def recognises(self, file: ForeignFile) -> bool:
+        """By its values, without a LoRA."""
+        return super().recognises(file) and not _is_hybrid(file.names)
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """Exactly its changes."""
+        return request.made(read(file.source, request.base))
+
+
+class HybridReader(Reader):
+    """A file of PEFT's with a LoRA in it, so that its change is not sparse."""
+
+    called = "Super-Tuning with a LoRA"
+    signs = SuperTuningReader.signs
+    takes_density = True
+    files_in_folder = SuperTuningReader.files_in_folder
+
+    def recognises(self, file: ForeignFile) -> bool:
+        """By its values, with a LoRA."""
+        return super().recognises(file) and _is_hybrid(file.names)
+
+    def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
+        """The largest changes of both together."""
+        hybrid = Hybrid(file.source, request.base, alphas_of(file.path, file.source.metadata))
+        kept = request.keep_largest(hybrid.changes, len(hybrid))
+        return request.made(kept.entries, kept.lost)
+
+
+def _is_hybrid(names: Collection[str]) -> bool:
     return any(_LORA in name for name in names)
 
 

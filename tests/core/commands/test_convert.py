@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sara_core.__main__ import main
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from tests.support.family_models import FAMILIES
@@ -34,7 +34,7 @@ def test_two_models_in_any_form_give_their_difference(tmp_path, make, forms):
         folder if form == "folder" else checkpoint_file(tmp_path / f"{folder.name}.safetensors", weights_of(folder))
         for folder, form in zip(folders, forms)
     )
-    conversion = read(tuned, base)
+    conversion = read_delta(tuned, base)
     weights = weights_of(base)
     conversion.delta.apply_(weights)
     assert_equal_weights(weights, weights_of(tuned))
@@ -43,7 +43,7 @@ def test_two_models_in_any_form_give_their_difference(tmp_path, make, forms):
 
 def test_a_density_cuts_the_difference_and_reports_what_is_lost(tmp_path):
     base, tuned = pipeline_folder(tmp_path / "base", small_unet()), tuned_folder(tmp_path / "tuned", small_unet)
-    whole, cut = read(tuned, base), read(tuned, base, density=0.005)
+    whole, cut = read_delta(tuned, base), read_delta(tuned, base, density=0.005)
     elements = sum(weight.numel() for weight in weights_of(base).values())
     assert cut.delta.nnz == round(0.005 * elements) < whole.delta.nnz and whole.lost == pytest.approx(0)
     squares = [sum(float(e.values.double().square().sum()) for e in c.delta.entries.values()) for c in (whole, cut)]
@@ -55,7 +55,7 @@ def test_a_model_with_parameters_called_alpha_is_still_a_model(tmp_path):
     tuned = {name: tensor + 1 for name, tensor in base.items()}
     save_file(base, tmp_path / "base.safetensors")
     save_file(tuned, tmp_path / "tuned.safetensors")
-    assert read(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors").source == "A whole model"
+    assert read_delta(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors").source == "A whole model"
 
 
 def delta_file(path, weights):
@@ -124,7 +124,7 @@ def test_what_is_none_of_the_kinds_is_refused_by_name(tmp_path, what):
     else:
         save_file({"latent": torch.zeros(3)}, path)
     with pytest.raises(DeltaError, match="thing"):
-        read(path, pipeline_folder(tmp_path / "base", small_unet()))
+        read_delta(path, pipeline_folder(tmp_path / "base", small_unet()))
 
 
 @pytest.fixture(scope="module")

@@ -119,27 +119,29 @@ def test_a_damaged_entry_among_many_is_found_in_threads_too(tmp_path, monkeypatc
         SparseDelta.load(write(tmp_path / "x.safetensors", {**sound, **spoilt}))
 
 
-@pytest.mark.parametrize("what, words", [("newer version", "Update SaRA"), ("foreign tensors beside", "Load LoRA")])
+@pytest.mark.parametrize("what, words", [("newer version", "Update SaRA"), ("foreign tensors beside", "its own")])
 def test_the_remedy_is_named(tmp_path, what, words):
     with pytest.raises(DeltaError, match=words):
         SparseDelta.load(write(tmp_path / "x.safetensors", HOSTILE[what]))
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("lora_unet_a.lora_up.weight", "a LoRA.*Load LoRA"),
-        ("a.lora_A.weight", "a LoRA.*Load LoRA"),
-        ("a.hada_w1_a", "LyCORIS.*Load LoRA"),
-        ("a.diff", "difference.*Load LoRA"),
-        ("model.diffusion_model.out.2.weight", "checkpoint.*Load Checkpoint"),
-        ("double_blocks.0.weight", "weights of a model.*Load Diffusion Model"),
-        ("latent", "SaRA Save"),
-    ],
-)
-def test_foreign_files_are_named_for_what_they_are(tmp_path, name, words):
-    with pytest.raises(DeltaError, match=words):
-        SparseDelta.load(write(tmp_path / "x.safetensors", {name: torch.zeros(2)}))
+def test_a_file_that_is_no_delta_is_told_by_its_tensors(tmp_path):
+    with pytest.raises(DeltaError, match="not a SaRA delta. Its tensors are called a.lora_A.weight: .*read_delta"):
+        SparseDelta.load(write(tmp_path / "x.safetensors", {"a.lora_A.weight": torch.zeros(2)}))
+
+
+@pytest.mark.parametrize("what", ["foreign tensors beside", "foreign tensors alone"])
+def test_whoever_loads_says_what_to_do_with_a_foreign_file(tmp_path, what):
+    tensors = HOSTILE.get(what, {"x.lora_up.weight": torch.zeros(3)})
+    asked = []
+
+    def advice(names):
+        asked.append(set(names))
+        return "Ask your aunt."
+
+    with pytest.raises(DeltaError, match=r"^Cannot load 'x.safetensors'\. .*\. Ask your aunt\.$"):
+        SparseDelta.load(write(tmp_path / "x.safetensors", tensors), advice)
+    assert asked == [set(tensors)]
 
 
 def tiny_delta():

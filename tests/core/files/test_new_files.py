@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sara_core import SparseDelta, SparseEntry
-from sara_core.conversion import write as export
+from sara_core.conversion.write import write_delta
 from sara_core.errors import DeltaError, NameTakenError
 from sara_core.files import atomic, container
 from sara_core.models.bake import bake
@@ -33,10 +33,10 @@ def writers(checkpoint):
     return {
         "save": lambda path: delta().save(path, overwrite=False),
         "bake": lambda path: bake(checkpoint, path, delta(), overwrite=False),
-        "sara": lambda path: export.write(delta(), path, "sara", overwrite=False),
-        "diff": lambda path: export.write(delta(), path, "diff", overwrite=False),
-        "lora": lambda path: export.write(delta(), path, "lora", overwrite=False),
-        "shira": lambda path: export.write(delta(), path.with_suffix(""), "shira", overwrite=False),
+        "sara": lambda path: write_delta(delta(), path, "sara", overwrite=False),
+        "diff": lambda path: write_delta(delta(), path, "diff", overwrite=False),
+        "lora": lambda path: write_delta(delta(), path, "lora", overwrite=False),
+        "shira": lambda path: write_delta(delta(), path.with_suffix(""), "shira", overwrite=False),
     }
 
 
@@ -148,14 +148,14 @@ def test_a_failed_shira_export_leaves_no_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(container, "write", full)
     with pytest.raises(DeltaError, match="disk is full"):
-        export.write(delta(), tmp_path / "x", "shira")
+        write_delta(delta(), tmp_path / "x", "shira")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shira_folder_whose_parent_is_a_file_is_refused_not_tried_for_ever(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DeltaError, match="cannot be made") as raised:
-        export.write(delta(), tmp_path / "file" / "x", "shira", overwrite=False)
+        write_delta(delta(), tmp_path / "file" / "x", "shira", overwrite=False)
     assert not isinstance(raised.value, NameTakenError)
 
 

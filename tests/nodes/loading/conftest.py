@@ -18,6 +18,7 @@ def pack(comfy):
         DeltaError=errors.DeltaError,
         UnsupportedModelError=errors.UnsupportedModelError,
         patching=comfy.pack_module("nodes.host.patching"),
+        file_v1=comfy.pack_module("sara_core.delta.file_v1"),
     )
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from benchmarks.fuzz_.mutations import safetensors_file
 from sara_core.conversion.adapters.names import places
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from sara_core.extraction.largest_changes import keep_largest
@@ -73,7 +73,7 @@ def hosts_changes(model, path):
 def test_every_kind_changes_a_weight_as_in_comfyui(tmp_path, sd15, kind):
     model, base = sd15
     path = adapter_file(tmp_path / "x.safetensors", MODULE[4 if kind in CONVOLUTIONS else 2], KINDS[kind]())
-    ours, hosts = dense(read(path, base, density=1.0).delta), hosts_changes(model, path)
+    ours, hosts = dense(read_delta(path, base, density=1.0).delta), hosts_changes(model, path)
     assert ours.keys() == hosts.keys() and len(ours) == 1
     for name in ours:
         assert torch.count_nonzero(ours[name]) == ours[name].numel()
@@ -86,7 +86,7 @@ def test_lokr_with_a_core_too(tmp_path, sd15):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[4], tensors)
     second = torch.einsum("abkl,bc,ar->rckl", tensors[".lokr_t2"], tensors[".lokr_w2_b"], tensors[".lokr_w2_a"])
     first = (tensors[".lokr_w1_a"] @ tensors[".lokr_w1_b"])[:, :, None, None]
-    (ours,) = dense(read(path, sd15[1], density=1.0).delta).values()
+    (ours,) = dense(read_delta(path, sd15[1], density=1.0).delta).values()
     torch.testing.assert_close(ours, torch.kron(first, second.contiguous()) * 1.5)
 
 
@@ -135,7 +135,7 @@ def test_parts_of_a_fused_weight_add_up_to_one(tmp_path, comfy):
         tensors |= {f"single_transformer_blocks.0.{module}{part}": tensor for part, tensor in lora(rows, 128).items()}
     tensors |= {f"norm_out.linear{part}": tensor for part, tensor in lora(256, 128).items()}
     path = adapter_file(tmp_path / "x.safetensors", "transformer.", tensors)
-    ours, hosts = dense(read(path, base, density=0.9).delta), hosts_changes(FAMILIES["Flux"].model(), path)
+    ours, hosts = dense(read_delta(path, base, density=0.9).delta), hosts_changes(FAMILIES["Flux"].model(), path)
     assert ours.keys() == hosts.keys() and len(ours) == 2
     for name in ours:
         torch.testing.assert_close(ours[name], hosts[name], rtol=1e-5, atol=1e-4)
@@ -144,25 +144,25 @@ def test_parts_of_a_fused_weight_add_up_to_one(tmp_path, comfy):
 def test_the_density_keeps_the_largest_changes_and_reports_what_is_lost(tmp_path, sd15):
     base = sd15[1]
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], lora(*LINEAR))
-    whole = dense(read(path, base, density=1.0).delta)[MODULE[2] + ".weight"].view(-1)
+    whole = dense(read_delta(path, base, density=1.0).delta)[MODULE[2] + ".weight"].view(-1)
     with opened_base(base) as opened:
         count = round(0.01 * opened.elements)
     assert count < len(whole)
-    conversion = read(path, base, density=0.01)
+    conversion = read_delta(path, base, density=0.01)
     (entry,) = conversion.delta.entries.values()
     kept = whole.abs().topk(count).indices.sort().values
     assert torch.equal(entry.indices.long(), kept) and torch.equal(entry.values, whole[kept])
     lost = 1 - float(whole[kept].double().square().sum() / whole.double().square().sum())
     assert conversion.lost == pytest.approx(lost) and f"{lost:.2%}" in conversion.text()
-    assert not read(path, base, density=1.0).lost
+    assert not read_delta(path, base, density=1.0).lost
 
 
 def test_the_cut_is_over_all_weights_together(tmp_path, sd15):
     large = {MODULE[2] + part: tensor * 10 for part, tensor in lora(*LINEAR).items()}
     small = {MODULE[4] + part: tensor for part, tensor in lora(*CONVOLUTION).items()}
     path = adapter_file(tmp_path / "x.safetensors", "", large | small)
-    entries = read(path, sd15[1], density=0.005).delta.entries
-    changes = dense(read(path, sd15[1], density=1.0).delta)
+    entries = read_delta(path, sd15[1], density=0.005).delta.entries
+    changes = dense(read_delta(path, sd15[1], density=1.0).delta)
     smallest = min(float(entry.values.abs().min()) for entry in entries.values())
     for name, change in changes.items():
         above = change.abs() >= smallest
@@ -178,27 +178,27 @@ def test_a_change_that_becomes_infinite_in_float32_is_refused():
 def test_without_a_density_it_asks_for_one(tmp_path, sd15):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], lora(*LINEAR))
     with pytest.raises(DeltaError, match="100% .*Choose a density"):
-        read(path, sd15[1])
+        read_delta(path, sd15[1])
     for density in (0, -0.1, 1.5, math.nan):
         with pytest.raises(DeltaError, match="density must be"):
-            read(path, sd15[1], density=density)
+            read_delta(path, sd15[1], density=density)
     with pytest.raises(DeltaError, match="beside the base model"):
-        read(path, density=0.1)
+        read_delta(path, density=0.1)
 
 
 def test_a_text_encoders_modules_are_left_out_and_counted(tmp_path, sd15):
     text = {"lora_te_text_model_encoder_layers_0_mlp_fc1" + part: tensor for part, tensor in lora(9, 9).items()}
     path = adapter_file(tmp_path / "x.safetensors", "", text | {MODULE[2] + p: t for p, t in lora(*LINEAR).items()})
-    conversion = read(path, sd15[1], density=0.1)
+    conversion = read_delta(path, sd15[1], density=0.1)
     assert len(conversion.left_out) == 1 and "1 modules of the text encoder" in conversion.text()
     with pytest.raises(DeltaError, match="only text encoders"):
-        read(adapter_file(tmp_path / "text.safetensors", "", text), sd15[1], density=0.1)
+        read_delta(adapter_file(tmp_path / "text.safetensors", "", text), sd15[1], density=0.1)
 
 
 def test_modules_that_the_base_lacks_are_named(tmp_path, sd15):
     path = adapter_file(tmp_path / "x.safetensors", "lora_unet_down_blocks_3_resnets_0_conv1", lora(*CONVOLUTION))
     with pytest.raises(DeltaError, match="down_blocks_3_resnets_0_conv1.*Give the base model"):
-        read(path, sd15[1], density=0.1)
+        read_delta(path, sd15[1], density=0.1)
 
 
 HOSTILE = {
@@ -247,7 +247,7 @@ HOSTILE = {
 def test_hostile_files_are_refused(tmp_path, sd15, what):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], HOSTILE[what])
     with pytest.raises(DeltaError):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_hostile_files_are_refused(tmp_path, sd15, what):
 def test_what_cannot_be_converted_is_called_by_its_name(tmp_path, sd15, what, words):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], HOSTILE[what])
     with pytest.raises(DeltaError, match=words):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 @pytest.mark.parametrize("dtype, bits", [("C64", 64), ("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F4", 4), ("BOOL", 8)])
@@ -275,7 +275,7 @@ def test_numbers_of_strange_kinds_are_read_or_refused(tmp_path, sd15, dtype, bit
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors_file(tensors, {}))
     with pytest.raises(DeltaError):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 def test_a_small_file_that_claims_a_large_tensor_takes_no_memory(tmp_path, sd15):
@@ -284,18 +284,18 @@ def test_a_small_file_that_claims_a_large_tensor_takes_no_memory(tmp_path, sd15)
     tensors[MODULE[2] + ".lokr_w1_a"] = torch.zeros(1, dtype=torch.float16).expand(2**20, 2**20)
     torch.save(tensors, tmp_path / "x.pt")
     with pytest.raises(DeltaError):
-        read(tmp_path / "x.pt", sd15[1], density=0.5)
+        read_delta(tmp_path / "x.pt", sd15[1], density=0.5)
 
 
 def test_progress_is_told_and_may_stop_it(tmp_path, sd15):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], lora(*LINEAR))
     for density in (0.01, 1.0):
         seen = []
-        read(path, sd15[1], density=density, on_progress=lambda done, total: seen.append((done, total)))
+        read_delta(path, sd15[1], density=density, on_progress=lambda done, total: seen.append((done, total)))
         assert seen == [(1, 3), (2, 3), (3, 3)]
 
     def stop(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        read(path, sd15[1], density=0.1, on_progress=stop)
+        read_delta(path, sd15[1], density=0.1, on_progress=stop)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from sara_core.models.base import opened_base
 from sara_core.names.diffusers import diffusers_parts, family
@@ -70,7 +70,7 @@ def test_a_file_of_usos_changes_what_it_changes_in_comfyui(comfy, tmp_path):
     base = family_file(DEEP, tmp_path / "base.safetensors")
     modules = xlabs_double(0) | xlabs_double(18) | xlabs_single(0) | xlabs_single(37)
     path = saved(tmp_path / "uso.safetensors", factors(modules, "up.weight", "down.weight"))
-    names = assert_same_as_the_hosts(read(path, base, density=1.0).delta, DEEP.model(), path)
+    names = assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, DEEP.model(), path)
     assert len(names) == len(modules)
 
 
@@ -81,9 +81,9 @@ def test_xlabs_names_are_those_of_the_same_layers(comfy, tmp_path):
     layers = {f"diffusion_model.double_blocks.0.{stream}_attn.{layer}": (rows, WIDTH)  # in the same order
               for layer, rows in (("qkv", 3 * WIDTH), ("proj", WIDTH)) for stream in ("img", "txt")}  # fmt: skip
     plain = saved(tmp_path / "plain.safetensors", factors(layers, "lora_up.weight", "lora_down.weight"))
-    ours = dense(read(path, base, density=1.0).delta)
+    ours = dense(read_delta(path, base, density=1.0).delta)
     assert ours.keys() == {f"{layer}.weight" for layer in layers}
-    assert_equal_weights(ours, dense(read(plain, base, density=1.0).delta))
+    assert_equal_weights(ours, dense(read_delta(plain, base, density=1.0).delta))
 
 
 def control(width):
@@ -99,14 +99,14 @@ def control(width):
 def test_a_control_lora_changes_what_it_changes_in_comfyui(comfy, tmp_path):
     base = family_file("Flux", tmp_path / "base.safetensors")
     path = saved(tmp_path / "control.safetensors", control(64))
-    names = assert_same_as_the_hosts(read(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
+    names = assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
     assert len(names) == 8
 
 
 def test_a_control_lora_that_widens_the_first_layer_is_refused_by_its_name(comfy, tmp_path):
     base = family_file("Flux", tmp_path / "base.safetensors")
     with pytest.raises(DeltaError, match="'img_in' larger.*control LoRA.*keeps every shape"):
-        read(saved(tmp_path / "control.safetensors", control(128)), base, density=0.1)
+        read_delta(saved(tmp_path / "control.safetensors", control(128)), base, density=0.1)
 
 
 def test_a_layer_that_keeps_its_size_may_say_so(comfy, tmp_path):
@@ -114,14 +114,14 @@ def test_a_layer_that_keeps_its_size_may_say_so(comfy, tmp_path):
     tensors = factors({"diffusion_model.img_in": (WIDTH, 64)}, "lora_up.weight", "lora_down.weight")
     size = {"diffusion_model.img_in.reshape_weight": torch.tensor([WIDTH, 64])}
     path = saved(tmp_path / "x.safetensors", tensors | size)
-    assert_same_as_the_hosts(read(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
+    assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
 
 
 def test_wan_funs_names_with_two_underscores_are_known(comfy, tmp_path):
     base = family_file("Wan 2.1", tmp_path / "base.safetensors")
     modules = {f"lora_unet__blocks_{block}_cross_attn_{layer}": (128, 128) for block in (0, 1) for layer in "kq"}
     path = saved(tmp_path / "fun.safetensors", factors(modules, "lora_up.weight", "lora_down.weight"))
-    assert_same_as_the_hosts(read(path, base, density=1.0).delta, FAMILIES["Wan 2.1"].model(), path)
+    assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FAMILIES["Wan 2.1"].model(), path)
 
 
 FLUX2_MODULES = {
@@ -143,7 +143,7 @@ def test_a_flux2_lora_of_diffusers_changes_what_it_changes_in_comfyui(comfy, tmp
     base = family_file(FLUX2, tmp_path / "base.safetensors")
     modules = {prefix + module: shape for module, shape in FLUX2_MODULES.items()}
     path = saved(tmp_path / "x.safetensors", factors(modules, "lora_B.weight", "lora_A.weight"))
-    assert len(assert_same_as_the_hosts(read(path, base, density=1.0).delta, FLUX2.model(), path)) == len(modules)
+    assert len(assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FLUX2.model(), path)) == len(modules)
 
 
 def test_every_name_that_comfyui_knows_for_a_module_of_flux2_is_known(comfy, tmp_path):
@@ -204,7 +204,7 @@ def test_models_whose_blocks_only_resemble_flux_keep_their_names(tmp_path, modul
     save_file(weights, tmp_path / "base.safetensors")
     path = saved(tmp_path / "x.safetensors", factors({f"transformer.{module}": (16, 16)}, "lora_B.weight",
                                                      "lora_A.weight"))  # fmt: skip
-    delta = read(path, tmp_path / "base.safetensors", density=1.0).delta
+    delta = read_delta(path, tmp_path / "base.safetensors", density=1.0).delta
     assert delta.entries.keys() == {f"diffusion_model.{module}.weight"}
 
 

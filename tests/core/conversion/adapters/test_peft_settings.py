@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from tests.support.foreign_files import pipeline_folder, small_sd3, small_unet, weights_of
 
@@ -71,7 +71,7 @@ def assert_does_the_same(file, base, tuned, folder, tolerance=1e-5):
     """Applied to the base, the delta of the file gives the weights of the tuned model."""
     before, weights = weights_of(base), weights_of(base)
     expected = weights_of(pipeline_folder(folder, tuned))
-    delta = read(file, base, density=1.0).delta
+    delta = read_delta(file, base, density=1.0).delta
     delta.apply_(weights)
     assert delta.entries.keys() == {name for name in before if not torch.equal(before[name], expected[name])}
     for name, weight in weights.items():
@@ -121,7 +121,7 @@ def test_a_super_tuning_hybrid_is_the_sum_of_its_parts(tmp_path, make, options):
     tuned = saved(make, hybrid(**options), tmp_path / "hybrid")
     assert_does_the_same(tmp_path / "hybrid", base, tuned, tmp_path / "tuned")
     with pytest.raises(DeltaError, match="Choose a density"):
-        read(tmp_path / "hybrid", base)
+        read_delta(tmp_path / "hybrid", base)
 
 
 def test_a_hybrid_without_its_settings_or_positions_says_what_to_do(tmp_path):
@@ -130,9 +130,9 @@ def test_a_hybrid_without_its_settings_or_positions_says_what_to_do(tmp_path):
     saved(small_unet, hybrid(r=2, save_precomputed_indices=False), tmp_path / "without")
     (tmp_path / "hybrid" / "adapter_config.json").unlink()
     with pytest.raises(DeltaError, match="adapter_config.json"):
-        read(tmp_path / "hybrid", base, density=0.1)
+        read_delta(tmp_path / "hybrid", base, density=0.1)
     with pytest.raises(DeltaError, match="save_precomputed_indices=True"):
-        read(tmp_path / "without", base, density=0.1)
+        read_delta(tmp_path / "without", base, density=0.1)
 
 
 LAYER = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -171,7 +171,7 @@ DAMAGED = {
 @pytest.mark.parametrize("what", DAMAGED)
 def test_damaged_settings_beside_a_lora_do_no_harm(tmp_path, base, what):
     try:
-        conversion = read(written(tmp_path / "lora", DAMAGED[what]), base, density=0.001)
+        conversion = read_delta(written(tmp_path / "lora", DAMAGED[what]), base, density=0.001)
     except DeltaError:
         return
     assert conversion.delta.nnz
@@ -199,20 +199,20 @@ PATTERNS = {
 @pytest.mark.parametrize("setting", ["alpha_pattern", "rank_pattern"])
 def test_patterns_that_are_no_patterns_or_could_take_for_ever_are_refused(tmp_path, base, what, setting):
     with pytest.raises(DeltaError, match="settings beside the LoRA"):
-        read(written(tmp_path / "lora", {**SETTINGS, setting: PATTERNS[what]}), base, density=0.1)
+        read_delta(written(tmp_path / "lora", {**SETTINGS, setting: PATTERNS[what]}), base, density=0.1)
 
 
 def test_the_worst_of_the_allowed_patterns_is_matched_in_a_moment(tmp_path, base):
     """The count of steps is bounded: this would not end in a lifetime if it were exponential."""
     patterns = {f"{'.*' * 3}{number}x": 6 for number in range(16)}
-    assert read(written(tmp_path / "lora", {**SETTINGS, "alpha_pattern": patterns}), base, density=0.1).delta.nnz
+    assert read_delta(written(tmp_path / "lora", {**SETTINGS, "alpha_pattern": patterns}), base, density=0.1).delta.nnz
 
 
 def test_the_first_pattern_that_fits_counts(tmp_path, base):
     changes = []
     for patterns in ({"to_q": 2, "attn1.to_q": 4}, {"attn1.to_q": 4, "to_q": 2}, {"o_q": 2}):
         path = written(tmp_path / "lora", {**SETTINGS, "alpha_pattern": patterns})
-        (entry,) = read(path, base, density=1.0).delta.entries.values()
+        (entry,) = read_delta(path, base, density=1.0).delta.entries.values()
         changes.append(float(entry.values[0]))
     assert changes == [2.0, 4.0, 6.0]
 
@@ -236,4 +236,4 @@ def test_hostile_hybrids_are_refused(tmp_path, base, what):
                if tensor is not None}  # fmt: skip
     path = written(tmp_path / "hybrid", {**SETTINGS, "peft_type": "SUPERTUNING"}, tensors)
     with pytest.raises(DeltaError):
-        read(path, base, density=0.5)
+        read_delta(path, base, density=0.5)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from sara_core.models.base import Base
 from tests.support.adapter_files import (
@@ -62,7 +62,7 @@ def module_of(kind):
 def test_every_kind_changes_a_weight_as_in_comfyui(tmp_path, sd15, kind):
     model, base = sd15
     path = adapter_file(tmp_path / "x.safetensors", module_of(kind), KINDS[kind]())
-    names = assert_same_as_the_hosts(read(path, base, density=1.0).delta, model, path)
+    names = assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, model, path)
     assert list(names) == [module_of(kind) + ".weight"]
 
 
@@ -78,7 +78,7 @@ def test_ia3_multiplies_channels(tmp_path, sd15, dims, on_input):
                         {".weight": factors.view(shape), ".on_input": torch.tensor(int(on_input))})  # fmt: skip
     ones = [1] * (dims - 2)
     expected = weight * (factors.view(1, -1, *ones) if on_input else factors.view(-1, 1, *ones))
-    found = dense(read(path, sd15[1], density=1.0).delta)
+    found = dense(read_delta(path, sd15[1], density=1.0).delta)
     assert list(found) == [MODULE[dims] + ".weight"]
     assert torch.equal(found[MODULE[dims] + ".weight"], expected)
 
@@ -94,14 +94,14 @@ def test_ia3_multiplies_channels(tmp_path, sd15, dims, on_input):
 def test_damaged_ia3_is_refused(tmp_path, sd15, tensors):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], tensors)
     with pytest.raises(DeltaError):
-        read(path, sd15[1], density=1.0)
+        read_delta(path, sd15[1], density=1.0)
 
 
 def test_a_square_weight_does_not_confuse_the_layouts_of_glora(tmp_path, sd15):
     """Of a rank as large as the weight is wide, where both layouts have the same shapes."""
     module, width = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q", 320
     path = adapter_file(tmp_path / "x.safetensors", module, glora(width, width, rank=width))
-    assert_same_as_the_hosts(read(path, sd15[1], density=1.0).delta, sd15[0], path)
+    assert_same_as_the_hosts(read_delta(path, sd15[1], density=1.0).delta, sd15[0], path)
 
 
 def test_what_replaces_biases_and_norms_is_read_too(tmp_path, sd15):
@@ -109,7 +109,7 @@ def test_what_replaces_biases_and_norms_is_read_too(tmp_path, sd15):
     shapes = (1280, 320)
     path = adapter_file(tmp_path / "x.safetensors", "",
                         {f"{name}.set_weight": random(shape) for name, shape in zip(names, shapes)})  # fmt: skip
-    assert_same_as_the_hosts(read(path, sd15[1], density=1.0).delta, sd15[0], path)
+    assert_same_as_the_hosts(read_delta(path, sd15[1], density=1.0).delta, sd15[0], path)
 
 
 def test_in_diffusers_names_a_part_of_a_fused_weight_changes_by_itself(tmp_path, comfy):
@@ -121,7 +121,7 @@ def test_in_diffusers_names_a_part_of_a_fused_weight_changes_by_itself(tmp_path,
         one = dora(lora(128, 128), 128, 128, by_column=by_column)
         tensors |= {f"transformer_blocks.0.{module}{part}": tensor for part, tensor in one.items()}
     path = adapter_file(tmp_path / "x.safetensors", "transformer.", tensors)
-    assert_same_as_the_hosts(read(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
+    assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
 
 
 @pytest.mark.parametrize("kind", ["DoRA by columns", "OFT", "BOFT", "GLoRA"])
@@ -131,14 +131,14 @@ def test_the_base_in_half_precision_is_taken_as_it_is(tmp_path, comfy, kind):
     whole = family_file("SD1.5", tmp_path / "whole.safetensors")
     save_file({name: tensor.half() for name, tensor in load_file(whole).items()}, tmp_path / "half.safetensors")
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], KINDS[kind]())
-    delta = read(path, tmp_path / "half.safetensors", density=1.0).delta
+    delta = read_delta(path, tmp_path / "half.safetensors", density=1.0).delta
     assert_same_as_the_hosts(delta, FAMILIES["SD1.5"].model(dtype=torch.float16), path)
 
 
 def test_the_density_cuts_them_like_any_other(tmp_path, sd15):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], dora(lora(*LINEAR), *LINEAR))
-    (whole,) = dense(read(path, sd15[1], density=1.0).delta).values()
-    conversion = read(path, sd15[1], density=0.002)
+    (whole,) = dense(read_delta(path, sd15[1], density=1.0).delta).values()
+    conversion = read_delta(path, sd15[1], density=0.002)
     (entry,) = conversion.delta.entries.values()
     kept = whole.view(-1).abs().topk(len(entry.indices)).indices.sort().values
     assert torch.equal(entry.indices.long(), kept) and torch.equal(entry.values, whole.view(-1)[kept])
@@ -150,15 +150,15 @@ def test_only_the_weights_that_a_change_depends_on_are_read(tmp_path, sd15, monk
     monkeypatch.setattr(Base, "weight", lambda base, name: seen.append(name) or weight(base, name))
     tensors = {MODULE[2] + part: tensor for part, tensor in dora(lora(*LINEAR), *LINEAR).items()}
     tensors |= {MODULE[4] + part: tensor for part, tensor in lora(*CONVOLUTION).items()}
-    read(adapter_file(tmp_path / "x.safetensors", "", tensors), sd15[1], density=0.01)
+    read_delta(adapter_file(tmp_path / "x.safetensors", "", tensors), sd15[1], density=0.01)
     assert set(seen) == {"time_embed.0.weight"}
 
 
 @pytest.mark.parametrize("kind", ["DoRA by rows", "OFT", "BOFT", "GLoRA", "weights that replace"])
 def test_without_a_base_it_says_how_to_give_one(tmp_path, kind):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], KINDS[kind]())
-    with pytest.raises(DeltaError, match="beside the base model.*base_name.*--base"):
-        read(path, density=0.1)
+    with pytest.raises(DeltaError, match="beside the base model.*give it.* as base\\."):
+        read_delta(path, density=0.1)
 
 
 def test_a_quantised_base_is_refused_by_what_depends_on_it(tmp_path, sd15):
@@ -169,9 +169,9 @@ def test_a_quantised_base_is_refused_by_what_depends_on_it(tmp_path, sd15):
     save_file(weights | {name: weights[name].to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], dora(lora(*LINEAR), *LINEAR))
     with pytest.raises(DeltaError, match="quantised.*fp16, bf16 or fp32"):
-        read(path, tmp_path / "fp8.safetensors", density=0.1)
+        read_delta(path, tmp_path / "fp8.safetensors", density=0.1)
     path = adapter_file(tmp_path / "lora.safetensors", MODULE[2], lora(*LINEAR))
-    assert read(path, tmp_path / "fp8.safetensors", density=0.1).delta.nnz
+    assert read_delta(path, tmp_path / "fp8.safetensors", density=0.1).delta.nnz
 
 
 GOOD = lora(*LINEAR)
@@ -217,7 +217,7 @@ SPOILED = {
 def test_hostile_files_are_refused(tmp_path, sd15, what):
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], SPOILED[what])
     with pytest.raises(DeltaError):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 @pytest.mark.parametrize("part, number", [
@@ -231,7 +231,7 @@ def test_numbers_that_are_none_are_refused_before_anything_is_computed(tmp_path,
     broken.view(-1)[-1] = number
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], good | {f".{part}": broken})
     with pytest.raises(DeltaError, match=rf"{MODULE[2]}' cannot be used: it has values that are NaN or infinite \("):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 @pytest.mark.bits
@@ -243,7 +243,7 @@ def test_a_rotation_without_numbers_is_refused(tmp_path, sd15, size, scale):
     blocks = random(1280 // size, size, size).clamp(-1, 1) * scale
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], {".oft_blocks": blocks})
     with pytest.raises(DeltaError, match="its numbers make no rotation"):
-        read(path, sd15[1], density=0.5)
+        read_delta(path, sd15[1], density=0.5)
 
 
 @pytest.mark.bits
@@ -253,7 +253,7 @@ def test_a_rotation_keeps_lengths_however_large_its_numbers(tmp_path, sd15, size
     blocks = random(1280 // size, size, size).clamp(-1, 1) * scale
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], {".oft_blocks": blocks})
     weight = sd15[0].model.state_dict()[MODULE[2] + ".weight"]
-    change = dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
+    change = dense(read_delta(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
     before, after = (w.double().view(-1, size, w.shape[1]).norm(dim=1) for w in (weight, weight + change))
     assert float(((after - before) / before).abs().max()) <= 1e-5
     assert float(change.norm()) > 1e-4 * float(weight.norm())
@@ -266,7 +266,7 @@ def test_a_bound_makes_a_rotation_of_numbers_of_any_size(tmp_path, sd15):
     for scale in (1e3, 1e25):
         tensors = {".oft_blocks": random(256, 5, 5) * scale, ".alpha": torch.tensor(2.0)}
         path = adapter_file(tmp_path / f"{scale}.safetensors", MODULE[2], tensors)
-        changes.append(dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"])
+        changes.append(dense(read_delta(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"])
     assert float(changes[0].norm()) > 1e-3
     torch.testing.assert_close(*changes, rtol=0, atol=1e-6)
 
@@ -284,5 +284,5 @@ def test_dora_takes_the_direction_of_a_change_of_any_size(tmp_path, sd15, by):
         expected = tuned / tuned.norm(dim=1, keepdim=True) * scale[:, None] - weight
     else:
         expected = tuned / tuned.norm(dim=0, keepdim=True) * scale - weight
-    found = dense(read(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
+    found = dense(read_delta(path, sd15[1], density=1.0).delta)[MODULE[2] + ".weight"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

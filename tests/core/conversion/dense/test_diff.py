@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sara_core.conversion.dense import svd_lora
-from sara_core.conversion.read import read
-from sara_core.conversion.write import write
+from sara_core.conversion.read import read_delta
+from sara_core.conversion.write import write_delta
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from tests.support.family_models import FAMILIES
@@ -66,7 +66,7 @@ def test_an_unmodified_comfyui_loads_what_is_written(host, comfy, tmp_path):
         weights = FAMILIES[name].state_dict(dtype=dtype)
         delta = delta_on(weights)
         jobs.append((weights, tmp_path / f"{len(jobs)}.safetensors"))
-        write(delta, jobs[-1][1], "diff")
+        write_delta(delta, jobs[-1][1], "diff")
         changed = {key: tensor.clone() for key, tensor in weights.items()}
         delta.apply_(changed)
         expected.append(changed)
@@ -112,7 +112,7 @@ def test_the_error_of_a_layer_is_the_smallest_that_its_rank_allows(tmp_path, sha
 
 def test_a_rank_as_large_as_the_layers_loses_only_the_rounding(tmp_path):
     entry = SparseEntry(torch.tensor([3, 77, 300], dtype=torch.int32), torch.tensor([1e-3, -2e-5, 0.5]), (30, 20))
-    report = write(SparseDelta({"diffusion_model.a.weight": entry}), tmp_path / "x.safetensors", "lora", rank=20)
+    report = write_delta(SparseDelta({"diffusion_model.a.weight": entry}), tmp_path / "x.safetensors", "lora", rank=20)
     tensors = load_file(tmp_path / "x.safetensors")
     assert tensors["lora_unet_a.lora_down.weight"].shape == (3, 20) and float(tensors["lora_unet_a.alpha"]) == 3
     assert "diffusion_model.a.weight" in report and "relative error of the LoRA of rank 20" in report
@@ -126,8 +126,8 @@ def test_there_and_back_through_differences_is_the_identity(comfy, tmp_path):
         base = tmp_path / "base.safetensors"
         save_file({f"model.diffusion_model.{key}": tensor for key, tensor in weights.items()}, base)
         delta = delta_on(weights)
-        write(delta, tmp_path / "x.safetensors", "diff")
-        back = read(tmp_path / "x.safetensors", base).delta
+        write_delta(delta, tmp_path / "x.safetensors", "diff")
+        back = read_delta(tmp_path / "x.safetensors", base).delta
         assert back.entries.keys() == delta.entries.keys()
         for key, entry in delta.entries.items():
             assert torch.equal(back.entries[key].indices, entry.indices)
@@ -148,7 +148,7 @@ def test_what_comfyuis_own_node_extracts_is_read(comfy, tmp_path, lora_type):
                   model_diff=difference)  # fmt: skip
     file = comfy.base / "output" / "loras" / f"{lora_type}_00001_.safetensors"
     written = load_file(file)
-    conversion = read(file, base, density=None if lora_type == "full_diff" else 1.0)
+    conversion = read_delta(file, base, density=None if lora_type == "full_diff" else 1.0)
     changes = {name: torch.zeros(entry.shape) for name, entry in conversion.delta.entries.items()}
     conversion.delta.apply_(changes)
     if lora_type == "full_diff":
@@ -172,14 +172,14 @@ def hosts_delta(comfy, delta):
 def test_a_target_of_another_ending_is_refused(tmp_path, to):
     entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (3, 4))
     with pytest.raises(DeltaError, match="safetensors"):
-        write(SparseDelta({"a.weight": entry}), tmp_path / "x.pt", to)
+        write_delta(SparseDelta({"a.weight": entry}), tmp_path / "x.pt", to)
 
 
 def test_a_disk_that_refuses_leaves_nothing(tmp_path):
     entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (3, 4))
     for to in ("diff", "lora"):
         with pytest.raises(DeltaError, match="folder does not exist"):
-            write(SparseDelta({"a.weight": entry}), tmp_path / "none" / "x.safetensors", to)
+            write_delta(SparseDelta({"a.weight": entry}), tmp_path / "none" / "x.safetensors", to)
     assert not list(tmp_path.iterdir())
 
 
@@ -187,12 +187,12 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path):
 def test_a_rank_below_one_is_refused(tmp_path, rank):
     entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (3, 4))
     with pytest.raises(DeltaError, match="at least 1"):
-        write(SparseDelta({"a.weight": entry}), tmp_path / "x.safetensors", "lora", rank=rank)
+        write_delta(SparseDelta({"a.weight": entry}), tmp_path / "x.safetensors", "lora", rank=rank)
 
 
 def test_an_empty_delta_and_an_unknown_format_are_refused(tmp_path):
     with pytest.raises(DeltaError, match="nothing to write"):
-        write(SparseDelta({}), tmp_path / "x.safetensors", "diff")
+        write_delta(SparseDelta({}), tmp_path / "x.safetensors", "diff")
     entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.ones(1), (3, 4))
     with pytest.raises(DeltaError, match="no format 'pt'"):
-        write(SparseDelta({"a.weight": entry}), tmp_path / "x.pt", "pt")
+        write_delta(SparseDelta({"a.weight": entry}), tmp_path / "x.pt", "pt")

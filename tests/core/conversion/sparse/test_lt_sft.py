@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from tests.support.foreign_files import assert_equal_weights, pipeline_folder, small_sd3, small_unet, weights_of
 
@@ -49,7 +49,7 @@ def test_a_file_of_changes_does_what_it_does_in_its_own_library(tmp_path, make, 
                tmp_path / "sft" / "pytorch_diff.bin")  # fmt: skip
     path = tmp_path / "sft" / ("pytorch_diff.bin" if form == "file" else "")
     weights = weights_of(base)
-    read(path, base).delta.apply_(weights)
+    read_delta(path, base).delta.apply_(weights)
     assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model)))
 
 
@@ -58,7 +58,7 @@ def test_without_a_base_the_names_of_the_usual_models_are_known(tmp_path):
     base = pipeline_folder(tmp_path / "base", model)
     content = {"diffs": {name: encoded(change) for name, change in tuned(model).items()}}
     torch.save(content, tmp_path / "pytorch_diff.bin")
-    alone, beside = read(tmp_path / "pytorch_diff.bin").delta, read(tmp_path / "pytorch_diff.bin", base).delta
+    alone, beside = (read_delta(tmp_path / "pytorch_diff.bin", given).delta for given in (None, base))
     assert_equal_weights({n: e.indices for n, e in alone.entries.items()},
                          {n: e.indices for n, e in beside.entries.items()})  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_names_of_another_model_stay_as_they_are(tmp_path):
     change = torch.zeros(4, 5)
     change[1, 2], change[3, 0] = 1.0, 2.0
     torch.save({"diffs": {"bert.layer.0.weight": encoded(change)}, "abs": {}}, tmp_path / "pytorch_diff.bin")
-    delta = read(tmp_path / "pytorch_diff.bin").delta
+    delta = read_delta(tmp_path / "pytorch_diff.bin").delta
     assert list(delta.entries) == ["bert.layer.0.weight"]
     assert delta.entries["bert.layer.0.weight"].indices.tolist() == [7, 15]
     assert delta.entries["bert.layer.0.weight"].values.tolist() == [1.0, 2.0]
@@ -86,10 +86,10 @@ def test_whole_weights_become_differences_from_the_base(tmp_path):
         tmp_path / "pytorch_diff.bin",
     )
     weights = weights_of(base)
-    read(tmp_path / "pytorch_diff.bin", base).delta.apply_(weights)
+    read_delta(tmp_path / "pytorch_diff.bin", base).delta.apply_(weights)
     assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model)))
     with pytest.raises(DeltaError, match="beside the base model"):
-        read(tmp_path / "pytorch_diff.bin")
+        read_delta(tmp_path / "pytorch_diff.bin")
 
 
 def test_what_other_libraries_allow_files_to_do_is_not_allowed_here(tmp_path):
@@ -99,7 +99,7 @@ def test_what_other_libraries_allow_files_to_do_is_not_allowed_here(tmp_path):
     try:
         torch.save({"diffs": {"a.weight": print}, "abs": {}}, tmp_path / "x.bin")
         with pytest.raises(DeltaError, match="plain data"):
-            read(tmp_path / "x.bin")
+            read_delta(tmp_path / "x.bin")
         assert print in torch.serialization.get_safe_globals()
     finally:
         torch.serialization.clear_safe_globals()
@@ -143,7 +143,7 @@ def base(tmp_path_factory):
 
 def test_the_untouched_change_is_sound(tmp_path, base):
     torch.save({"diffs": {NAME: SOUND}, "abs": {}}, tmp_path / "x.bin")
-    (entry,) = read(tmp_path / "x.bin", base).delta.entries.values()
+    (entry,) = read_delta(tmp_path / "x.bin", base).delta.entries.values()
     assert entry.indices.tolist() == [3 * 64, 7 * 64, 12 * 64]
 
 
@@ -151,7 +151,7 @@ def test_the_untouched_change_is_sound(tmp_path, base):
 def test_hostile_files_are_refused(tmp_path, base, what):
     torch.save({"diffs": {NAME: SOUND | HOSTILE[what]}, "abs": {}}, tmp_path / "x.bin")
     with pytest.raises(DeltaError):
-        read(tmp_path / "x.bin", base)
+        read_delta(tmp_path / "x.bin", base)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +170,4 @@ def test_hostile_files_are_refused(tmp_path, base, what):
 def test_contents_of_another_structure_are_refused(tmp_path, base, content):
     torch.save(content, tmp_path / "x.bin")
     with pytest.raises(DeltaError):
-        read(tmp_path / "x.bin", base)
+        read_delta(tmp_path / "x.bin", base)

@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from sara_core.conversion.read import read
+from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from sara_core.models.base import opened_base
 from sara_core.names.parameter_order import parameter_order
@@ -67,7 +67,7 @@ def test_both_optimizers_files_give_the_trained_model_bit_for_bit(tmp_path, save
     base, masks = pipeline_folder(tmp_path / "base", model), masks_of(model)
     trained(model, masks)
     torch.save(save(model, masks), tmp_path / "unet.pt")
-    conversion = read(tmp_path / "unet.pt", base)
+    conversion = read_delta(tmp_path / "unet.pt", base)
     weights = weights_of(base)
     conversion.delta.apply_(weights)
     assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model)))
@@ -80,7 +80,7 @@ def test_values_that_did_not_change_are_no_changes(tmp_path, case):
     torch.save(content, tmp_path / "unet.pt")
     before, after = weights_of(base), weights_of(tuned)
     differing = sum(int((before[name] != after[name]).sum()) for name in before)
-    assert 0 < read(tmp_path / "unet.pt", base).delta.nnz == differing
+    assert 0 < read_delta(tmp_path / "unet.pt", base).delta.nnz == differing
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "diffusion model", "one diffusers file", "sharded"])
@@ -100,8 +100,8 @@ def test_the_base_may_come_in_any_form(tmp_path, case, form):
         base = pipeline_folder(tmp_path / "base", small_unet(), max_shard_size="300KB")
         assert len(list((base / "unet").glob("*.safetensors"))) > 1
     assert_equal_weights(
-        {name: entry.values for name, entry in read(tmp_path / "unet.pt", base).delta.entries.items()},
-        {name: entry.values for name, entry in read(tmp_path / "unet.pt", folder).delta.entries.items()},
+        {name: entry.values for name, entry in read_delta(tmp_path / "unet.pt", base).delta.entries.items()},
+        {name: entry.values for name, entry in read_delta(tmp_path / "unet.pt", folder).delta.entries.items()},
     )
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_was_trained_in_fp16_fits_its_fp16_base(tmp_path):
     trained(model, masks)
     torch.save(second_optimizers_file(model, masks), tmp_path / "unet.pt")
     weights = weights_of(base)
-    read(tmp_path / "unet.pt", base).delta.apply_(weights)
+    read_delta(tmp_path / "unet.pt", base).delta.apply_(weights)
     assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model, variant="fp16")))
 
 
@@ -121,7 +121,7 @@ def test_an_fp16_base_of_a_file_trained_in_fp32_names_the_layer_and_asks_for_fp3
     base = checkpoint_file(tmp_path / "half.safetensors", weights_of(folder), torch.float16)
     words = r"values for '[a-z_0-9.]+\.weight'.*half.*fp16.*Give the fp32 version"
     with pytest.raises(DeltaError, match=words) as error:
-        read(tmp_path / "unet.pt", base)
+        read_delta(tmp_path / "unet.pt", base)
     named = str(error.value).split("'")[1]
     assert named in dict(small_unet().named_parameters())
 
@@ -130,14 +130,14 @@ def test_another_model_of_the_same_layout_names_the_layer_and_asks_for_the_one_t
     _, _, content = case
     torch.save(content, tmp_path / "unet.pt")
     with pytest.raises(DeltaError, match="values for 'conv_in.weight'.*exactly the model"):
-        read(tmp_path / "unet.pt", pipeline_folder(tmp_path / "other", small_unet(seed=5)))
+        read_delta(tmp_path / "unet.pt", pipeline_folder(tmp_path / "other", small_unet(seed=5)))
 
 
 def test_a_model_of_another_size_says_what_the_file_is_for(tmp_path):
     content = {"threshold": THETA, **{number: torch.zeros(1) for number in range(686)}}
     torch.save(content, tmp_path / "unet.pt")
     with pytest.raises(DeltaError, match=r"686 parameters \(SD 1.x or SD 2.x\).*base.*has \d+"):
-        read(tmp_path / "unet.pt", pipeline_folder(tmp_path / "base", small_unet()))
+        read_delta(tmp_path / "unet.pt", pipeline_folder(tmp_path / "base", small_unet()))
 
 
 def test_the_numbers_of_parameters_of_published_models_are_right():
@@ -152,7 +152,7 @@ def test_the_numbers_of_parameters_of_published_models_are_right():
 def test_without_a_base_it_asks_for_one(tmp_path, case):
     torch.save(case[2], tmp_path / "unet.pt")
     with pytest.raises(DeltaError, match="beside the base model"):
-        read(tmp_path / "unet.pt")
+        read_delta(tmp_path / "unet.pt")
 
 
 class Harmful:
@@ -189,7 +189,7 @@ HOSTILE = {
 def test_hostile_files_are_refused(tmp_path, case, capsys, what):
     torch.save(HOSTILE[what](case[2]), tmp_path / "unet.pt")
     with pytest.raises(DeltaError):
-        read(tmp_path / "unet.pt", case[0])
+        read_delta(tmp_path / "unet.pt", case[0])
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_members_that_are_compressed_or_lie_are_refused(tmp_path, case):
         for member in plain.namelist():
             bomb.writestr(member, plain.read(member), zipfile.ZIP_DEFLATED)
     with pytest.raises(DeltaError, match="not written by torch.save"):
-        read(tmp_path / "bomb.pt", case[0])
+        read_delta(tmp_path / "bomb.pt", case[0])
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path, case):
@@ -208,13 +208,13 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, case):
     for length in range(0, len(whole), 97):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
         with pytest.raises(DeltaError):
-            read(tmp_path / "cut.pt", case[0])
+            read_delta(tmp_path / "cut.pt", case[0])
 
 
 def test_a_density_makes_no_sense_for_it(tmp_path, case):
     torch.save(case[2], tmp_path / "unet.pt")
     with pytest.raises(DeltaError, match="sparse already"):
-        read(tmp_path / "unet.pt", case[0], density=0.1)
+        read_delta(tmp_path / "unet.pt", case[0], density=0.1)
 
 
 def test_the_metadata_tells_where_the_delta_is_from(tmp_path):
@@ -222,7 +222,7 @@ def test_the_metadata_tells_where_the_delta_is_from(tmp_path):
     base, masks = pipeline_folder(tmp_path / "base", model), masks_of(model)
     trained(model, masks)
     torch.save(second_optimizers_file(model, masks), tmp_path / "unet.pt")
-    metadata = read(tmp_path / "unet.pt", base).delta.metadata
+    metadata = read_delta(tmp_path / "unet.pt", base).delta.metadata
     assert metadata["sara.family"] == "SD1.5" and "SaRA authors" in metadata["sara.converted"]
 
 
@@ -235,7 +235,7 @@ def test_a_base_that_is_not_there_is_named(tmp_path, case, missing):
     if missing == "checkpoint of another kind":
         base.write_bytes(b"PK")
     with pytest.raises(DeltaError, match="base"):
-        read(tmp_path / "unet.pt", base)
+        read_delta(tmp_path / "unet.pt", base)
 
 
 def test_a_sharded_model_with_a_missing_part_is_named(tmp_path, case):
@@ -260,7 +260,7 @@ def test_a_whole_pipeline_as_diffusers_saves_it_is_a_base(tmp_path):
     trained(model, masks)
     torch.save(first_optimizers_file(model, masks), tmp_path / "unet.pt")
     weights = weights_of(tmp_path / "pipeline")
-    read(tmp_path / "unet.pt", tmp_path / "pipeline").delta.apply_(weights)
+    read_delta(tmp_path / "unet.pt", tmp_path / "pipeline").delta.apply_(weights)
     assert_equal_weights(weights, weights_of(pipeline_folder(tmp_path / "tuned", model)))
 
 
