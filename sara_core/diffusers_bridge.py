@@ -12,6 +12,7 @@ diffusers itself is the caller's: nothing here imports it.
 """
 
 import os
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ _INSIDE_LORA = ".base_layer."
 
 
 def load_delta(
-    pipeline_or_model, path_or_delta: str | os.PathLike | SparseDelta, strength: float = 1.0
+    pipeline_or_model: Any, path_or_delta: str | os.PathLike | SparseDelta, strength: float = 1.0
 ) -> AppliedDelta:
     """Change the weights of a diffusers pipeline's UNet or transformer, or of such a model, in place:
     round(float32(weight) + strength · Δ). Deltas add up with each other and with LoRAs.
@@ -43,6 +44,28 @@ def load_delta(
     Returns a handle whose remove() restores every bit; remove the deltas of a model last in, first out.
     Raises DeltaError for a file that is no sound delta, or one of another model, and a strength that is not finite;
     UnsupportedModelError for a pipeline without such a model, and by name for weights that cannot be written exactly.
+
+    With a UNet of a single layer in place of what `DiffusionPipeline.from_pretrained` loads:
+
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> from sara_core import SparseDelta, SparseEntry
+    >>> from sara_core.diffusers_bridge import load_delta
+    >>> unet = layer = torch.nn.Linear(2, 2, bias=False)
+    >>> for name in reversed("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q".split(".")):
+    ...     unet = torch.nn.ModuleDict({name: unet})
+    >>> pipeline, before = SimpleNamespace(unet=unet), layer.weight.detach().clone()
+
+    >>> entry = SparseEntry(torch.tensor([1, 2], dtype=torch.int32), torch.tensor([8.0, -8.0]), shape=(2, 2))
+    >>> comfyui_name = "diffusion_model.input_blocks.2.1.transformer_blocks.0.attn1.to_q.weight"
+    >>> SparseDelta({comfyui_name: entry}).save("style.safetensors")
+    >>> handle = load_delta(pipeline, "style.safetensors", strength=0.5)
+    >>> (layer.weight.detach() - before).round()
+    tensor([[ 0.,  4.],
+            [-4.,  0.]])
+    >>> handle.remove()
+    >>> torch.equal(layer.weight, before)
+    True
     """
     model = denoiser(pipeline_or_model)
     delta = path_or_delta if isinstance(path_or_delta, SparseDelta) else SparseDelta.load(path_or_delta)
@@ -50,7 +73,7 @@ def load_delta(
     return _with_own_names(delta, weights).apply_(weights, strength)
 
 
-def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
+def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
     """A delta that was trained on a diffusers model, with ComfyUI's names: to be saved as a file for everyone.
 
     delta: with the model's own names, as SaRA(model, …).delta() gives them
@@ -73,7 +96,7 @@ def comfyui_delta(pipeline_or_model, delta: SparseDelta) -> SparseDelta:
 
 
 @torch.no_grad()
-def identity_metadata(pipeline_or_model, name: str = "") -> dict[str, str]:
+def identity_metadata(pipeline_or_model: Any, name: str = "") -> dict[str, str]:
     """What a delta that is trained on a diffusers model says of its base, by ComfyUI's names (models/identity.py); to
     be asked for before the training.
 
@@ -83,7 +106,7 @@ def identity_metadata(pipeline_or_model, name: str = "") -> dict[str, str]:
     return base_identity.identity_of(Base(model).weights(), name)
 
 
-def denoiser(pipeline_or_model) -> torch.nn.Module:
+def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
     """The UNet or transformer of a pipeline; a model itself, without torch.compile's wrapper.
 
     Raises UnsupportedModelError for a pipeline that has neither.

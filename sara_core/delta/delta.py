@@ -33,6 +33,26 @@ class SparseDelta:
     """Weight name → SparseEntry, with metadata (text → text).
 
     Raises DeltaError on construction if an entry is not safe to apply (see entry.check_entry).
+
+    >>> import torch
+    >>> from sara_core import SparseDelta, SparseEntry
+    >>> entry = SparseEntry(torch.tensor([1, 5], dtype=torch.int32), torch.tensor([0.5, -0.25]), shape=(2, 3))
+    >>> SparseDelta({"layer.weight": entry}).save("style.safetensors")
+    >>> delta = SparseDelta.load("style.safetensors")
+    >>> delta.nnz, delta.density
+    (2, 0.3333333333333333)
+
+    >>> weights = {"layer.weight": torch.ones(2, 3)}  # or a module
+    >>> handle = delta.apply_(weights, strength=2)
+    >>> weights["layer.weight"]
+    tensor([[1.0000, 2.0000, 1.0000],
+            [1.0000, 1.0000, 0.5000]])
+    >>> handle.remove()
+    >>> weights["layer.weight"].unique()
+    tensor([1.])
+
+    >>> (0.5 * delta + delta).entries["layer.weight"].values
+    tensor([ 0.7500, -0.3750])
     """
 
     def __init__(self, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str] | None = None):
@@ -77,7 +97,8 @@ class SparseDelta:
         return self.nnz / max(1, sum(entry.numel for entry in self.entries.values()))
 
     def overlap(self, other: "SparseDelta") -> float:
-        """Shared positions as a share of the positions of both (intersection over union), 0 … 1."""
+        """Shared positions as a share of the positions of both (intersection over union), 0 … 1; weights of different
+        names share none."""
         shared = sum(
             shared_count(entry.indices, other.entries[name].indices)
             for name, entry in self.entries.items()
@@ -86,7 +107,10 @@ class SparseDelta:
         return shared / max(1, self.nnz + other.nnz - shared)
 
     def __add__(self, other: "SparseDelta") -> "SparseDelta":
-        """The sum in float32 over the union of both supports; keeps the metadata on which both agree."""
+        """The sum in float32 over the union of both supports; keeps the metadata on which both agree.
+
+        Raises DeltaError for weights of the same name and different shapes.
+        """
         if not isinstance(other, SparseDelta):
             return NotImplemented
         entries = {name: _in_float32(entry) for name, entry in self.entries.items()}

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -41,10 +42,12 @@ class MergeSettings:
     """How deltas are merged; raises DeltaError on construction for what makes no sense.
 
     method: one of METHODS
-    keep: share of each delta's elements that ties (the largest) and dare (random ones) take, 0 < keep ≤ 1
-    sign: what ties elects the sign by: "total" of the changes, or "count" of deltas (equal counts: by the total)
-    seed: of dare's random choice
-    blocks: factors of parts of the model, see blocks.parse_blocks
+    keep: share of each delta's elements that ties (the largest) and dare (random ones) take, 0 < keep ≤ 1; sum and mean
+        ignore it
+    sign: what ties elects the sign by: "total" of the changes, or "count" of deltas (equal counts: by the total); the
+        others ignore it
+    seed: of dare's random choice, any whole number; the others ignore it
+    blocks: factors of parts of the model, see block_factors.parse_blocks; none: the weights hold everywhere
     """
 
     method: str = "sum"
@@ -74,15 +77,29 @@ def merge(
     method: str = "sum",
     *,
     names: Sequence[str] | None = None,
-    **settings,
+    **settings: Any,
 ) -> SparseDelta:
     """One delta out of several; the module's equations. On the CPU, with float32 values.
 
     weights: one for each delta, or one for all; names: what to call the deltas in errors and metadata
     settings: further fields of MergeSettings
 
-    Raises DeltaError, naming both, for deltas of different families or weights of different shapes; and if nothing is
-    left.
+    Raises DeltaError, naming both, for deltas of different families or weights of different shapes; for settings and
+    weights that make no sense; and if nothing is left.
+
+    >>> import torch
+    >>> from sara_core import SparseDelta, SparseEntry, merge
+    >>> def delta(positions, changes):
+    ...     entry = SparseEntry(torch.tensor(positions, dtype=torch.int32), torch.tensor(changes), shape=(2, 3))
+    ...     return SparseDelta({"layer.weight": entry})
+    >>> ink, paper = delta([0, 2], [1.0, 0.5]), delta([2, 4], [-0.25, 2.0])
+    >>> merge([ink, paper], weights=[1.0, 0.5]).entries["layer.weight"]
+    SparseEntry(indices=tensor([0, 2, 4], dtype=torch.int32), values=tensor([1.0000, 0.3750, 1.0000]), shape=(2, 3))
+
+    Where they pull in opposite directions, at position 2, TIES takes the larger one's side:
+
+    >>> merge([ink, paper], method="ties", keep=1.0).entries["layer.weight"].values
+    tensor([1.0000, 0.5000, 2.0000])
     """
     return merge_with_report(deltas, weights, MergeSettings(method, **settings), names)[0]
 
@@ -93,7 +110,7 @@ def merge_with_report(
     settings: MergeSettings,
     names: Sequence[str] | None = None,
 ) -> tuple[SparseDelta, MergeReport]:
-    """As `merge`, with a report on how the deltas lie to each other."""
+    """As `merge`, with a report on how the deltas lie to each other, and raising the same."""
     names = list(names or (f"delta {number}" for number in range(1, len(deltas) + 1)))
     weights = [float(weights)] * len(deltas) if isinstance(weights, (int, float)) else [float(w) for w in weights]
     deltas = _checked(deltas, weights, names)
