@@ -10,6 +10,9 @@ from .parameters import add_delta_
 from .store import Store
 
 
+_WeightAndBias = tuple[torch.Tensor, torch.Tensor | None]
+
+
 class WeightAccess(Protocol):
     """How the forward and the backward of one layer reach its weight.
 
@@ -17,9 +20,7 @@ class WeightAccess(Protocol):
     block: it is a copy that is then forgotten, or the model's own tensor.
     """
 
-    def tensors(
-        self, module: torch.nn.Module, like: torch.Tensor
-    ) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> AbstractContextManager[_WeightAndBias]:
         """A block that has (weight, bias), with Δ in the weight, to compute with and not to change.
 
         module: the attached Linear or Conv layer; like: a tensor on the device that computes and in the dtype to
@@ -35,29 +36,34 @@ class InPlace:
     """The module's own tensors; Δ is already in them."""
 
     @contextmanager
-    def tensors(self, module, like):
-        """Yields (weight, bias) for an input of the dtype and device of `like`."""
+    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> Iterator[_WeightAndBias]:
         yield module.weight, module.bias
 
 
 class AddedCopy:
     """A copy of the module's weight with Δ added, for weights that must not be written (mapped from a file, shared).
 
-    The copy lives as long as one layer's forward or backward."""
+    The copy lives as long as one layer's forward or backward.
+
+    number: the weight's segment in the store
+    """
 
     def __init__(self, store: Store, number: int):
         self.store, self.number = store, number
 
     @contextmanager
-    def tensors(self, module, like):
+    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> Iterator[_WeightAndBias]:
         yield self.add(module.weight, module.weight.dtype), module.bias
 
     def add(self, weight: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor: `weight`, stored in `stored_dtype`, with Δ added."""
+        """A new tensor in the dtype of `weight`: the weight, or a cast of it, with Δ added.
+
+        stored_dtype: in which the weight is stored; the sum is rounded to that first (see `add_delta_`)
+        """
         return self.add_to(weight.detach().clone(), stored_dtype)
 
     def add_to(self, copy: torch.Tensor, stored_dtype: torch.dtype) -> torch.Tensor:
-        """Add Δ to a copy of the weight, stored in `stored_dtype`, that is the caller's own; returns it."""
+        """As `add`, into a copy of the weight that is the caller's own; returns it."""
         return add_delta_(copy, self.store, self.number, stored_dtype)
 
 
@@ -71,6 +77,6 @@ class Streamed:
         self.added = added
 
     @contextmanager
-    def tensors(self, module, like) -> Iterator[tuple]:
+    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> Iterator[_WeightAndBias]:
         copy = module.weight.detach().to(like.device, copy=True)
         yield copy if self.added is None else self.added.add_to(copy, copy.dtype), module.bias

@@ -39,7 +39,8 @@ def attach_model(
     """Attach every Linear and Conv layer of `model`: those whose weight has a segment train it, the others freeze.
     Other parameters with a segment are replaced where they are read.
 
-    weights: as from `trainable_weights`
+    weights: name of each segment of the store → what has that weight, as from `trainable_weights`
+    route: one of weight_gradient.ROUTES
     streamed: leave the weights alone, and add Δ to a copy of one on the device of the layer's input, in each forward
         and backward (streaming.py); otherwise Δ is written into them
     """
@@ -62,6 +63,8 @@ def attach_layers(
 
     attachable: the layers to attach; is_written: whether Δ is written into a weight or added to copies of it
     access_of: the access of a layer, for what adds Δ to its weight, or None where Δ is in it or it is not trained
+
+    If it raises, some layers are attached already: `detach_model` undoes that.
     """
     number_of = {}
     for number, segment in enumerate(store.support):
@@ -84,7 +87,7 @@ def attach_layers(
 
 
 def detach_model(model: torch.nn.Module) -> None:
-    """Undo `attach_model`."""
+    """Undo `attach_model` and `attach_layers`, also where they ended in an error; Δ stays where it was written."""
     for module in list(model.modules()):
         if is_changed(module):
             detach(module)
@@ -92,9 +95,16 @@ def detach_model(model: torch.nn.Module) -> None:
 
 @contextmanager
 def attached_for_gradients(
-    model: torch.nn.Module, store: Store, weights, route: str = "auto", streamed: bool = False
+    model: torch.nn.Module,
+    store: Store,
+    weights: Mapping[str, torch.nn.Module | ParameterOf],
+    route: str = "auto",
+    streamed: bool = False,
 ) -> Iterator[None]:
-    """Inside, a backward leaves gradients in `store` and nowhere else; afterwards the model is as it was before."""
+    """Inside, a backward leaves gradients in `store` and nowhere else; afterwards the model is as it was before.
+
+    weights, route, streamed: as for `attach_model`
+    """
     device = store.values.device
     moved = move_all_but(model, plain_layers(model).values(), device) if streamed else []
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -114,6 +124,7 @@ def attached_for_gradients(
 
 
 def unfreeze(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Let parameters, inference tensors too, require gradients again."""
     for parameter in parameters:
         with torch.inference_mode(parameter.is_inference()):
             parameter.requires_grad_(True)

@@ -1,5 +1,7 @@
 """Changing what a module does by changing its class, which copies and pickles of a model survive."""
 
+import torch
+
 
 class Swapped:
     """Base of the mixins that `swap` puts before a module's class."""
@@ -24,16 +26,16 @@ def _new(mixin: type, original: type):
     return swapped.__new__(swapped)
 
 
-def swap(module, mixin: type) -> None:
+def swap(module: torch.nn.Module, mixin: type) -> None:
     """Let `module` be of its class with `mixin`, a subclass of Swapped, before it."""
     module.__class__ = _swapped_class(mixin, type(module))
 
 
-def original_class(module) -> type:
-    """The class of a swapped module before the swap."""
+def original_class(module: torch.nn.Module) -> type:
+    """The class of a swapped module before the last swap."""
     return type(module).__bases__[1]
 
 
-def swap_back(module) -> None:
-    """Undo `swap`."""
+def swap_back(module: torch.nn.Module) -> None:
+    """Undo the last `swap`."""
     module.__class__ = original_class(module)

@@ -33,8 +33,11 @@ class Attachment:
         """Whether the weight has elements to train."""
         return self.number is not None and self.store.trains(self.number)
 
-    def add_gradient(self, x, grad_output) -> None:
-        """Add the gradient of the layer's elements to the vector's."""
+    def add_gradient(self, x: torch.Tensor, grad_output: torch.Tensor) -> None:
+        """Add the gradient of the layer's elements to the vector's.
+
+        x: the layer's input after `op.prepare`; grad_output: gradient of its output; of one floating dtype
+        """
         self.store.take(self.number, self.op, x, grad_output, self.route)
 
 
@@ -110,13 +113,20 @@ class _SparseLayer(Parametrized):
 def attach(
     module: torch.nn.Module, store: Store, number: int | None, access: WeightAccess, route: str = "auto"
 ) -> None:
-    """Make a Linear or Conv module train segment `number` of the store, or, with None, freeze it without saving."""
+    """Make a Linear or Conv module train segment `number` of the store, or, with None, freeze it without saving.
+
+    route: one of weight_gradient.ROUTES
+
+    Afterwards its forward raises UnsupportedModelError under torch.compile and for named arguments, its backward
+    under reentrant checkpointing.
+    """
     module._sara = Attachment(layer_op(module), access, store, number, route)
     swap(module, _SparseLayer)
 
 
 def detach(module: torch.nn.Module) -> None:
-    """Undo `attach` and `train_parameter`: the module's class and attributes are what they were."""
+    """Undo `attach` and `train_parameter`: the module's class and attributes are what they were, its weights as they
+    are."""
     swap_back(module)
     module.__dict__.pop("_sara", None)
     module.__dict__.pop("_sara_parameters", None)

@@ -77,23 +77,29 @@ class LinearOp:
     groups = 1
     spatial_dims = None
 
-    def prepare(self, x):
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    def forward(self, x, weight, bias):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return F.linear(x, weight, bias)
 
-    def input_gradient(self, grad_output, weight, input_shape):
+    def input_gradient(
+        self, grad_output: torch.Tensor, weight: torch.Tensor, input_shape: tuple[int, ...]
+    ) -> torch.Tensor:
         return grad_output @ weight
 
-    def bias_gradient(self, grad_output):
+    def bias_gradient(self, grad_output: torch.Tensor) -> torch.Tensor:
         return grad_output.reshape(-1, grad_output.shape[-1]).sum(0, dtype=torch.float32)
 
-    def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
+    def weight_gradient_rows(
+        self, x: torch.Tensor, grad_output: torch.Tensor, weight_shape: tuple[int, ...], first: int, last: int
+    ) -> torch.Tensor:
         g = grad_output.reshape(-1, grad_output.shape[-1])[:, first:last]
         return g.t() @ x.reshape(-1, x.shape[-1])
 
-    def weight_gradient_factors(self, x, grad_output, group):
+    def weight_gradient_factors(
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield (
             grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),
             x.reshape(-1, x.shape[-1]).t().contiguous(),
@@ -116,8 +122,8 @@ class ConvOp:
     pad_before: tuple[str, tuple[int, ...]] | None = None
 
     @classmethod
-    def of(cls, module) -> "ConvOp":
-        """The geometry of a torch.nn.Conv1d, Conv2d or Conv3d."""
+    def of(cls, module: torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) -> "ConvOp":
+        """The geometry of a module, in each of its padding modes."""
         padding, pad_before = module.padding, None
         widths = module._reversed_padding_repeated_twice  # before and after, from the last dimension to the first
         if module.padding_mode != "zeros":
@@ -134,13 +140,14 @@ class ConvOp:
 
     @property
     def spatial_dims(self) -> int:
+        """Dimensions of *size, 1 to 3."""
         return len(self.kernel)
 
-    def prepare(self, x):
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Padded where the convolution itself cannot."""
         return x if self.pad_before is None else F.pad(x, self.pad_before[1], mode=self.pad_before[0])
 
-    def forward(self, x, weight, bias):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_dims - 1]
         parts = [
             convolve(
@@ -151,7 +158,9 @@ class ConvOp:
         ]  # fmt: skip
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def input_gradient(self, grad_output, weight, input_shape):
+    def input_gradient(
+        self, grad_output: torch.Tensor, weight: torch.Tensor, input_shape: tuple[int, ...]
+    ) -> torch.Tensor:
         # Only the input's shape matters here: a zero-stride stand-in saves keeping the input.
         stand_in = grad_output.new_empty(1).expand(input_shape)
         total = None
@@ -160,17 +169,21 @@ class ConvOp:
             total = part if total is None else total.add_(part)
         return total
 
-    def bias_gradient(self, grad_output):
+    def bias_gradient(self, grad_output: torch.Tensor) -> torch.Tensor:
         return grad_output.flatten(2).sum((0, 2), dtype=torch.float32)
 
-    def weight_gradient_rows(self, x, grad_output, weight_shape, first, last):
+    def weight_gradient_rows(
+        self, x: torch.Tensor, grad_output: torch.Tensor, weight_shape: tuple[int, ...], first: int, last: int
+    ) -> torch.Tensor:
         group = first // (weight_shape[0] // self.groups)
         stand_in = x.new_empty(1).expand(last - first, *weight_shape[1:])
         x = self._channels_of(x, group)
         gradient = self._backward(grad_output[:, first:last], x, stand_in, 1, [False, True, False])[1]
         return gradient.reshape(last - first, -1)
 
-    def weight_gradient_factors(self, x, grad_output, group):
+    def weight_gradient_factors(
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The input is unfolded, a chunk of output positions at a time."""
         x, grad_output = self._channels_of(x, group), self._channels_of(grad_output, group)
         x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])

@@ -25,6 +25,7 @@ class ParameterOf:
 
     @property
     def weight(self) -> torch.Tensor:
+        """The tensor itself, as the module has it now."""
         return self.module._parameters[self.name]
 
 
@@ -39,6 +40,7 @@ def identity(parameter: torch.Tensor) -> tuple:
 def add_delta_(copy: torch.Tensor, store: Store, number: int, stored_dtype: torch.dtype) -> torch.Tensor:
     """Set the elements of segment `number` in a copy of its weight to round(weight + Δ); returns the copy.
 
+    copy: floating point, of the weight's shape, on any device
     stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `copy` is a cast of it, so
         that this way of reaching a weight and writing it in place compute with the same bits
     """
@@ -67,11 +69,12 @@ class TrainedParameters:
         self.store, self.numbers = store, numbers
 
     def stand_in(self, name: str) -> torch.Tensor:
+        """What the module gives its forward for the parameter: a copy with Δ in it, with a graph that leads to Δ."""
         number = self.numbers[name]
         return _StandIn.apply(self.store.values if self.store.trains(number) else None, self, number)
 
     def copy(self, number: int) -> torch.Tensor:
-        """The parameter with Δ in it."""
+        """The parameter of segment `number` with Δ in it: a new tensor of its dtype and shape, without a graph."""
         weight = self.store.holders[number].weight.detach()
         if self.store.base[number] is not None:
             return weight.clone()
@@ -82,7 +85,7 @@ class TrainedParameters:
         self.store.take_dense(number, gradient)
 
 
-def train_parameter(module, name: str, store: Store, number: int) -> None:
+def train_parameter(module: torch.nn.Module, name: str, store: Store, number: int) -> None:
     """Let `module` train its parameter `name` as segment `number` of the store."""
     if not isinstance(module, Parametrized):
         swap(module, Parametrized)

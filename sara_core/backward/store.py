@@ -26,7 +26,9 @@ class WeightHolder(Protocol):
     """What a weight is found in, now and after it was moved or replaced: a layer, or a parameters.ParameterOf."""
 
     @property
-    def weight(self) -> torch.Tensor: ...
+    def weight(self) -> torch.Tensor:
+        """The weight, floating point, of its segment's shape; a copy of it would not do."""
+        ...
 
 
 @dataclass
@@ -44,9 +46,10 @@ class Store:
     values: fp32 [nnz of the support], the Parameter an optimizer sees; its .grad is written by the layers' backward
     base: per segment the base values in the weight's own dtype, or None where Δ is added to a copy of the weight
     frozen: per segment the elements that left the vector, or None
+    device: where Δ is and is trained
     """
 
-    def __init__(self, support: Support, device=None):
+    def __init__(self, support: Support, device: torch.device | str | None = None):
         self.support = support
         self.values = torch.nn.Parameter(torch.zeros(support.nnz, dtype=torch.float32, device=device))
         self.base: list[torch.Tensor | None] = [None] * len(support)
@@ -96,7 +99,7 @@ class Store:
         self.reached[number] = True
 
     def unreached(self) -> list[str]:
-        """Names of the segments that no backward has reached yet."""
+        """Names of the segments that no backward has reached since the store was made."""
         return [s.name for s, reached in zip(self.support, self.reached) if not reached]
 
     def base_values(self, number: int) -> torch.Tensor:

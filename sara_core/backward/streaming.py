@@ -11,8 +11,11 @@ from collections.abc import Iterable
 import torch
 
 
-def move_all_but(model: torch.nn.Module, resting: Iterable[torch.nn.Module], device) -> list[tuple]:
-    """Replace every parameter and buffer by one on `device`, but for the weights of the modules `resting`.
+def move_all_but(
+    model: torch.nn.Module, resting: Iterable[torch.nn.Module], device: torch.device | str
+) -> list[tuple]:
+    """Replace every parameter and buffer by one on `device`, but for the weights of the modules `resting`. Those that
+    are tied stay so.
 
     Returns what `move_back` needs.
     """
@@ -36,6 +39,6 @@ def _on(tensor, device):
 
 
 def move_back(replaced: list[tuple]) -> None:
-    """Undo `move_all_but`."""
+    """Undo `move_all_but`: every parameter and buffer is the object that it was."""
     for tensors, name, tensor in replaced:
         tensors[name] = tensor

@@ -31,10 +31,12 @@ class Segment:
 
     @property
     def rows(self) -> int:
+        """Rows of the matrix as which the weight is seen: shape[0], or 1 for a vector."""
         return self.crow.numel() - 1
 
     @property
     def columns(self) -> int:
+        """Columns of that matrix."""
         numel = 1
         for size in self.shape:
             numel *= size
@@ -42,6 +44,7 @@ class Segment:
 
     @property
     def span(self) -> slice:
+        """The segment's place in the vector."""
         return slice(self.offset, self.offset + len(self))
 
     def flat(self, first_row: int = 0, last_row: int | None = None) -> torch.Tensor:
@@ -60,7 +63,8 @@ class Segment:
         torch.cumsum(mask, 0, dtype=torch.int32, out=before[1:])
         return Segment(self.name, self.shape, before[self.crow.long()], self.col[mask], 0)
 
-    def to(self, device) -> "Segment":
+    def to(self, device: torch.device | str) -> "Segment":
+        """The segment with its positions on `device`; itself stays as it is."""
         return Segment(self.name, self.shape, self.crow.to(device), self.col.to(device), self.offset)
 
 
@@ -72,7 +76,10 @@ class Support:
 
     @classmethod
     def from_indices(cls, indices: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> "Support":
-        """indices: name → sorted unique flat positions, int32 [n]; shapes: name → shape of that weight."""
+        """A segment for each weight in `indices`, in that order.
+
+        indices: name → sorted unique flat positions, int32 [n]; shapes: name → shape of that weight
+        """
         segments = []
         for name, index in indices.items():
             shape = tuple(shapes[name])
@@ -95,6 +102,7 @@ class Support:
 
     @property
     def nnz(self) -> int:
+        """Number of elements of all segments: the length of the vector."""
         return sum(len(segment) for segment in self.segments)
 
     def __iter__(self) -> Iterator[Segment]:

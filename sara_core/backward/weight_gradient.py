@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ..errors import UnsupportedModelError
+from .ops import LayerOp
 from .support import Segment
 
 KERNELS = ("triton-tiles", "triton-dots")
@@ -40,10 +41,11 @@ _fastest: dict[tuple, str] = {}
 _given_up: set[str] = set()
 
 
-def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "auto") -> torch.Tensor:
+def sparse_weight_gradient(
+    op: LayerOp, segment: Segment, x: torch.Tensor, grad_output: torch.Tensor, route: str = "auto"
+) -> torch.Tensor:
     """∂loss/∂W at the segment's elements: fp32 [len(segment)], in the segment's order.
 
-    op: the layer's operation (ops.py)
     x: the layer's input, after `op.prepare`; grad_output: gradient of its output; same floating dtype, any layout
     route: one of ROUTES; "auto" for the fastest one that works here
 
@@ -62,7 +64,7 @@ def sparse_weight_gradient(op, segment: Segment, x, grad_output, route: str = "a
 
 
 def check_route(route: str, device: torch.device) -> None:
-    """Raises ValueError for an unknown route, and UnsupportedModelError for one that does not work on `device`."""
+    """Raise ValueError for an unknown route, and UnsupportedModelError for one that does not work on `device`."""
     if route not in ROUTES:
         raise ValueError(f"The way of computing weight gradients is one of {', '.join(ROUTES)}, not {route!r}.")
     obstacle = _obstacle(device) if route in KERNELS else None
@@ -128,8 +130,9 @@ def _compute(route, op, segment, x, grad_output):
     )
 
 
-def row_chunks(op, segment: Segment, x) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, each within one group, whose part of the dense gradient fits into DENSE_BYTES."""
+def row_chunks(op: LayerOp, segment: Segment, x: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of rows, each within one group, whose part of the dense gradient, in the dtype of the input
+    `x`, fits into DENSE_BYTES; a single row may be larger."""
     rows_per_group = segment.rows // op.groups
     rows_per_chunk = max(1, min(rows_per_group, DENSE_BYTES // (segment.columns * x.element_size())))
     for group_start in range(0, segment.rows, rows_per_group):

@@ -26,6 +26,7 @@ class BlockDensity:
 
     @property
     def density(self) -> float:
+        """Changed elements as a share of all, 0 … 1."""
         return self.count / max(1, self.of)
 
     @property

@@ -66,7 +66,7 @@ def check_entry(name: str, entry: SparseEntry) -> None:
 
 
 def check_finite(name: str, values: torch.Tensor) -> None:
-    """Raise DeltaError if one of the changes is NaN or infinite."""
+    """Raise DeltaError, naming the entry `name`, if one of the changes is NaN or infinite."""
     if not all_finite(values):
         raise _damaged(name, "it has values that are NaN or infinite")
 
@@ -82,6 +82,6 @@ def _damaged(name: str, finding: str) -> DeltaError:
 
 
 def dense(entry: SparseEntry) -> torch.Tensor:
-    """The change of the whole weight, float32."""
+    """The change of the whole weight, float32 of its shape, on the CPU; 0 where the entry has no position."""
     change = torch.zeros(math.prod(entry.shape)).view(entry.shape)
     return scatter_(change, entry.indices.cpu(), entry.values.float().cpu())

@@ -44,9 +44,12 @@ def write(
     dtype: torch.dtype,
     overwrite: bool = True,
 ) -> None:
-    """Write entries and metadata to `path`, atomically.
+    """Write entries and metadata to `path`, atomically, and what belongs to the file itself: its version and hash.
 
-    Raises DeltaError if it cannot be written; NameTakenError if it would replace something and must not.
+    entries: as entry.check_entry demands; dtype: of the values in the file, one of STORED_DTYPES
+
+    Raises DeltaError if it cannot be written, or for another dtype, another ending than SUFFIX, or values that `dtype`
+    cannot hold; NameTakenError if it would replace something and must not.
     """
     if dtype not in STORED_DTYPES:
         raise DeltaError(f"Values can be saved as float32 or bfloat16, not {dtype}.")
@@ -70,7 +73,8 @@ def write(
 def read(
     path: str | os.PathLike, advice: Callable[[Collection[str]], str]
 ) -> tuple[dict[str, SparseEntry], dict[str, str]]:
-    """Entries and metadata of a delta file. Raises DeltaError for anything but a sound version 1 file.
+    """Entries, checked and on the CPU, and metadata of a delta file. Raises DeltaError for anything but a sound
+    version 1 file.
 
     advice: what to do with a file that is not only a delta, by the names of its tensors: a sentence for the error
     """
@@ -124,7 +128,10 @@ def stems(names: Iterable[str], advice: Callable[[Collection[str]], str]) -> lis
 
 
 def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tuple[torch.Tensor, ...]]:
-    """The entry's stem and its three tensors: head int64 [2 + dimensions], index uint8 [·], values `dtype` [n]."""
+    """The entry's stem and its three tensors: head int64 [2 + dimensions], index uint8 [·], values `dtype` [n].
+
+    Raises DeltaError for values that `dtype` cannot hold.
+    """
     values = entry.values.detach().cpu().to(dtype)
     if not all_finite(values):
         raise DeltaError(f"'{name}' has changes too large for {dtype}; save the delta with float32 values.")
@@ -136,7 +143,8 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
 
 
 def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
-    """The weight's name and its entry, from the entry's three tensors. Raises DeltaError if they are not sound."""
+    """The weight's name and its entry, from the entry's three tensors, each by its full name. Raises DeltaError if they
+    are not sound."""
     parts = _parts(stem, tensor_named)
     return _entry(parts, _stream(parts))
 
@@ -187,7 +195,7 @@ def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
 
 
 def encode_indices(indices: numpy.ndarray) -> bytes:
-    """Strictly increasing int32 [n] → gap bytes through zlib's Huffman-only strategy."""
+    """Strictly increasing int32 [n], from 0 on → gap bytes (docs/format.md) through zlib's Huffman-only strategy."""
     gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
     if not len(gaps) or gaps.max() < _ESCAPE:
         stream = gaps.astype(numpy.uint8)

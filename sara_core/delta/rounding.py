@@ -10,12 +10,14 @@ from .delta import SparseDelta
 
 
 def rounded_values(delta: SparseDelta, dtype: torch.dtype) -> int:
-    """How many of the changes are not exact in `dtype`."""
+    """How many of the changes `dtype` does not hold exactly."""
     return sum(int((values.to(dtype) != values).sum()) for _, values, _ in delta.entries.values())
 
 
 def differing_weights(delta: SparseDelta, dtype: torch.dtype, base: Mapping[str, torch.Tensor]) -> int:
-    """How many weights of the base, in its own dtype and at strength 1, differ for the rounding of the changes.
+    """How many elements of the base's weights, in its own dtype and at strength 1, differ if the changes are rounded.
+
+    dtype: to which the changes are rounded; base: name → weight, floating point, on any device
 
     Raises DeltaError if the base lacks one of the delta's weights.
     """

@@ -47,12 +47,12 @@ def to_diffusers(entries: Mapping[str, SparseEntry], parts: Mapping[str, Part]) 
 
 
 def dense_to_comfy(tensor: torch.Tensor, part: Part) -> torch.Tensor:
-    """A diffusers tensor with its rows as they stand in the part of ComfyUI's weight."""
+    """A diffusers tensor with its rows as they stand in the part of ComfyUI's weight; of the same shape and dtype."""
     return torch.cat(tensor.chunk(2)[::-1]) if part.swapped else tensor
 
 
 def dense_to_diffusers(whole: torch.Tensor, part: Part) -> torch.Tensor:
-    """A diffusers tensor out of ComfyUI's weight."""
+    """A diffusers tensor, [rows of the part, …], out of ComfyUI's weight; it may be a view of that."""
     if part.whole == 1 and not part.swapped:
         return whole
     unit = whole.shape[0] // part.whole

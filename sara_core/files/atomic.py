@@ -26,7 +26,7 @@ _REMEDIES = {
 
 
 def writing(path: str | os.PathLike, overwrite: bool) -> contextlib.AbstractContextManager[BinaryIO]:
-    """`replacing` or `creating`."""
+    """`replacing` where what is under the name may go, otherwise `creating`."""
     return replacing(path) if overwrite else creating(path)
 
 

@@ -36,7 +36,8 @@ DTYPE_NAMES = {
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[safe_open]:
-    """The safetensors file at `path`, its header checked. Raises DeltaError if missing, unreadable or damaged."""
+    """The safetensors file at `path`, its header checked, open as long as the block lasts; its tensors are views of the
+    mapped file, on the CPU. Raises DeltaError if it is missing, unreadable or damaged."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -54,13 +55,17 @@ def opened(path: str | os.PathLike) -> Iterator[safe_open]:
 
 
 def read_header(file: BinaryIO) -> tuple[dict, int]:
-    """The header of a file that `opened` has accepted, and where its tensors' bytes begin."""
+    """The header of a file that `opened` has accepted, and where its tensors' bytes begin.
+
+    Of each tensor the header has "dtype" (a name as in DTYPE_NAMES), "shape" and "data_offsets": where its bytes begin
+    and end, relative to that beginning. The file's metadata, text → text, are under METADATA, if it has any.
+    """
     (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
     return json.loads(file.read(length)), _LENGTH.size + length
 
 
 def write_header(file: BinaryIO, header: Mapping) -> None:
-    """Write the header, padded so that the tensors' bytes begin aligned."""
+    """Write a header, as `read_header` gives one, padded so that the tensors' bytes begin aligned."""
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     file.write(_LENGTH.pack(len(text)))
@@ -68,7 +73,10 @@ def write_header(file: BinaryIO, header: Mapping) -> None:
 
 
 def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a whole safetensors file; tensors of wider dtypes first, so that every one is aligned."""
+    """Write a whole safetensors file; tensors of wider dtypes first, so that every one is aligned.
+
+    tensors: name → tensor of a dtype in DTYPE_NAMES, on any device, in any memory layout
+    """
     ordered = _in_file_order(tensors)
     header: dict = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     end = 0
@@ -85,7 +93,7 @@ def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping
 
 
 def content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256, hexadecimal, of all that `write` puts after the header."""
+    """SHA-256, hexadecimal, of all that `write` puts after the header for the same tensors."""
     digest = hashlib.sha256()
     for _, tensor in _in_file_order(tensors):
         digest.update(_bytes(tensor))

@@ -9,6 +9,7 @@ shape and dtype, and every number's type and range, with what it would have save
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -24,8 +25,11 @@ def damaged(what: str) -> DeltaError:
     return DeltaError(f"This saved state of a training is damaged: {what}. Go on from an earlier one, or start anew.")
 
 
-def fields(value, what: str, names: Iterable[str]) -> Mapping:
-    """`value`, if it is a mapping with all these names. Raises DeltaError otherwise, as every function here."""
+def fields(value: Any, what: str, names: Iterable[str]) -> Mapping:
+    """`value`, if it is a mapping with all these names. Raises DeltaError otherwise, as every function here.
+
+    what: what it is called in that error
+    """
     if not isinstance(value, Mapping):
         raise damaged(f"{what} is no table of names and values")
     missing = [name for name in names if name not in value]
@@ -34,7 +38,7 @@ def fields(value, what: str, names: Iterable[str]) -> Mapping:
     return value
 
 
-def sequence(value, what: str, length: int | None = None) -> Sequence:
+def sequence(value: Any, what: str, length: int | None = None) -> Sequence:
     """`value`, if it is a list or tuple, of `length` entries if that is given."""
     if not isinstance(value, (list, tuple)):
         raise damaged(f"{what} is no list")
@@ -43,7 +47,7 @@ def sequence(value, what: str, length: int | None = None) -> Sequence:
     return value
 
 
-def whole_number(value, what: str, least: int, most: int) -> int:
+def whole_number(value: Any, what: str, least: int, most: int) -> int:
     """`value`, if it is an int from `least` to `most`, both included."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise damaged(f"{what} is no whole number")
@@ -52,7 +56,7 @@ def whole_number(value, what: str, least: int, most: int) -> int:
     return value
 
 
-def number(value, what: str, least: float = -math.inf, most: float = math.inf) -> float:
+def number(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> float:
     """`value`, if it is a finite number from `least` to `most`, both included; numpy's count too."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise damaged(f"{what} is no number")
@@ -65,14 +69,14 @@ def number(value, what: str, least: float = -math.inf, most: float = math.inf) -
     return value
 
 
-def text(value, what: str) -> str:
+def text(value: Any, what: str) -> str:
     """`value`, if it is a str."""
     if type(value) is not str:
         raise damaged(f"{what} is no text")
     return value
 
 
-def tensor(value, what: str, dtype: torch.dtype, shape: tuple[int, ...], infinities: bool = False) -> torch.Tensor:
+def tensor(value: Any, what: str, dtype: torch.dtype, shape: tuple[int, ...], infinities: bool = False) -> torch.Tensor:
     """`value`, if it is a plain tensor of this dtype and shape, its elements one after the other in memory.
 
     Of floating point it holds no NaN, and no infinite values unless `infinities` are allowed.
@@ -85,7 +89,7 @@ def tensor(value, what: str, dtype: torch.dtype, shape: tuple[int, ...], infinit
     return value
 
 
-def plain_tensor(value, what: str) -> torch.Tensor:
+def plain_tensor(value: Any, what: str) -> torch.Tensor:
     """`value`, if it is a tensor that a kernel may be given the address of."""
     # A subclass may answer whatever it likes when it is asked for its shape.
     if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_meta:
@@ -99,7 +103,7 @@ def plain_tensor(value, what: str) -> torch.Tensor:
     return value
 
 
-def generator_state(value, what: str) -> torch.Tensor:
+def generator_state(value: Any, what: str) -> torch.Tensor:
     """`value`, if it is the state of a random generator on the CPU: uint8 [n], as `torch.Generator.get_state` gives."""
     expected = torch.Generator().get_state()
     tensor(value, what, expected.dtype, tuple(expected.shape))

@@ -20,6 +20,7 @@ class Source:
     """Names, shapes and tensors of one or several safetensors files, or of a state dict.
 
     label: what the user calls it; metadata: text → text, of the first file
+    files: as container.opened gives them; a name that two of them have is the last one's
     """
 
     def __init__(self, label: str, files: Sequence[safe_open] = (), tensors: Mapping[str, torch.Tensor] | None = None):
@@ -35,7 +36,7 @@ class Source:
         return list(self._stored)
 
     def renamed(self, names: Mapping[str, str]) -> "Source":
-        """Some of the tensors under other names. names: new name → name"""
+        """The tensors that are named here, under other names; nothing is read. names: new name → name"""
         other = copy.copy(self)
         other._stored = {new: self._stored[name] for new, name in names.items()}
         return other
@@ -48,14 +49,20 @@ class Source:
         return tuple(self._files[stored].get_slice(stored).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor, which may be a view of the mapped file: use it while the file is open, and do not keep it."""
+        """A tensor, in its own dtype. It may be a view of the mapped file: use it while the file is open, and neither
+        keep nor change it."""
         stored = self._stored[name]
         return self._tensors[stored] if stored in self._tensors else self._files[stored].get_tensor(stored)
 
 
 @contextlib.contextmanager
 def opened(paths: Iterable[str | os.PathLike], label: str) -> Iterator[Source]:
-    """The tensors of one or several .safetensors files. Raises DeltaError if one is missing or damaged."""
+    """The tensors of one or several .safetensors files, which are open as long as the block lasts.
+
+    label: what the user calls them
+
+    Raises DeltaError if one is missing, unreadable or damaged.
+    """
     with contextlib.ExitStack() as stack:
         yield Source(label, [stack.enter_context(container.opened(path)) for path in paths])
 

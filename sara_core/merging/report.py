@@ -49,7 +49,11 @@ class MergeReport:
         self.elements, self.density = 0, 0.0
 
     def add(self, name: str, values: torch.Tensor, present: torch.Tensor, parts: torch.Tensor) -> None:
-        """Count one weight. values, present, parts [deltas, n]: what was given, where, what went into the result."""
+        """Count one weight, over the n positions that any of the deltas changes.
+
+        values: fp32 [deltas, n], the changes times their weights, 0 where a delta has none; present: bool [deltas, n],
+            where it has one; parts: fp32 [deltas, n], what of it went into the result
+        """
         block = self.blocks.setdefault(block_of(name), BlockShares(torch.zeros_like(self.total.amounts)))
         signs = values.sign().to(torch.int8)
         shared = (signs != 0).sum(0) > 1
@@ -80,7 +84,7 @@ class MergeReport:
         return int(self.opposed[low, high]) / max(1, int(self.counts[low, high]))
 
     def ordered_blocks(self) -> list[str]:
-        """The blocks' names, 10 after 9."""
+        """The blocks' names in natural order, 10 after 9."""
         return sorted(self.blocks, key=natural_order)
 
     def text(self) -> str:

@@ -65,9 +65,9 @@ def bake(
     Each weight keeps its dtype (and a float8 weight its scale), every other tensor its bytes, the file its metadata, to
     which the bake is added under "sara.baked". The target appears only when complete. `on_progress` is called with
     bytes done and bytes in all, and may raise to stop.
-    Raises DeltaError if a file cannot be read or written, or the delta does not fit the checkpoint; NameTakenError if
-    the target would replace something and must not;
-    UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
+    Raises DeltaError if a file cannot be read or written, the delta does not fit the checkpoint or makes an element too
+    large for its dtype, or the strength is not finite; NameTakenError if the target would replace something and must
+    not; UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
     """
     base, target = Path(base), Path(target)
     if not math.isfinite(strength):

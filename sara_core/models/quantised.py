@@ -32,7 +32,8 @@ _CHUNK = 2**20
 def scale_name(name: str, header: Mapping[str, Mapping], checkpoint: str) -> str | None:
     """The tensor with the scale of weight `name`, None if it has none.
 
-    header: of the safetensors file, name → dtype and shape
+    header: of the safetensors file, name → dtype and shape; checkpoint: what to call it
+
     Raises UnsupportedModelError, by name, if single elements of the weight cannot be changed exactly.
     """
     dtype = header[name]["dtype"]
@@ -55,7 +56,10 @@ def scale_name(name: str, header: Mapping[str, Mapping], checkpoint: str) -> str
 
 
 def check_not_packed(header: Mapping[str, Mapping], checkpoint: str) -> None:
-    """Raise UnsupportedModelError if the file's weights are packed for another engine, under names of their own."""
+    """Raise UnsupportedModelError if the file's weights are packed for another engine, under names of their own.
+
+    header: of the safetensors file, name → dtype and shape; checkpoint: what to call it
+    """
     packed = next((name for name in header if name.endswith(_PACKED)), None)
     if packed is not None:
         raise UnsupportedModelError(
@@ -76,6 +80,9 @@ def read_scale(source: BinaryIO, begin: int, name: str, tensor: Mapping) -> floa
 
 def add_to_weight_(name: str, weight: torch.Tensor, entry: SparseEntry, strength: float, scale: float) -> int:
     """Add strength · Δ to a weight, 1-D on the CPU, in place; returns how many changes rounding took back entirely.
+
+    weight: float8, or floating point that a delta can be written into; scale: by which float8 is multiplied, otherwise
+        unused
 
     In float8 the weight is scale · bytes: bytes become round((float32(bytes) · scale + strength · Δ) / scale), to
     nearest even. Raises DeltaError if the weight's dtype has no number that large.

@@ -10,6 +10,6 @@ def block_of(name: str) -> str:
     return ".".join(parts[: number + 1])
 
 
-def natural_order(name: str) -> list:
-    """Sorting key that puts block 10 after block 9."""
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts block 10 after block 9: the name in pieces, the numbers in it as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

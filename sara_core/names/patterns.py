@@ -26,7 +26,10 @@ _SHOWN_WORDS = 24
 
 @dataclass(frozen=True)
 class NamedParameter:
-    """A name of a parameter. kind: LAYER_WEIGHT or one of KINDS; own_part: where the parameter's own part begins"""
+    """A name of a parameter.
+
+    kind: LAYER_WEIGHT or one of KINDS; own_part: index in `name` at which the parameter's own part begins (see above)
+    """
 
     name: str
     kind: str
@@ -35,8 +38,11 @@ class NamedParameter:
 
 @dataclass(frozen=True)
 class Patterns:
-    """include, exclude: patterns without their !; no include lets everything pass
-    kinds: KINDS of parameters that are trained beside the layers' weights"""
+    """What passes and what is left out.
+
+    include, exclude: patterns without their !; no include lets everything pass
+    kinds: KINDS of parameters that are trained beside the layers' weights
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -51,9 +57,11 @@ class Patterns:
         return cls(included, (*split_patterns(exclude), *left_out))
 
     def allow(self, parameter: NamedParameter) -> bool:
+        """Whether one of the patterns to include matches, or there are none."""
         return not self.include or any(matches(pattern, parameter) for pattern in self.include)
 
     def leave_out(self, parameter: NamedParameter) -> bool:
+        """Whether one of the patterns to exclude matches."""
         return any(matches(pattern, parameter) for pattern in self.exclude)
 
 
@@ -148,6 +156,7 @@ def _is_glob(pattern: str) -> bool:
 
 
 def matches(pattern: str, parameter: NamedParameter) -> bool:
+    """As `matches_name`; a pattern that is the kind of a parameter that is no layer's weight matches it, too."""
     return pattern == parameter.kind != LAYER_WEIGHT or matches_name(pattern, parameter.name)
 
 

@@ -34,7 +34,8 @@ def _reach(tensor: torch.Tensor) -> int:
 
 
 def memory_view(weight: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A 1-D view of the memory under `weight`, and the places in it of the flat logical positions `indices`."""
+    """A 1-D view of the memory under `weight`, without a graph, and the places in it, int [n], of the flat logical
+    positions `indices` [n]."""
     weight = weight.detach()
     if weight.is_contiguous():
         return weight.view(-1), indices
@@ -99,7 +100,9 @@ def add_sparse_(
 ) -> torch.Tensor:
     """weight[indices] = round(float32(weight[indices]) + strength · values), in place; returns weight.
 
-    Indices must be unique. The memory it takes, at most 40 MiB, does not grow with the delta.
+    indices: int32 or int64 [n], unique; values: floating [n]; both on the weight's device
+
+    The memory it takes, at most 40 MiB, does not grow with the delta.
     """
     with torch.inference_mode(weight.is_inference()), torch.no_grad():
         for part, change in zip(indices.split(_CHUNK), values.split(_CHUNK)):
@@ -116,7 +119,8 @@ def add_sparse_(
 def union_sum(
     first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of two sparse vectors (indices int32 [n] strictly increasing, values fp32 [n]) over all their positions."""
+    """Sum of two sparse vectors (indices int32 [n] strictly increasing, values fp32 [n]) over all their positions, in
+    the same form."""
     if torch.equal(first[0], second[0]):
         return first[0], first[1] + second[1]
     indices, slots = torch.unique(torch.cat([first[0], second[0]]), return_inverse=True)
@@ -128,7 +132,7 @@ def union_sum(
 
 
 def shared_count(first: torch.Tensor, second: torch.Tensor) -> int:
-    """How many positions two strictly increasing index vectors have in common."""
+    """How many positions two index vectors, int [n] strictly increasing, have in common."""
     if torch.equal(first, second):
         return len(first)
     together = torch.cat([first, second]).sort().values

@@ -41,6 +41,7 @@ class MagnitudeHistogram:
 
     @property
     def total(self) -> int:
+        """How many numbers were counted."""
         return int(self.counts.sum())
 
 
