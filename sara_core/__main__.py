@@ -1,6 +1,7 @@
 """The command line of the library: python -m sara_core COMMAND … (--help says more)."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from .errors import SaRAError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status: 0, or 1 after an error that was said in words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a title in another script must not end the command
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(prog="python -m sara_core", description="Work with SaRA sparse deltas.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..names.blocks import block_of, natural_order
+from ..tensors.elements import sum_of_squares
 from . import metadata as keys
 from .delta import SparseDelta
 
@@ -42,7 +43,7 @@ def density_by_block(delta: SparseDelta) -> dict[str, BlockDensity]:
         block = blocks.setdefault(block_of(name), BlockDensity())
         block.count += len(entry.indices)
         block.of += entry.numel
-        block.squares += float(entry.values.double().square().sum())
+        block.squares += sum_of_squares(entry.values)
     return {name: blocks[name] for name in sorted(blocks, key=natural_order)}
 
 

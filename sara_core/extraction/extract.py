@@ -20,7 +20,7 @@ from ..delta.delta import check_fits
 from ..errors import DeltaError
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
-from ..tensors.elements import gather
+from ..tensors.elements import gather, sum_of_squares
 from .largest_changes import LargestChanges
 
 # What the metadata of a support say of the base, which an extract on it shares.
@@ -188,7 +188,7 @@ def _on_support(
         indices = support.entries[name].indices.cpu()
         change, exact = exact_change(gather(base, indices), gather(tuned, indices))
         report.inexact += int((~exact).sum())
-        squares += float(change.double().square().sum())
+        squares += sum_of_squares(change)
         entries[found] = SparseEntry(indices, change, pairs[found].shape)
     report.squared_share = squares / all_squares
     return entries

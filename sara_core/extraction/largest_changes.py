@@ -13,6 +13,7 @@ import torch
 from ..delta import SparseEntry
 from ..delta.entry import all_finite, check_shape
 from ..errors import DeltaError
+from ..tensors.elements import sum_of_squares
 from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
 
 # A delta of more than half of all elements is larger than the dense file it came from.
@@ -84,7 +85,7 @@ class LargestChanges:
             (places,) = torch.where(mask)
             if len(places):
                 change = piece.change[places]
-                squares += float(change.double().square().sum())
+                squares += sum_of_squares(change)
                 shapes[piece.name] = piece.shape
                 found.setdefault(piece.name, []).append(((places + piece.start).to("cpu", torch.int32), change.cpu()))
         entries = {

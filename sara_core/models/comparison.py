@@ -19,7 +19,7 @@ from ..delta.entry import MAX_ELEMENTS
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import container
 from ..names.resolve import CHECKPOINT_PREFIX, PREFIX, prefix_of
-from ..tensors.elements import added
+from ..tensors.elements import added, where_float64_is
 from ..wording import listed
 from .base import opened_base
 
@@ -178,7 +178,7 @@ class Comparison:
             for start in range(0, len(base), CHUNK):
                 one, other = base[start : start + CHUNK], tuned[start : start + CHUNK]
                 change = difference(one, other)
-                if not torch.isfinite(change.sum(dtype=torch.float64)):
+                if not torch.isfinite(where_float64_is(change).sum(dtype=torch.float64)):
                     raise DeltaError(
                         f"'{pair.name}' has values that are NaN or infinite in '{self.base.label}' or "
                         f"'{self.tuned.label}'. That model's file is damaged, or was merged wrongly: use another one."

@@ -23,6 +23,11 @@ def where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor
 
 
+def sum_of_squares(values: torch.Tensor) -> float:
+    """Σ values², summed up in float64. values: floating, of any shape, on any device"""
+    return float(where_float64_is(values).double().square().sum())
+
+
 def memory_span(tensor: torch.Tensor) -> tuple[int, int]:
     """Addresses of a tensor's first byte and of the one after its last, whatever its memory layout."""
     return tensor.data_ptr(), tensor.data_ptr() + _reach(tensor) * tensor.element_size()

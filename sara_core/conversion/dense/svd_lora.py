@@ -17,6 +17,7 @@ from ...delta.entry import dense
 from ...errors import DeltaError
 from ...files import atomic, container
 from ...names.resolve import PREFIX, WEIGHT
+from ...tensors.elements import sum_of_squares
 from ..formats import Writer
 from ..request import WriteRequest
 from .diff import diff_name, host_names
@@ -70,7 +71,7 @@ def write(
     missed = changed = 0.0
     for done, (name, entry) in enumerate(host_names(entries).items()):
         change = dense(entry)
-        squares = float(change.double().square().sum())
+        squares = sum_of_squares(change)
         changed += squares
         if name.endswith(WEIGHT) and change.dim() > 1 and squares:
             module = "lora_unet_" + name.removeprefix(PREFIX).removesuffix(WEIGHT).replace(".", "_")
@@ -81,7 +82,7 @@ def write(
                 f"{module}.alpha": torch.tensor(float(down.shape[0])),
             }
             error = change.flatten(1) - up.float().flatten(1) @ down.float().flatten(1)
-            missed += (square := float(error.double().square().sum()))
+            missed += (square := sum_of_squares(error))
             layers[name] = math.sqrt(square / squares)
         else:
             tensors[diff_name(name)] = change

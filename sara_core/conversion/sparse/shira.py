@@ -24,6 +24,7 @@ from ...files.source import Source
 from ...models.base import Base, opened_base
 from ...names.diffusers import diffusers_parts
 from ...names.resolve import WEIGHT, prefix_of
+from ...tensors.elements import sum_of_squares
 from ..foreign_file import ForeignFile
 from ..formats import Reader, Sign, Writer
 from ..peft import CONFIG, PREFIX, WEIGHT_FILES, WEIGHTS
@@ -65,7 +66,7 @@ class ShiraWriter(Writer):
         if parts := diffusers_parts(shapes):
             entries = to_diffusers(entries, parts)
         left_out = set(write(path, entries, request.overwrite))
-        squares = {name: float(entry.values.double().square().sum()) for name, entry in entries.items()}
+        squares = {name: sum_of_squares(entry.values) for name, entry in entries.items()}
         lost = sum(squares[name] for name in left_out) / (sum(squares.values()) or 1.0)
         lines = [f"Saved {len(entries) - len(left_out)} Linear layers for PEFT in '{path.name}'."]
         if left_out:
