@@ -1,21 +1,23 @@
 """SaRA Train: choose a model's smallest weights and train them on images and captions."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from comfy_api.latest import io
 
-from ..sara_core.errors import TrainingError
 from ..sara_core.names.patterns import split_patterns
-from ..sara_core.training import snapshot
+from ..sara_core.training.record import RunSettings, parts_of_a_run, resumed_state, selection_asked_for
+from ..sara_core.training.snapshot import RunSnapshots
 from .host import folders
 from .host.progress import show_text
 from .host.training.isolation import training_model
 from .host.training.pairing import read_training_data
-from .host.training.run_settings import RunSettings, digest, parts_of_a_run, selection_asked_for
+from .host.training.run_settings import digest
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import TrainingSession, first_loss
+from .host.words import WORDS
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs
 from .train_options import default_options
@@ -70,7 +72,7 @@ def _train(lists, scalars, say):
         if "samples" in scalars:
             pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
             samples = Samples(training, pictures, folders.sample_folder(run_name))
-        snapshots = snapshot.RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
+        snapshots = RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
         session = TrainingSession(
             training, data, settings, scalars["gradient_checkpointing"], snapshots, scalars["snapshot_every"], samples,
             say,
@@ -84,24 +86,23 @@ def _run_settings(scalars, data) -> RunSettings:
     names = RunSettings.__dataclass_fields__
     own = {name: value for name, value in scalars.items() if name in names}
     own["batch_size"] = min(scalars["batch_size"], len(data.images))
-    own["adjust_at"] = parts_of_a_run(scalars["adjust_at"])
+    own["adjust_at"] = parts_of_a_run(scalars["adjust_at"], WORDS)
     own["include"], own["exclude"] = split_patterns(scalars["include"]), split_patterns(scalars["exclude"])
-    return RunSettings(**own, selection=selection_asked_for(scalars), data=digest(data))
+    return RunSettings(**own, selection=_selection(scalars), data=digest(data))
 
 
-def _resumed(name: str, settings: RunSettings) -> tuple[dict | None, Path | None]:
+def _selection(scalars) -> dict:
+    amount = scalars["select_by"]
+    value = scalars[amount] / 100 if amount == "density" else scalars[amount]
+    return selection_asked_for(scalars["selection_rule"], amount, value, scalars["per_layer"], scalars["seed"])
+
+
+def _resumed(name: str, settings: RunSettings) -> tuple[Mapping | None, Path | None]:
     """State and path of the chosen snapshot; None for a new run."""
     if name == NEW_RUN:
         return None, None
     path = folders.snapshot_path(name)
-    state, saved = snapshot.load(path)
-    differing = snapshot.differences(saved, vars(settings))
-    if differing:
-        raise TrainingError(
-            f"The run of {name} cannot go on, because the node's settings are not what they were then ("
-            + "; ".join(differing) + "). Set them back, or choose 'none' under resume for a new run."
-        )
-    return state, path
+    return resumed_state(path, settings, WORDS), path
 
 
 def plottable(losses: list[float]) -> list[float]:

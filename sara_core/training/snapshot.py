@@ -18,6 +18,7 @@ import torch
 from ..errors import DeltaError
 from ..files import atomic, container
 from ..files.saved_state import fields
+from .words import Words
 
 _TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"
 VERSION = "1"
@@ -40,7 +41,7 @@ def save(path: str | os.PathLike, state: Mapping, settings: Mapping) -> None:
         container.write(file, tensors, metadata)
 
 
-def load(path: str | os.PathLike) -> tuple[dict, dict]:
+def load(path: str | os.PathLike, words: Words = Words()) -> tuple[dict, dict]:
     """State and settings of a snapshot, its tensors on the CPU, copied from the file.
 
     Raises DeltaError for a file that is not whole. What the state says is for whoever takes it to check
@@ -50,8 +51,7 @@ def load(path: str | os.PathLike) -> tuple[dict, dict]:
         metadata = file.metadata() or {}
         if metadata.get(_VERSION) != VERSION:
             raise DeltaError(
-                f"'{Path(path).name}' is no snapshot of a training that this version can resume: choose a file from "
-                "output/sara_snapshots, or update the pack."
+                f"'{Path(path).name}' is no snapshot of a training that this version can resume: {words.other_file}."
             )
         try:
             unread = set(file.keys())

@@ -2,67 +2,17 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
 
 import torch
 
 from ....sara_core.errors import TrainingError
-from ....sara_core.selection.rules import RULES
 from ....sara_core.training.optimizer import learning_rate_for
 from ....sara_core.training.optimizer_choice import follows_the_papers_rate
+from ....sara_core.training.record import RunSettings
 from .pairing import TrainingData
 
 # Below this the paper's rule leaves a run of ordinary length without effect: θ is too large for it.
 USELESS_LEARNING_RATE = 1e-6
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """The inputs of the node under their names. Runs of equal settings over the same base are equal bit for bit on the
-    CPU of one machine, and only such a run is resumed; what may differ (checkpointing, snapshots, pictures) is not
-    here.
-
-    selection: what was asked for, keyword of `select` → value; data: digest of images and captions
-    """
-
-    selection: dict
-    layers: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    steps: int
-    batch_size: int
-    grad_accumulation: int
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    warmup_steps: int
-    weight_decay: float
-    max_grad_norm: float
-    low_rank_weight: float
-    adjust_at: list[float]
-    noise_levels: str
-    noise_level_mean: float
-    noise_level_std: float
-    min_snr_gamma: float
-    caption_dropout: float
-    prior_weight: float
-    seed: int
-    data: str
-
-    def adjust_after_steps(self) -> tuple[int, ...]:
-        """The steps after which the support is adjusted."""
-        return tuple(round(part * self.steps) for part in self.adjust_at)
-
-
-def selection_asked_for(inputs: dict) -> dict:
-    """The keywords of `select` that the node's inputs mean, and their values."""
-    amount, rule = inputs["select_by"], inputs["selection_rule"]
-    selection = {"rule": rule, amount: inputs[amount] / 100 if amount == "density" else inputs[amount]}
-    if inputs["per_layer"]:
-        selection["per_layer"] = True
-    if RULES[rule].takes_seed:
-        selection["seed"] = inputs["seed"]
-    return selection
 
 
 def learning_rate(settings: RunSettings, theta: float | None) -> float:
@@ -84,20 +34,6 @@ def learning_rate(settings: RunSettings, theta: float | None) -> float:
             "learn anything. Lower the density, or set learning_rate (1e-4 to 1e-3)."
         )
     return rate
-
-
-def parts_of_a_run(text: str) -> list[float]:
-    """"0.5" or "0.3, 0.6" → the numbers, each above 0 and below 1. Raises TrainingError for anything else."""
-    try:
-        parts = sorted(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        parts = [0.0]
-    if not all(0 < part < 1 for part in parts):
-        raise TrainingError(
-            f"adjust_at is '{text}': it takes parts of the run between 0 and 1, like 0.5 for the middle, separated by "
-            "commas; empty switches the adjustment off."
-        )
-    return parts
 
 
 def digest(data: TrainingData) -> str:

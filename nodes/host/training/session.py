@@ -2,7 +2,6 @@
 comes."""
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -24,6 +23,7 @@ from ....sara_core.training.loop import Training, TrainingSettings
 from ....sara_core.training.low_rank import LowRankLoss
 from ....sara_core.training.optimizer import make_inner
 from ....sara_core.training.optimizer_choice import optimizer_named
+from ....sara_core.training.record import RunSettings, metadata
 from ....sara_core.training.snapshot import RunSnapshots
 from .. import folders, unsaved
 from ..family import model_family
@@ -34,7 +34,7 @@ from .denoiser import Denoiser
 from .estimate import estimate, is_out_of_memory, shortage
 from .isolation import TrainingModel
 from .pairing import TrainingData
-from .run_settings import RunSettings, learning_rate
+from .run_settings import learning_rate
 from .samples import Samples, side_by_side
 from .unused import check_used_weights_reached
 
@@ -264,17 +264,11 @@ class TrainingSession:
         return text
 
     def _delta(self) -> SparseDelta:
-        selection = self.training.selection
-        selected = {**selection.rule, "theta": selection.theta, "elements": selection.count, "of": selection.candidates}
-        trained = {**asdict(self.settings), "learning_rate": self.rate, "steps": self.run.step}
-        trained["images"] = len(self.data.images)
-        return self.training.store.delta({
-            keys.SELECTION: json.dumps(selected),
-            keys.TRAINING: json.dumps(trained),
-            keys.BASE: self.training.store.base_fingerprint,
-            **self.base,
-            keys.FAMILY: model_family(self.training.patcher),
-        })
+        said = metadata(
+            self.settings, self.training.selection, self.rate, self.run.step, len(self.data.images),
+            self.training.store.base_fingerprint,
+        )
+        return self.training.store.delta({**said, **self.base, keys.FAMILY: model_family(self.training.patcher)})
 
 
 class StepClock:

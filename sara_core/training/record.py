@@ -1,0 +1,124 @@
+"""What a run writes down of itself: the settings that decide its numbers, and what its delta says of how it was made.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..delta import metadata as keys
+from ..errors import TrainingError
+from ..selection.rules import RULES
+from ..selection.select import Selection
+from . import snapshot
+from .words import Words
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that decides a run's numbers, under the names that snapshots and deltas have it by. Runs of equal settings
+    over the same base are equal bit for bit on the CPU of one machine, and only such a run is resumed; what may differ
+    (checkpointing, snapshots, pictures) is not here. A host that has more such settings derives from this.
+
+    selection: what was asked for, keyword of `select` → value
+    layers, include, exclude: of names.patterns.Choice
+    batch_size: images per forward pass, over all processes together; grad_accumulation: forward passes per step
+    learning_rate: 0 = the paper's; schedule, warmup_steps: schedule.py
+    adjust_at: parts of the run, 0 … 1, after which the support is adjusted
+    noise_levels, noise_level_mean, noise_level_std: data.noise_levels.NoiseLevels
+    min_snr_gamma: 0 = off; caption_dropout, prior_weight: data.denoising_loss.DenoisingLoss
+    data: digest of images and captions
+    """
+
+    selection: dict
+    layers: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    steps: int
+    batch_size: int
+    grad_accumulation: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    low_rank_weight: float
+    adjust_at: list[float]
+    noise_levels: str
+    noise_level_mean: float
+    noise_level_std: float
+    min_snr_gamma: float
+    caption_dropout: float
+    prior_weight: float
+    seed: int
+    data: str
+
+    @property
+    def samples_per_step(self) -> int:
+        """Class images not counted."""
+        return self.batch_size * self.grad_accumulation
+
+    def adjust_after_steps(self) -> tuple[int, ...]:
+        """The steps after which the support is adjusted."""
+        return tuple(round(part * self.steps) for part in self.adjust_at)
+
+    def as_written_now(self, state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
+        """State and settings of a snapshot, where an older version wrote them in another form, in today's form."""
+        return state, saved
+
+
+def selection_asked_for(rule: str, amount: str, value: float, per_layer: bool, seed: int) -> dict:
+    """The keywords of `select`, as RunSettings.selection. amount: "threshold", "count" or "density"."""
+    selection = {"rule": rule, amount: value}
+    if per_layer:
+        selection["per_layer"] = True
+    if RULES[rule].takes_seed:
+        selection["seed"] = seed
+    return selection
+
+
+def parts_of_a_run(text: str, words: Words = Words()) -> list[float]:
+    """"0.5" or "0.3, 0.6" → the numbers, each above 0 and below 1. Raises TrainingError for anything else."""
+    try:
+        parts = sorted(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        parts = [0.0]
+    if not all(0 < part < 1 for part in parts):
+        raise TrainingError(
+            f"{words.setting('adjust_at')} is '{text}': it takes parts of the run between 0 and 1, like 0.5 for the "
+            "middle, separated by commas; empty switches the adjustment off."
+        )
+    return parts
+
+
+def metadata(
+    settings: RunSettings, selection: Selection, learning_rate: float, steps: int, images: int, fingerprint: str
+) -> dict[str, str]:
+    """What a delta says of the run that it comes from.
+
+    learning_rate: the one that was trained with; steps: how many are done; images: how many there were, class images
+    not counted; fingerprint: of the trained weights' values before the training (Store.base_fingerprint)
+    """
+    selected = {**selection.rule, "theta": selection.theta, "elements": selection.count, "of": selection.candidates}
+    trained = {**asdict(settings), "learning_rate": learning_rate, "steps": steps, "images": images}
+    return {
+        keys.SELECTION: json.dumps(selected),
+        keys.TRAINING: json.dumps(trained),
+        keys.BASE: fingerprint,
+    }
+
+
+def resumed_state(path: str | os.PathLike, settings: RunSettings, words: Words = Words()) -> Mapping:
+    """The state in the snapshot of a run of the same settings.
+
+    Raises DeltaError for a file that is no whole snapshot, TrainingError, with all that differs, for another run's.
+    """
+    state, saved = settings.as_written_now(*snapshot.load(path, words))
+    if differing := snapshot.differences(saved, asdict(settings)):
+        raise TrainingError(
+            f"The run of {Path(path).name} cannot go on, because {words.other_run} ({'; '.join(differing)}). "
+            f"{words.same_run}"
+        )
+    return state
