@@ -7,16 +7,19 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
+from ..sara_core.delta import SparseDelta
 from ..sara_core.names.patterns import split_patterns
+from ..sara_core.training.host import Places
+from ..sara_core.training.optimizer_choice import chosen_optimizer
 from ..sara_core.training.record import RunSettings, parts_of_a_run, resumed_state, selection_asked_for
+from ..sara_core.training.session import TrainingSession
 from ..sara_core.training.snapshot import RunSnapshots
-from .host import folders
+from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.isolation import training_model
-from .host.training.pairing import read_training_data
-from .host.training.run_settings import digest
+from .host.training.pairing import TrainingData, read_training_data
 from .host.training.samples import Samples, SampleSettings
-from .host.training.session import TrainingSession, first_loss
+from .host.training.session import NodeHost, assembled_run, first_loss
 from .host.words import WORDS
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs
@@ -56,39 +59,63 @@ class SaRATrain(io.ComfyNode):
 
 
 def _train(lists, scalars, say):
-    unconditional = [scalars["unconditional"]] if "unconditional" in scalars else []
-    data = read_training_data(
-        lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"],
-        scalars["caption_dropout"],
-    )
+    data = _data(lists, scalars)
     settings = _run_settings(scalars, data)
+    chosen = chosen_optimizer(settings, WORDS)
     state, resumed = _resumed(scalars["resume"], settings)
     with folders.reserved_run(resumed) as run_name, training_model(
         scalars["model"], settings.selection, data.batch_shape(settings.batch_size), settings.include,
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
         scoring_loss=lambda patcher: first_loss(patcher, data, settings), checkpoint_depth=scalars["checkpoint_depth"],
     ) as training:
-        samples = None
-        if "samples" in scalars:
-            pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
-            samples = Samples(training, pictures, folders.sample_folder(run_name))
-        snapshots = RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
-        session = TrainingSession(
-            training, data, settings, scalars["gradient_checkpointing"], snapshots, scalars["snapshot_every"], samples,
-            say,
-        )
+        samples = _samples(scalars, training, data, settings, run_name)
+        host = NodeHost(training, settings, scalars["gradient_checkpointing"], samples, say)
+        run = assembled_run(training, data, settings, chosen)
+        session = TrainingSession(run, _places(scalars, run_name, host), host)
         if state is not None:
             session.resume(state)
-        return session.execute()
+        host.log(data.describe(settings.steps, settings.samples_per_step))
+        host.foretell_memory(run)
+        return session.execute(), run.training.losses
 
 
-def _run_settings(scalars, data) -> RunSettings:
+def _data(lists, scalars) -> TrainingData:
+    unconditional = [scalars["unconditional"]] if "unconditional" in scalars else []
+    return read_training_data(
+        lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"],
+        scalars["caption_dropout"],
+    )  # fmt: skip
+
+
+def _samples(scalars, training, data: TrainingData, settings: RunSettings, run_name: str) -> Samples | None:
+    if "samples" not in scalars:
+        return None
+    pictures = SampleSettings(**scalars["samples"], size=data.images.largest.shape[1:], seed=settings.seed)
+    return Samples(training, pictures, folders.sample_folder(run_name))
+
+
+def _places(scalars, run_name: str, host: NodeHost) -> Places:
+    snapshots = RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
+
+    def keep_copy(delta: SparseDelta) -> None:
+        path = unsaved.keep_copy(delta, run_name)
+        host.log(f"until it is saved, the delta is in {WORDS.place(path)}.")
+
+    return Places(
+        snapshots, scalars["snapshot_every"],
+        save_stopped=lambda delta: folders.save_own(delta, folders.FOLDER, f"stopped_{run_name}"),
+        save_finished=keep_copy,
+        keep_without_file=lambda delta: unsaved.keep_snapshots(delta, snapshots),
+    )  # fmt: skip
+
+
+def _run_settings(scalars, data: TrainingData) -> RunSettings:
     names = RunSettings.__dataclass_fields__
     own = {name: value for name, value in scalars.items() if name in names}
     own["batch_size"] = min(scalars["batch_size"], len(data.images))
     own["adjust_at"] = parts_of_a_run(scalars["adjust_at"], WORDS)
     own["include"], own["exclude"] = split_patterns(scalars["include"]), split_patterns(scalars["exclude"])
-    return RunSettings(**own, selection=_selection(scalars), data=digest(data))
+    return RunSettings(**own, selection=_selection(scalars), data=data.digest())
 
 
 def _selection(scalars) -> dict:

@@ -51,7 +51,7 @@ def with_node_target(host: InProcessHost, model, use: Callable[[Target, Path], N
         def execute(self):
             folder.mkdir(parents=True, exist_ok=True)
             use(Target(NODE, *_node(self, node._resumed, folder), mutations.of_safetensors, (own_error,)), folder)
-            return self.run.store.delta(), []
+            return self.run.store.delta()
 
     generator = torch.Generator().manual_seed(0)
     latents = [{"samples": torch.randn(1, 4, 8, 8, generator=generator)} for _ in range(3)]
@@ -135,7 +135,7 @@ def _command_line_run(settings: RunSettings) -> Training:
 
 
 def _node(session, resumed: Callable, folder: Path) -> tuple[list[bytes], Callable[[Path], None]]:
-    training, settings = session.run, session.settings
+    training, settings = session.training, session.run.settings
     fresh, files = training.state(), []
     for _ in range(2):
         _one_step(training)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import folder_paths
 
+from ...sara_core.delta import SparseDelta
 from ...sara_core.errors import DeltaError, NameTakenError
 from ...sara_core.files.run_name import numbered, reserved
 from ...sara_core.training.snapshot import run_of
@@ -113,6 +114,15 @@ def output_paths(prefix: str, ending: str = ENDING) -> Iterator[Path]:
             "'sara/delta'."
         ) from error
     return (Path(folder, f"{name}_{number:05}_{ending}") for number in itertools.count(counter))
+
+
+def save_own(delta: SparseDelta, folder: str, name: str) -> Path:
+    """Save a delta that nobody has chosen a name for, where it replaces nothing; returns its path.
+
+    Raises DeltaError if it cannot be written.
+    """
+    path, _ = save_new(own_output_paths(folder, name), lambda path: delta.save(path, overwrite=False))
+    return path
 
 
 def own_output_paths(folder: str, name: str) -> Iterator[Path]:

@@ -45,14 +45,12 @@ class _Unsaved:
 _unsaved: list[_Unsaved] = []
 
 
-def keep_copy(delta: SparseDelta, snapshots: RunSnapshots) -> Path:
-    """Write the copy of a finished run, and only then remove the run's snapshots; returns the copy's path.
+def keep_copy(delta: SparseDelta, run: str) -> Path:
+    """Write the copy of a finished run of that name, after which its snapshots may go; returns the copy's path.
 
     Raises DeltaError if it cannot be written: keep_snapshots is the next best.
     """
-    paths = folders.own_output_paths(folders.UNSAVED, snapshots.run)
-    path, _ = folders.save_new(paths, lambda path: delta.save(path, overwrite=False))
-    snapshots.discard()
+    path = folders.save_own(delta, folders.UNSAVED, run)
     for earlier in [earlier for earlier in _unsaved if earlier.is_copy and earlier.delta() is None]:
         earlier.remove()
     _unsaved.append(_Unsaved(weakref.ref(delta), [_OwnFile(path)], is_copy=True))

@@ -47,7 +47,7 @@ class Training:
     of the same machine with the same torch and number of threads.
 
     batches: computes the loss (scalar, with graph) of the next micro-batch; with state(), check_state() and
-        load_state(), as nodes/host/training/batches.py, if the run is to be continued later
+        load_state(), as data/denoising_loss.py, if the run is to be continued later
     low_rank: its add_gradient() adds to the gradient of Δ once per step (low_rank.py)
     scaler: scales the loss for fp16 compute; a step whose scaled gradient overflows is skipped and the scale lowered
     average: replaces a tensor by its mean over the processes that train together, each with its own part of a batch

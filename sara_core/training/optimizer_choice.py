@@ -2,10 +2,13 @@
 
 import functools
 import importlib
+from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import TrainingError
+from .record import RunSettings
+from .words import Words
 
 ADAMW_8BIT = "AdamW 8-bit"
 # Without momentum, SGD learns nothing in a run of ordinary length.
@@ -21,15 +24,43 @@ _8BIT = (("bitsandbytes.optim", "AdamW8bit"), ("torchao.optim", "AdamW8bit"))
 OPTIMIZERS = (*_CLASSES, ADAMW_8BIT)
 
 
-def optimizer_named(name: str) -> tuple[type[torch.optim.Optimizer], dict]:
+class ChosenOptimizer(NamedTuple):
+    """An optimizer, as `SaRA` and `make_inner` take it. lr: None = the paper's, for the θ of the selection"""
+
+    kind: type[torch.optim.Optimizer]
+    lr: float | None
+    options: dict[str, Any]
+
+
+def chosen_optimizer(settings: RunSettings, words: Words = Words()) -> ChosenOptimizer:
+    """The optimizer of a run's settings, which can be asked for before there is a model.
+
+    Raises TrainingError if it is not installed, or is one that the paper's learning rate is not for and is given none.
+    """
+    if not settings.learning_rate and not follows_the_papers_rate(settings.optimizer):
+        raise TrainingError(
+            f"The paper's learning rate is for optimizers of Adam's kind: set {words.setting('learning_rate')} for "
+            f"{settings.optimizer} (0.1 is a start), or choose AdamW."
+        )
+    kind, options = optimizer_named(settings.optimizer, words)
+    return ChosenOptimizer(kind, settings.learning_rate or None, {**options, "weight_decay": settings.weight_decay})
+
+
+def optimizer_named(name: str, words: Words = Words()) -> tuple[type[torch.optim.Optimizer], dict]:
     """Class and options of one of OPTIMIZERS.
 
     "AdamW 8-bit" keeps its moments in 8 bits, in blocks; they start anew when the support is adjusted.
     Raises TrainingError if none of the packages that have it is installed.
     """
-    if name == ADAMW_8BIT:
-        return _adamw_8bit(), {}
-    return _CLASSES[name]
+    if name != ADAMW_8BIT:
+        return _CLASSES[name]
+    kind = _adamw_8bit()
+    if kind is None:
+        raise TrainingError(
+            f"{ADAMW_8BIT} needs the package bitsandbytes or torchao, and neither is installed in {words.python}. "
+            "Choose AdamW, or install one of them (pip install bitsandbytes)."
+        )
+    return kind, {}
 
 
 def follows_the_papers_rate(name: str) -> bool:
@@ -39,13 +70,10 @@ def follows_the_papers_rate(name: str) -> bool:
 
 
 @functools.cache
-def _adamw_8bit():
+def _adamw_8bit() -> type[torch.optim.Optimizer] | None:
     for module, name in _8BIT:
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
             continue
-    raise TrainingError(
-        f"{ADAMW_8BIT} needs the package bitsandbytes or torchao, and neither is installed in ComfyUI's Python. "
-        "Choose AdamW, or install one of them (pip install bitsandbytes)."
-    )
+    return None

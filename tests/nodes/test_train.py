@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support import toy_models
-from tests.support.toy_training import IMAGES, saved_deltas, train
+from tests.support.toy_training import IMAGES, denoising_loss, saved_deltas, train
 
 
 def loaded_weights(model):
@@ -35,14 +35,12 @@ def test_trains_the_small_weights_and_nothing_else(comfy, model, data, untouched
 def test_first_loss_is_the_loss_of_the_untrained_model(comfy, model, data, untouched, checkpointing):
     """eps model: target is the noise, prediction is what the network says, on the very same draws."""
     _, loss = train(comfy, model, data, steps=1, gradient_checkpointing=checkpointing, seed=5)
-    denoiser = comfy.pack_module("nodes.host.training.denoiser")
-    batches = comfy.pack_module("nodes.host.training.batches")
     dataset = comfy.pack_module("nodes.host.training.dataset")
     latents, captions = data
     with torch.inference_mode(False), torch.no_grad():
         pairs = comfy.pack_module("nodes.host.training.pairing").pair(latents, captions)
         samples = dataset.prepare_samples(model, pairs, 5)
-        (sample, level, noise), = batches.DenoisingLoss(denoiser.Denoiser(model), samples, 1, 5).draws.next_batch()
+        (sample, level, noise), = denoising_loss(comfy, model, samples, 1, seed=5).draws.next_batch()
         sigma = model.model.model_sampling.sigmas[level]
         noisy = sample.latent + sigma * noise
         timestep = model.model.model_sampling.timestep(sigma[None]).float()
@@ -138,7 +136,7 @@ def test_an_error_inside_the_model_leaves_it_untouched(comfy, model, data, untou
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_values(comfy, model, data, untouched, monkeypatch):
-    batches = comfy.pack_module("nodes.host.training.batches")
+    batches = comfy.pack_module("sara_core.data.denoising_loss")
     calls = iter(range(100))
     original = batches.DenoisingLoss.__call__
     monkeypatch.setattr(batches.DenoisingLoss, "__call__",

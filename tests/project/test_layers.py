@@ -29,7 +29,7 @@ LAYERS = {
     "conversion": EVERYWHERE | _MODELS | {"extraction"},
     "selection": EVERYWHERE | _DELTA | {"backward"},
     "memory": EVERYWHERE | {"backward"},
-    "training": EVERYWHERE | _TRAINING,
+    "training": EVERYWHERE | _TRAINING | {"data", "memory"},
     "diffusers_bridge": EVERYWHERE | _MODELS,
     "pipelines": EVERYWHERE | _TRAINING | {"training", "data", "memory", "diffusers_bridge"},
 }

@@ -61,5 +61,14 @@ def train(comfy, model, data, **settings):
     return comfy.execute("SaRATrain", model=model, latents=latents, positive=captions, **settings).outputs
 
 
+def denoising_loss(comfy, model, samples, batch_size, seed=0, **options):
+    """The losses that the node trains a loaded MODEL with, over prepared samples."""
+    denoiser = comfy.pack_module("nodes.host.training.denoiser").Denoiser(model)
+    network = comfy.pack_module("nodes.host.training.network").HostNetwork(denoiser)
+    return comfy.pack_module("sara_core.data.denoising_loss").DenoisingLoss(
+        network, samples, batch_size, seed, **options
+    )
+
+
 def saved_deltas(comfy):
     return set((comfy.base / "output" / "sara").glob("*.safetensors"))

@@ -1,27 +1,21 @@
 """Images and captions → samples: what the model is given, prepared once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
+from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.errors import TrainingError
 from .pairing import Pairs
 from .refusals import check_picture_given
 
 
-@dataclass
-class Sample:
-    """latent: fp32 [1, channels, *size], scaled as the model sees it; conditions: name → comfy.conds.COND… of batch 1,
-    made of its caption; unconditional: the same made of the empty caption, where captions are dropped"""
+class HostSample(Sample):
+    """latent: [1, channels, *size]; conditions: name → comfy.conds.COND… of batch 1, made of its caption"""
 
-    latent: torch.Tensor
-    conditions: dict
-    unconditional: dict | None = None
-
-    def can_join(self, other: "Sample") -> bool:
+    def can_join(self, other: "HostSample") -> bool:
         """Whether both fit into one batch."""
         return (
             self.latent.shape == other.latent.shape
@@ -29,17 +23,13 @@ class Sample:
             and all(cond.can_concat(other.conditions[name]) for name, cond in self.conditions.items())
         )
 
-    def without_caption(self) -> "Sample":
-        """The sample under the empty caption."""
-        return Sample(self.latent, self.unconditional)
-
-    def on(self, device) -> "Sample":
+    def on(self, device) -> "HostSample":
         """The sample with its latent and conditions on `device`, to be put into a batch."""
-        return Sample(self.latent.to(device), _moved(self.conditions, device))
+        return HostSample(self.latent.to(device), _moved(self.conditions, device))
 
 
 @torch.no_grad()  # some models pass the text through layers of theirs that are being trained: once, not per step
-def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None = None) -> list[Sample]:
+def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None = None) -> list[HostSample]:
     """Scale the latents and let the model turn each caption's conditioning into its inputs, as sampling does.
 
     unconditional: CONDITIONING entry of the empty caption, if captions are dropped
@@ -57,7 +47,7 @@ def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None
             # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
             text, options = unconditional
             empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed)
-        samples.append(Sample(latent.to(patcher.offload_device), conditions, empty))
+        samples.append(HostSample(latent.to(patcher.offload_device), conditions, empty))
     return samples
 
 

@@ -12,7 +12,7 @@ flow models), and its error is (denoised − x0) / b. A mean squared error on x0
 import comfy.ldm.modules.attention
 import torch
 
-from .dataset import Sample, without_inference_tensors
+from .dataset import HostSample, without_inference_tensors
 
 
 class Denoiser:
@@ -27,7 +27,7 @@ class Denoiser:
         its range."""
         return self.patcher.model.model_sampling.sigmas
 
-    def losses(self, samples: list[Sample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]) -> torch.Tensor:
+    def losses(self, samples: list[HostSample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]) -> torch.Tensor:
         """Mean squared error of each sample at its noise level: fp32 [len(samples)], with graph.
 
         samples: of any sizes and captions; those that fit together go through the model together
@@ -49,7 +49,7 @@ class Denoiser:
 
         return ((denoised - clean) / output_scale(model.model_sampling, sigma, noisy)).square().flatten(1).mean(1)
 
-    def _model_arguments(self, samples: list[Sample], sigma) -> dict:
+    def _model_arguments(self, samples: list[HostSample], sigma) -> dict:
         first, rest = samples[0].conditions, [sample.conditions for sample in samples[1:]]
         arguments = {name: cond.concat([other[name] for other in rest]) for name, cond in first.items()}
         options = dict(self.patcher.model_options.get("transformer_options", {}))
@@ -64,7 +64,7 @@ def output_scale(model_sampling, sigma, noisy):
     return model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
 
 
-def _joinable(batch: list[Sample]) -> list[list[int]]:
+def _joinable(batch: list[HostSample]) -> list[list[int]]:
     """Positions in the batch, grouped so that each group can go through the model at once."""
     groups: list[list[int]] = []
     for position, sample in enumerate(batch):

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import comfy.model_management
 import torch
 
+from ....sara_core.data.denoising_loss import DenoisingLoss
+from ....sara_core.data.draws import Draws
 from ....sara_core.memory import estimate as memory
 from ....sara_core.memory.estimate import MemoryEstimate
 from ....sara_core.memory.simulation import simulated
 from ....sara_core.training.loop import Training
 from . import checkpointing
-from .batches import DenoisingLoss, Draws
-from .dataset import Sample
+from .dataset import HostSample
 from .denoiser import Denoiser
 from .isolation import TrainingModel
 
@@ -112,7 +113,7 @@ def _blocks_as_they_were(model):
             block.overwrites = overwrites
 
 
-def largest_batch(batches: DenoisingLoss) -> list[Sample]:
+def largest_batch(batches: DenoisingLoss) -> list[HostSample]:
     """The samples of a batch that no other takes more memory than."""
     return [
         sample
@@ -121,5 +122,5 @@ def largest_batch(batches: DenoisingLoss) -> list[Sample]:
     ]
 
 
-def _by_size(draws: Draws) -> list[Sample]:
+def _by_size(draws: Draws) -> list[HostSample]:
     return sorted(draws.samples, key=lambda sample: sample.latent.numel(), reverse=True)

@@ -1,5 +1,6 @@
 """LATENT and CONDITIONING as they come off the wires → images, each with its caption."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,26 @@ class TrainingData:
         times = steps * images_per_step / len(self.images)
         parts.append(f"{counted(steps, 'step')} of {counted(images_per_step, 'image')} show each {times:.3g} times")
         return "; ".join(parts)
+
+    def digest(self) -> str:
+        """Identity of the images and captions, in their order: hex digest of all that they are made of."""
+        result = hashlib.blake2b(digest_size=16)
+        sets = [pairs for pairs in (self.images, self.class_images) if pairs]
+        _add(result, [[pairs.images, pairs.captions] for pairs in sets] + [self.unconditional])
+        return result.hexdigest()
+
+
+def _add(result, value) -> None:
+    if isinstance(value, torch.Tensor):
+        result.update(repr(tuple(value.shape)).encode())
+        result.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    elif isinstance(value, dict):
+        _add(result, sorted(value.items(), key=lambda item: str(item[0])))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _add(result, item)
+    elif isinstance(value, (str, int, float, bool, type(None))):
+        result.update(repr(value).encode())
 
 
 def read_training_data(

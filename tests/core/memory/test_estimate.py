@@ -25,6 +25,7 @@ from sara_core.training.optimizer import make_inner
 from sara_core.wording import GIB, MIB
 from tests.support.family_models import FAMILIES
 from tests.support.small_models import attached, counted_memory, loss_of, small_batches, small_net
+from tests.support.toy_training import denoising_loss
 
 ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE = 0.15
@@ -185,7 +186,6 @@ def prepared(comfy, name, shapes=((4, 8, 8),), batch_size=1, checkpointing=True,
     """A MODEL in training, and a run over random latents of these shapes."""
     host = "nodes.host.training."
     isolation, session = comfy.pack_module(f"{host}isolation"), comfy.pack_module(f"{host}session")
-    denoiser, batches = comfy.pack_module(f"{host}denoiser"), comfy.pack_module(f"{host}batches")
     pairing, training = comfy.pack_module("nodes.host.training.pairing"), comfy.pack_module("sara_core.training.loop")
     optimizer = comfy.pack_module("sara_core.training.optimizer")
     family = FAMILIES[name]
@@ -197,7 +197,7 @@ def prepared(comfy, name, shapes=((4, 8, 8),), batch_size=1, checkpointing=True,
         model, {"density": density}, latents[0].shape, gradient_checkpointing=checkpointing
     ) as prepared_model:
         samples = session.prepare_samples(prepared_model.patcher, pairs, 0)
-        loss = batches.DenoisingLoss(denoiser.Denoiser(prepared_model.patcher), samples, batch_size, 0)
+        loss = denoising_loss(comfy, prepared_model.patcher, samples, batch_size)
         store = prepared_model.store
         inner = optimizer.make_inner(torch.optim.AdamW, store.values, 1e-3, 1e-3, {})
         yield prepared_model, training.Training(store, inner, loss, training.TrainingSettings(steps=2))

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.support.toy_training import denoising_loss
+
 
 @pytest.fixture(scope="module")
 def tensors():
@@ -52,7 +54,7 @@ def test_samples_wait_on_the_offload_device(comfy, model, tensors, monkeypatch):
 def test_moving_a_sample_changes_no_bit_and_reaches_every_tensor(comfy, model, tensors):
     import comfy.conds as conds
 
-    sample_class = comfy.pack_module("nodes.host.training.dataset").Sample
+    sample_class = comfy.pack_module("nodes.host.training.dataset").HostSample
     tensor = torch.arange(6.0)
     conditions = {
         "regular": conds.CONDRegular(tensor), "list": conds.CONDList([tensor, tensor + 1]),
@@ -113,11 +115,6 @@ def test_a_picture_is_one_frame_to_a_video_model(comfy, model, tensors, monkeypa
     assert sample.latent.shape == (1, 16, 1, 8, 8)
 
 
-def make_loss(comfy, model, samples, batch_size, **options):
-    denoiser = comfy.pack_module("nodes.host.training.denoiser").Denoiser(model)
-    return comfy.pack_module("nodes.host.training.batches").DenoisingLoss(denoiser, samples, batch_size, 0, **options)
-
-
 @pytest.mark.parametrize("options", [{}, {"min_snr_gamma": 5.0}], ids=["plain", "min-SNR"])
 def test_a_batch_with_everything_costs_what_its_samples_do(comfy, model, tensors, options):
     """Mixed sizes, dropped captions and class images through the real model at once, and one by one by hand."""
@@ -126,9 +123,9 @@ def test_a_batch_with_everything_costs_what_its_samples_do(comfy, model, tensors
     class_samples = prepare(comfy, model, images[:2], captions[2:], empty)
     options = {"class_samples": class_samples, "prior_weight": 0.5, "caption_dropout": 0.5, **options}
     with torch.inference_mode(False), torch.no_grad():
-        together = make_loss(comfy, model, samples, 3, **options)()
-        assert torch.equal(together, make_loss(comfy, model, samples, 3, **options)())
-        drawing = make_loss(comfy, model, samples, 3, **options)
+        together = denoising_loss(comfy, model, samples, 3, **options)()
+        assert torch.equal(together, denoising_loss(comfy, model, samples, 3, **options)())
+        drawing = denoising_loss(comfy, model, samples, 3, **options)
         table = model.model.model_sampling
         expected = []
         for draws in (drawing.draws, drawing.class_draws):

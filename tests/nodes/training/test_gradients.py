@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.support import toy_models
+from tests.support.toy_training import denoising_loss
 
 BATCH = 2
 
@@ -15,8 +16,7 @@ def host_loss(comfy, model):
     captions = [[torch.randn(1, 77, 768, generator=generator), {}] for _ in range(BATCH)]
     pairs = comfy.pack_module("nodes.host.training.pairing").Pairs(latents, captions)
     samples = comfy.pack_module("nodes.host.training.dataset").prepare_samples(model, pairs, seed=0)
-    denoiser = comfy.pack_module("nodes.host.training.denoiser").Denoiser(model)
-    return comfy.pack_module("nodes.host.training.batches").DenoisingLoss(denoiser, samples, BATCH, seed=0)()
+    return denoising_loss(comfy, model, samples, BATCH)()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from tests.nodes.training.test_gradients import host_loss as toy_loss
 from tests.nodes.training.test_isolation import assert_deltas_agree, load_in_low_vram, train
 from tests.support import toy_models
 from tests.support.family_models import FAMILIES
+from tests.support.toy_training import denoising_loss
 
 EVERYTHING = "all layers, biases and norms"
 SHAPE = (BATCH, 4, 8, 8)
@@ -18,8 +19,7 @@ def family_loss(comfy, model, family):
     """The node's own loss over two random samples of a family, with fixed draws."""
     pairs = comfy.pack_module("nodes.host.training.pairing").Pairs(family.latents(BATCH), family.captions(BATCH))
     samples = comfy.pack_module("nodes.host.training.dataset").prepare_samples(model, pairs, seed=0)
-    denoiser = comfy.pack_module("nodes.host.training.denoiser").Denoiser(model)
-    return comfy.pack_module("nodes.host.training.batches").DenoisingLoss(denoiser, samples, BATCH, seed=0)()
+    return denoising_loss(comfy, model, samples, BATCH)()
 
 
 def dense_gradients(model, loss):

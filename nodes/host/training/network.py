@@ -1,0 +1,34 @@
+"""A loaded MODEL as sara_core's losses call it: what was drawn for a batch → the loss of each sample."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ....sara_core.data.draws import Draw
+from .denoiser import Denoiser
+from .prediction import min_snr_weights
+
+
+class HostNetwork:
+    """A sara_core.data.denoising_loss.Network, of samples that are HostSamples."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser = denoiser
+
+    @property
+    def levels(self) -> int:
+        return len(self.denoiser.sigmas)
+
+    def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
+        device = self.denoiser.patcher.load_device
+        samples = [draw.sample.on(device) for draw in draws]
+        sigmas = [self.denoiser.sigmas[draw.level].clone() for draw in draws]
+        return self.denoiser.losses(samples, sigmas, [draw.noise for draw in draws])
+
+    def mean_loss(self, draws: Sequence[Draw]) -> torch.Tensor:
+        return self.losses(draws).mean()
+
+    def min_snr_weights(self, levels: Sequence[int], gamma: float) -> torch.Tensor:
+        sigmas = self.denoiser.sigmas[torch.tensor(levels)]
+        weights = min_snr_weights(self.denoiser.patcher.model.model_sampling, sigmas, gamma)
+        return weights.to(self.denoiser.patcher.load_device)
