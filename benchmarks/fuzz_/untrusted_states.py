@@ -14,15 +14,18 @@ from benchmarks.fuzz_ import mutations
 from benchmarks.fuzz_.exploration import Target
 from devtools.comfyui.in_process import InProcessHost
 from sara_core import SaRA
-from sara_core.commands import train as train_command
+from sara_core.commands.terminal import WORDS
+from sara_core.data.denoising_loss import Sample
 from sara_core.data.noising import FlowNoising
 from sara_core.errors import SaRAError
-from sara_core.pipelines.run import DenoisingLoss, RunSettings
+from sara_core.names.patterns import ALL_LAYERS
+from sara_core.pipelines.network import DiffusersNetwork
+from sara_core.pipelines.run import PipelineSettings
 from sara_core.training import snapshot
 from sara_core.training.adjustment import adjust
-from sara_core.training.loop import Training, TrainingSettings
-from sara_core.training.low_rank import LowRankLoss
-from sara_core.training.processes import Processes
+from sara_core.training.loop import Training
+from sara_core.training.record import resumed_state
+from sara_core.training.run import Run, denoising_loss
 
 LIBRARY, COMMAND, NODE = "state, library", "snapshot, command line", "snapshot, node"
 OPTIMIZERS = {
@@ -95,18 +98,23 @@ def _library_step(model, ours) -> None:
 
 
 def _command_line(folder: Path) -> tuple[list[bytes], Callable[[Path], None]]:
-    """`--resume` of `python -m sara_core train`: its settings, and the run that DiffusersRun puts together, over a
-    network that takes no time."""
-    settings = RunSettings({"density": 0.3}, STEPS, 1, 1, None, 0.1, 0.5, 8, "float32", 0, "digest")
-    training = _command_line_run(settings)
+    """`--resume` of `python -m sara_core train`: its settings, and the run that is put together from them, over a
+    network that takes no time; snapshots of the first version of the command among them."""
+    settings = _pipeline_settings()
+    training = _command_line_run(settings).training
     fresh, files = training.state(), []
     for step in range(1, STEPS):
         _one_step(training)
         files.append(_file(folder, training.state(), asdict(settings)))
+    older = {**training.state(), "batches": training.state()["batches"]["images"]}
+    files.append(_file(folder, older, {
+        "selection": {"density": 0.3}, "steps": STEPS, "batch_size": 1, "accumulation": 1, "learning_rate": None,
+        "low_rank_weight": 0.1, "adjust_at": 0.5, "resolution": 8, "dtype": "float32", "seed": 0, "data": "digest",
+    }))  # fmt: skip
     training.load_state(fresh)
 
     def read(path: Path) -> None:
-        state = train_command._resumed(str(path), settings)
+        state = resumed_state(path, settings, WORDS)
         _unless_refused(training.store, lambda: training.load_state(state))
         _one_step(training)
         training.load_state(fresh)
@@ -114,23 +122,30 @@ def _command_line(folder: Path) -> tuple[list[bytes], Callable[[Path], None]]:
     return files, read
 
 
-def _command_line_run(settings: RunSettings) -> Training:
+def _pipeline_settings() -> PipelineSettings:
+    return PipelineSettings(
+        selection={"rule": "smallest", "density": 0.3}, layers=ALL_LAYERS, include=(), exclude=(), steps=STEPS,
+        batch_size=1, grad_accumulation=1, optimizer="AdamW", learning_rate=0.0, schedule="constant", warmup_steps=0,
+        weight_decay=0.0, max_grad_norm=1.0, low_rank_weight=0.1, adjust_at=[0.5], noise_levels="uniform",
+        noise_level_mean=0.0, noise_level_std=1.0, min_snr_gamma=0.0, caption_dropout=0.0, prior_weight=1.0, seed=0,
+        data="digest", resolution=8, dtype="float32",
+    )  # fmt: skip
+
+
+def _command_line_run(settings: PipelineSettings) -> Run:
     optimizer = SaRA(_network(), **settings.selection, lr=1e-3)
 
     def predict(model, noisy, timesteps, conditions):
         return model(noisy.reshape(len(noisy), -1)).reshape(noisy.shape)
 
-    samples = [SimpleNamespace(latent=torch.full((1, 2, 3), number / 3), conditions={"none": torch.zeros(1)})
-               for number in range(3)]  # fmt: skip
+    samples = [Sample(torch.full((1, 2, 3), number / 3), {"none": torch.zeros(1)}) for number in range(3)]
     noising = FlowNoising(torch.linspace(0.1, 1.0, 10))
-    prepared = SimpleNamespace(
-        model=optimizer.model, family=SimpleNamespace(predict=predict), noising=noising, samples=samples
-    )
-    processes = Processes(0, 1, torch.device("cpu"))
-    loop = TrainingSettings(settings.steps, adjust_at=(2,), theta=optimizer.selection.theta)
-    return Training(
-        optimizer.store, optimizer.inner, DenoisingLoss(prepared, settings, processes), loop,
-        LowRankLoss(optimizer.store, settings.low_rank_weight, settings.seed),
+    network = DiffusersNetwork(
+        optimizer.model, SimpleNamespace(predict=predict), noising, torch.device("cpu"), torch.float32
+    )  # fmt: skip
+    return Run(
+        settings, optimizer.store, optimizer.selection, optimizer.inner, denoising_loss(settings, network, samples),
+        images=len(samples), about_base={},
     )  # fmt: skip
 
 

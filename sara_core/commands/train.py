@@ -4,28 +4,24 @@ On several GPUs: torchrun --nproc-per-node N -m sara_core train …"""
 
 import argparse
 import contextlib
-import itertools
-import signal
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from ..data.image_folder import ImageFolder, read_image_folder
-from ..errors import NameTakenError, SaRAError, TrainingError
+from ..errors import TrainingError
 from ..files import atomic
-from ..files.run_name import numbered, reserved
 from ..memory.estimate import is_out_of_memory
+from ..names.patterns import ALL_LAYERS
 from ..pipelines.prepare import prepare_training
-from ..pipelines.run import DTYPES, DiffusersRun, RunSettings
-from ..training import snapshot
+from ..pipelines.run import DTYPES, PipelineSettings, assembled_run
+from ..training.optimizer_choice import chosen_optimizer
 from ..training.processes import Processes, joined_processes
+from ..training.record import resumed_state, selection_asked_for
+from ..training.session import TrainingSession
+from .terminal import WORDS, Terminal, own_snapshots, places
 
 HELP = "train a delta of a diffusers model on a folder of images"
 DEFAULT_DENSITY = 0.01
-PROGRESS_LINES = 100
-SNAPSHOTS_KEPT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,127 +68,36 @@ def run(arguments: argparse.Namespace) -> str:
     """Train and save; returns the report, empty in all processes but the first."""
     _check_numbers(arguments)
     with joined_processes() as processes, _shortage_in_words(arguments):
+        terminal = Terminal(processes, _memory_advice(arguments))
         images = read_image_folder(arguments.folder)
-        _say(processes, images.text())
+        terminal.say(images.text())
         settings = _settings(arguments, images, processes)
-        state = None if arguments.resume is None else _resumed(arguments.resume, settings)
+        chosen = chosen_optimizer(settings, WORDS)
+        state = None if arguments.resume is None else resumed_state(arguments.resume, settings, WORDS)
         prepared = prepare_training(
             arguments.base, images.images, arguments.resolution, processes.device, DTYPES[arguments.dtype]
         )
-        run = DiffusersRun(prepared, settings, processes, arguments.gradient_checkpointing, arguments.stream)
-        if state is not None:
-            run.training.load_state(state)
-        with _own_snapshots(arguments.target, arguments.resume, processes) as snapshots:
-            return _Session(run, processes, arguments, snapshots).execute()
+        run = assembled_run(
+            prepared, settings, chosen, processes, checkpointing=arguments.gradient_checkpointing,
+            stream=arguments.stream, words=WORDS,
+        )  # fmt: skip
+        with own_snapshots(arguments.target, arguments.resume, processes) as snapshots, terminal.stops():
+            session = TrainingSession(
+                run, places(arguments.target, snapshots, arguments.snapshot_every), terminal, processes
+            )
+            if state is not None:
+                session.resume(state)
+            return _trained(session, terminal, arguments.target)
 
 
-class _Session:
-    """A run with its progress lines and snapshots, and a clear end however it comes."""
-
-    def __init__(
-        self, run: DiffusersRun, processes: Processes, arguments: argparse.Namespace, snapshots: snapshot.RunSnapshots
-    ):
-        self.run, self.training, self.processes, self.snapshots = run, run.training, processes, snapshots
-        self.target, self.snapshot_every = arguments.target, arguments.snapshot_every
-
-    def execute(self) -> str:
-        """Train to the end and save; returns the report. TrainingError after a stop, with what was kept."""
-        selection, steps = self.run.optimizer.selection, self.run.settings.steps
-        self._say(
-            f"{selection.count:,} of {selection.candidates:,} weights are trained, learning rate "
-            f"{self.run.learning_rate:.2g}"
-        )
-        try:
-            with _stop_requests() as stop:
-                self.training.run(self._on_step(stop))
-            if self.processes.is_first:
-                self.run.delta().save(self.target)
-        except BaseException as error:
-            kept = self._keep(resumable=not isinstance(error, TrainingError))
-            if isinstance(error, SaRAError):
-                raise type(error)(f"{error} {kept}") from error
-            if isinstance(error, KeyboardInterrupt):
-                raise TrainingError(f"Stopped after step {self.training.step} of {steps}. {kept}") from error
-            self._say(kept)
-            raise
-        if not self.processes.is_first:
-            return ""
-        self.snapshots.discard()
-        return f"{selection.count:,} weights trained in {steps} steps: {self.target}"
-
-    def _on_step(self, stop: "_Stop"):
-        steps, start, begun = self.run.settings.steps, time.monotonic(), self.training.step
-
-        def on_step(step: int, loss: float):
-            if step == steps or step % max(1, steps // PROGRESS_LINES) == 0:
-                seconds = (time.monotonic() - start) / (step - begun)
-                self._say(f"step {step} of {steps}, loss {loss:.4f}, {seconds:.2f} s per step")
-            if self.snapshots.is_due(step, steps, self.snapshot_every):
-                self._save_snapshot()
-            # Together, after a whole step: a process that is left alone would wait for the others for ever.
-            if self.processes.any(stop.requested) and step < steps:
-                raise KeyboardInterrupt
-
-        return on_step
-
-    def _save_snapshot(self) -> Path | None:
-        if not self.processes.is_first:
-            return None
-        try:
-            return self.snapshots.save(self.training.step, self.training.state(), asdict(self.run.settings))
-        except Exception as error:  # a full disk is no reason to end a run that can still be finished
-            self._say(f"There is no snapshot of step {self.training.step}. {_cause(error)}")
-            return None
-
-    def _keep(self, resumable: bool) -> str:
-        """Save what was trained before the run ended early; returns a sentence about it."""
-        steps = self.training.step
-        if steps == 0:
-            return "No step was completed, so there is nothing to keep."
-        if not self.processes.is_first:
-            return "What was trained is kept by the first process."
-        path = self._save_snapshot() if resumable else None
-        again = f" To go on with it: --resume {path}" if path else ""
-        try:
-            kept = self._save_under_a_free_name()
-        except Exception as error:
-            return f"What was trained in {steps} steps could not be saved: {_cause(error)}{again}"
-        return f"What was trained in {steps} steps is in {kept}.{again}"
-
-    def _save_under_a_free_name(self) -> Path:
-        """OUT's or, if anything has that, <OUT>_stopped, <OUT>_stopped_2 …: only a finished delta replaces another."""
-        delta, stem = self.run.delta(), self.target.stem
-        for name in itertools.chain([stem], numbered(f"{stem}_stopped")):
-            path = self.target.with_name(f"{name}{self.target.suffix}")
-            with contextlib.suppress(NameTakenError):
-                delta.save(path, overwrite=False)
-                return path
-        raise AssertionError("there is no end of names")
-
-    def _say(self, text: str) -> None:
-        _say(self.processes, text)
-
-
-@contextlib.contextmanager
-def _own_snapshots(target: Path, resumed: str | None, processes: Processes) -> Iterator[snapshot.RunSnapshots]:
-    """The snapshots of a run, in <OUT>_snapshots, under OUT's name or, if another run has left or is writing some under
-    it, OUT's with a number. The folder goes if nothing is left in it."""
-    folder, name = target.with_name(f"{target.stem}_snapshots"), target.stem
-    if not processes.is_first:  # it writes none
-        yield snapshot.RunSnapshots(folder, name, SNAPSHOTS_KEPT)
-        return
-    is_here = resumed is not None and Path(resumed).parent.resolve() == folder.resolve()
-    before = snapshot.run_of(resumed) if is_here else None
-
-    def is_taken(name: str) -> bool:
-        return bool(snapshot.RunSnapshots(folder, name, SNAPSHOTS_KEPT).existing())
-
-    try:
-        with reserved(folder, before, numbered(name), is_taken) as own:
-            yield snapshot.RunSnapshots(folder, own, SNAPSHOTS_KEPT)
-    finally:
-        with contextlib.suppress(OSError):  # absent, or with files in it
-            folder.rmdir()
+def _trained(session: TrainingSession, terminal: Terminal, target: Path) -> str:
+    selection, steps = session.run.selection, session.run.settings.steps
+    terminal.say(
+        f"{selection.count:,} of {selection.candidates:,} weights are trained, learning rate "
+        f"{session.run.learning_rate:.2g}"
+    )
+    session.execute()
+    return f"{selection.count:,} weights trained in {steps} steps: {target}" if session.processes.is_first else ""
 
 
 @contextlib.contextmanager
@@ -203,57 +108,34 @@ def _shortage_in_words(arguments: argparse.Namespace) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        given = {
-            "--dtype bfloat16": arguments.dtype == "bfloat16",
-            "--gradient-checkpointing": arguments.gradient_checkpointing,
-            "--stream (on a GPU)": arguments.stream,
-        }
-        switches = [option for option, is_given in given.items() if not is_given]
-        raise TrainingError(
-            "There is not enough memory for this training. To need less: "
-            f"{', '.join([*switches, 'a lower --resolution, --batch-size or --density'])}."
-        ) from error
+        raise TrainingError(f"There is not enough memory for this training. {_memory_advice(arguments)}") from error
 
 
-class _Stop:
-    requested = False
+def _memory_advice(arguments: argparse.Namespace) -> str:
+    given = {
+        "--dtype bfloat16": arguments.dtype == "bfloat16",
+        "--gradient-checkpointing": arguments.gradient_checkpointing,
+        "--stream (on a GPU)": arguments.stream,
+    }
+    switches = [option for option, is_given in given.items() if not is_given]
+    return f"To need less: {', '.join([*switches, 'a lower --resolution, --batch-size or --density'])}."
 
 
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """Ctrl-C, and the request to end that a system sends, inside: the first is noted, the second ends at once."""
-    stop, signals = _Stop(), (signal.SIGINT, signal.SIGTERM)
-
-    def note(number, frame):
-        stop.requested = True
-        signal.signal(number, before[number])
-
-    before = {number: signal.signal(number, note) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _settings(arguments: argparse.Namespace, images: ImageFolder, processes: Processes) -> RunSettings:
+def _settings(arguments: argparse.Namespace, images: ImageFolder, processes: Processes) -> PipelineSettings:
     amounts = {name: getattr(arguments, name) for name in ("density", "count", "threshold")}
-    selection = {name: value for name, value in amounts.items() if value is not None}
-    return RunSettings(
-        selection or {"density": DEFAULT_DENSITY}, arguments.steps, arguments.batch_size * processes.count,
-        arguments.accumulation, arguments.learning_rate, arguments.low_rank, arguments.adjust_at,
-        arguments.resolution, arguments.dtype, arguments.seed, images.digest(),
+    given = {name: value for name, value in amounts.items() if value is not None} or {"density": DEFAULT_DENSITY}
+    (amount, value), = given.items()
+    return PipelineSettings(
+        selection=selection_asked_for("smallest", amount, value, False, arguments.seed),
+        layers=ALL_LAYERS, include=(), exclude=(),
+        steps=arguments.steps, batch_size=arguments.batch_size * processes.count,
+        grad_accumulation=arguments.accumulation, optimizer="AdamW", learning_rate=arguments.learning_rate or 0.0,
+        schedule="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
+        low_rank_weight=arguments.low_rank, adjust_at=[arguments.adjust_at] if arguments.adjust_at else [],
+        noise_levels="uniform", noise_level_mean=0.0, noise_level_std=1.0, min_snr_gamma=0.0, caption_dropout=0.0,
+        prior_weight=1.0, seed=arguments.seed, data=images.digest(), resolution=arguments.resolution,
+        dtype=arguments.dtype,
     )  # fmt: skip
-
-
-def _resumed(path: str, settings: RunSettings) -> dict:
-    state, saved = snapshot.load(path)
-    if differing := snapshot.differences(saved, asdict(settings)):
-        raise TrainingError(
-            f"The run of {Path(path).name} cannot go on, because this one is another ({'; '.join(differing)}). Give "
-            "the same images and options as then, or leave --resume out for a new run."
-        )
-    return state
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -269,15 +151,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
     return int(text)
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong, for people."""
-    return str(error) if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
-
-
-def _say(processes: Processes, text: str) -> None:
-    """On standard error: standard output is for the report."""
-    if processes.is_first:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()

@@ -1,6 +1,10 @@
 """Weights of a sample's loss by its noise level."""
 
+from collections.abc import Callable
+
 import torch
+
+from ..errors import UnsupportedModelError
 
 
 def min_snr_weight(sigma: torch.Tensor, gamma: float, prediction: str, sigma_data: float = 1.0) -> torch.Tensor:
@@ -16,3 +20,15 @@ def min_snr_weight(sigma: torch.Tensor, gamma: float, prediction: str, sigma_dat
     """
     snr = (sigma_data / sigma.float()) ** 2
     return snr.clamp(max=gamma) / {"eps": snr, "v": snr + 1}[prediction]
+
+
+def without_snr(model: str, setting: Callable[[str], str]) -> UnsupportedModelError:
+    """The error for a model that has no signal-to-noise ratio in that sense.
+
+    model: what to call it, as "this model"; setting: the name of a setting → what a person sets
+    """
+    return UnsupportedModelError(
+        f"Min-SNR weighting is for models that predict noise or velocity, as SD1.5, SD2.1 and SDXL do, and {model} "
+        f"does not: set {setting('min_snr_gamma')} to 0. For a flow model (SD3, Flux, Wan …), "
+        f"{setting('noise_levels')} = logit-normal serves the same purpose."
+    )

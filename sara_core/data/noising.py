@@ -1,6 +1,7 @@
 """How a model's training adds noise to a clean latent, and what its network then predicts.
 
-Each has `levels`, the number of its noise levels, and takes their positions in rising order, int64 [batch].
+Each has `levels`, the number of its noise levels, and takes their positions in rising order, int64 [batch]; and
+`prediction`, for loss_weighting.py.
 """
 
 import torch
@@ -16,6 +17,7 @@ class DiffusionNoising:
     def __init__(self, schedule):
         self.schedule = schedule
         self.levels: int = schedule.config.num_train_timesteps
+        self.prediction = "v" if schedule.config.prediction_type == "v_prediction" else "eps"
 
     def noisy(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """x_t of these fp32 latents [batch, channels, height, width]."""
@@ -23,8 +25,12 @@ class DiffusionNoising:
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """What the network should predict, of the latents' shape."""
-        is_velocity = self.schedule.config.prediction_type == "v_prediction"
-        return self.schedule.get_velocity(clean, noise, level) if is_velocity else noise
+        return self.schedule.get_velocity(clean, noise, level) if self.prediction == "v" else noise
+
+    def noise_to_signal(self, level: torch.Tensor) -> torch.Tensor:
+        """σ of x0 + σ · noise, which x_t is a multiple of: √((1 − ᾱ_t) / ᾱ_t), fp32 [batch]."""
+        share = self.schedule.alphas_cumprod[level]
+        return ((1 - share) / share).sqrt()
 
     def timesteps(self, level: torch.Tensor) -> torch.Tensor:
         """t as the network is told it, [batch]."""
@@ -39,6 +45,7 @@ class FlowNoising:
     """
 
     TIMESTEPS = 1000
+    prediction = None
 
     def __init__(self, sigmas: torch.Tensor):
         self.sigmas = sigmas

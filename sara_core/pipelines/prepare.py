@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..data.denoising_loss import Sample
 from ..data.image_folder import CaptionedImage
 from ..data.noising import DiffusionNoising, FlowNoising
 from ..diffusers_bridge import denoiser
@@ -21,17 +22,9 @@ _PREDICTIONS = ("epsilon", "v_prediction")
 _INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
 
 
-class Sample(NamedTuple):
-    """latent: fp32 [channels, height, width], scaled as the model sees it; conditions: what the network is told of the
-    caption (fp32) and of the picture's size (int64); all on the CPU"""
-
-    latent: torch.Tensor
-    conditions: Conditions
-
-
 class Prepared(NamedTuple):
     """What is trained: the name of its folder; the UNet or transformer, on the CPU; how it is called; its noise; the
-    images, encoded"""
+    images, encoded: latents of [channels, height, width] and families.Conditions, all on the CPU"""
 
     name: str
     model: torch.nn.Module

@@ -1,139 +1,85 @@
-"""A training of a diffusers model on captioned images: the loss of its batches, and the run with its settings."""
+"""A run of a diffusers model on captioned images, put together from what prepare.py has prepared."""
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
-from ..data.draws import Draws
-from ..delta import SparseDelta
-from ..delta import metadata as keys
+from ..data.denoising_loss import DenoisingLoss, repeated
 from ..diffusers_bridge import comfyui_delta, identity_metadata
-from ..training.loop import Training, TrainingSettings
-from ..training.low_rank import LowRankLoss
 from ..training.optimizer import SaRA
+from ..training.optimizer_choice import ChosenOptimizer
 from ..training.processes import Processes
+from ..training.record import RunSettings
+from ..training.run import Run, denoising_loss
+from ..training.words import Words
+from .network import DiffusersNetwork
+from .older_snapshots import as_written_now
 from .prepare import Prepared
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """What decides a run's numbers. Only a run of equal settings is resumed; how many processes share its batches does
-    not matter.
+class PipelineSettings(RunSettings):
+    """resolution: side of the squares, in pixels, that images are cut to; dtype: of the model, a key of DTYPES
 
-    selection: keyword of `select` → value; batch_size: images per forward pass, over all processes together
-    learning_rate: None = the paper's rule; adjust_at: part of the run after which the support is adjusted, 0 = never
-    data: digest of images and captions
+    How many processes share a batch does not matter.
     """
 
-    selection: dict
-    steps: int
-    batch_size: int
-    accumulation: int
-    learning_rate: float | None
-    low_rank_weight: float
-    adjust_at: float
     resolution: int
     dtype: str
-    seed: int
-    data: str
+
+    def as_written_now(self, state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
+        return as_written_now(state, saved)
 
 
-class DenoisingLoss:
-    """Losses of one batch after the other: the mean squared error of what the network predicts.
-
-    Every process draws the batch of all from the same seed and computes its own part, so that the losses' mean does
-    not depend on how many share it.
-    """
-
-    def __init__(self, prepared: Prepared, settings: RunSettings, processes: Processes):
-        self.model, self.family, self.noising = prepared.model, prepared.family, prepared.noising
-        self.processes, self.dtype = processes, DTYPES[settings.dtype]
-        self.draws = Draws(prepared.samples, settings.batch_size, settings.seed, self.noising.levels)
-
-    def __call__(self) -> torch.Tensor:
-        """Loss of this process's part of the next batch, fp32 scalar with graph."""
-        own = self.draws.next_batch()[self.processes.rank::self.processes.count]
-        device, samples = self.processes.device, [draw.sample for draw in own]
-        clean = torch.stack([sample.latent for sample in samples]).to(device)
-        noise = torch.stack([draw.noise for draw in own]).to(device)
-        level = torch.tensor([draw.level for draw in own], device=device)
-        conditions = {
-            name: self._as_input(torch.stack([sample.conditions[name] for sample in samples]))
-            for name in samples[0].conditions
-        }
-        noisy = self._as_input(self.noising.noisy(clean, noise, level))
-        predicted = self.family.predict(self.model, noisy, self.noising.timesteps(level), conditions)
-        return torch.nn.functional.mse_loss(predicted.float(), self.noising.target(clean, noise, level))
-
-    def _as_input(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.processes.device, self.dtype if tensor.is_floating_point() else None)
-
-    def state(self) -> dict:
-        """What the coming batches depend on (Draws.state), to be taken between two batches."""
-        return self.draws.state()
-
-    def check_state(self, state: dict) -> None:
-        """Raises DeltaError for a damaged state, TrainingError for one of another number of samples."""
-        self.draws.check_state(state)
-
-    def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken, with the same samples. Raises what `check_state` raises."""
-        self.draws.load_state(state)
-
-
-class DiffusersRun:
-    """One training of a prepared model; `training` is its loop.
+def assembled_run(
+    prepared: Prepared, settings: PipelineSettings, chosen: ChosenOptimizer, processes: Processes, *,
+    checkpointing: bool = False, stream: bool = False, words: Words = Words(),
+) -> Run:  # fmt: skip
+    """The run of a prepared model, which is attached to it.
 
     checkpointing: recompute activations in the backward; stream: leave the weights in the main memory and let them
         pass through the device one layer at a time (backward/streaming.py). Neither decides the run's numbers, up to
         their last bits.
 
-    Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained.
+    Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained, or
+    not so.
     """
+    base = identity_metadata(prepared.model, prepared.name)  # now, as long as Δ is 0
+    model = _ready(prepared.model, DTYPES[settings.dtype], checkpointing, None if stream else processes.device)
+    network = DiffusersNetwork(
+        model, prepared.family, prepared.noising, processes.device, DTYPES[settings.dtype], words
+    )  # fmt: skip
 
-    def __init__(
-        self, prepared: Prepared, settings: RunSettings, processes: Processes, checkpointing: bool = False,
-        stream: bool = False,
-    ):
-        self.settings, self.images = settings, len(prepared.samples)
-        self.base = identity_metadata(prepared.model, prepared.name)  # now, as long as Δ is 0
-        self.model = prepared.model if stream else prepared.model.to(processes.device)
-        if settings.dtype != "float32":  # diffusers warns of every cast
-            self.model.to(DTYPES[settings.dtype])
-        if checkpointing:
-            self.model.enable_gradient_checkpointing()
-        self.optimizer = SaRA(
-            self.model, **settings.selection, lr=settings.learning_rate,
-            stream_to=processes.device if stream else None,
-        )  # fmt: skip
-        self.learning_rate = self.optimizer.param_groups[0]["lr"]
-        store, theta = self.optimizer.store, self.optimizer.selection.theta
-        low_rank = None
-        if settings.low_rank_weight:
-            per_step = settings.batch_size * settings.accumulation
-            low_rank = LowRankLoss(store, settings.low_rank_weight, settings.seed, per_step)
-        adjust_at = (round(settings.adjust_at * settings.steps),) if settings.adjust_at else ()
-        self.training = Training(
-            store, self.optimizer.inner, DenoisingLoss(prepared, settings, processes),
-            TrainingSettings(settings.steps, settings.accumulation, adjust_at=adjust_at, theta=theta),
-            low_rank, average=processes.average_ if processes.count > 1 else None,
-        )  # fmt: skip
+    def batches(own_part: Callable[[list], list] = list) -> DenoisingLoss:
+        return denoising_loss(settings, network, prepared.samples, own_part=own_part)
 
-    def delta(self) -> SparseDelta:
-        """What was trained so far, with ComfyUI's names and the metadata that SaRA Train writes too."""
-        selection, store = self.optimizer.selection, self.optimizer.store
-        selected = {**selection.rule, "theta": selection.theta, "elements": selection.count, "of": selection.candidates}
-        trained = {
-            **asdict(self.settings), "learning_rate": self.learning_rate, "steps": self.training.step,
-            "images": self.images,
-        }  # fmt: skip
-        metadata = {
-            keys.SELECTION: json.dumps(selected),
-            keys.TRAINING: json.dumps(trained),
-            keys.BASE: store.base_fingerprint,
-            **self.base,
-        }
-        return comfyui_delta(self.model, store.delta(metadata))
+    # Of whole batches, so that every process chooses the same.
+    scores = repeated(batches()) if settings.selection["rule"] == "gradient" else None
+    optimizer = SaRA(
+        model, **settings.selection, include=settings.include, exclude=settings.exclude, preset=settings.layers,
+        loss=scores, lr=chosen.lr, optimizer=chosen.kind, stream_to=processes.device if stream else None,
+        **chosen.options,
+    )  # fmt: skip
+    return Run(
+        settings, optimizer.store, optimizer.selection, optimizer.inner, batches(processes.own_part),
+        images=len(prepared.samples),
+        about_base=base,
+        named=lambda delta: comfyui_delta(model, delta),
+        average=processes.average_ if processes.count > 1 else None,
+    )  # fmt: skip
+
+
+def _ready(
+    model: torch.nn.Module, dtype: torch.dtype, checkpointing: bool, device: torch.device | None
+) -> torch.nn.Module:
+    """The model as it is trained; without a device it stays where it is."""
+    if device is not None:
+        model = model.to(device)
+    if dtype != torch.float32:  # diffusers warns of every cast
+        model = model.to(dtype)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    return model

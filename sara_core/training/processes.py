@@ -24,6 +24,10 @@ class Processes:
         """Whether this is the one that talks and writes files."""
         return self.rank == 0
 
+    def own_part(self, batch: list) -> list:
+        """What this process computes of a batch; together they compute all of it."""
+        return batch[self.rank :: self.count]
+
     def average_(self, tensor: torch.Tensor) -> None:
         """Replace `tensor` (on this process's device, of the same shape in all) by the mean over the processes."""
         if self.count > 1:

@@ -1,22 +1,21 @@
 """Between the last step of a training and the end of SaRA Save a delta or a snapshot is on the disk at every moment."""
 
-import argparse
 import os
 import shutil
-from dataclasses import dataclass
 
 import pytest
 import torch
 
-from sara_core import SaRA, SparseDelta
-from sara_core.commands.train import _own_snapshots, _Session
+from sara_core import SparseDelta
+from sara_core.commands.terminal import Terminal, own_snapshots, places
 from sara_core.errors import SaRAError
 from sara_core.files import atomic
 from sara_core.training import snapshot
-from sara_core.training.loop import Training, TrainingSettings
+from sara_core.training.loop import Training
 from sara_core.training.processes import Processes
+from sara_core.training.session import TrainingSession
 from tests.support import failing_disk
-from tests.support.small_models import loss_of, small_batches, small_net
+from tests.support.toy_runs import settings, toy_run
 from tests.support.toy_training import train
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -69,34 +68,12 @@ def test_of_sara_train_and_sara_save(comfy, model, data, output, monkeypatch, di
         assert list(dict.fromkeys(left[:-1])) == [(0, 1), (1, 1), (1, 0), (2, 0)]
 
 
-@dataclass
-class Settings:
-    steps: int = 3
-
-
-class CommandRun:
-    """What the command's session needs of a DiffusersRun, about a small network."""
-
-    def __init__(self):
-        torch.manual_seed(1)
-        model = small_net()
-        self.optimizer = SaRA(model, density=0.2, lr=1e-3)
-        batches, numbers = small_batches(5), iter(range(10**6))
-        self.training = Training(
-            self.optimizer.store, self.optimizer.inner, lambda: loss_of(model, batches[next(numbers) % 5]),
-            TrainingSettings(Settings.steps),
-        )  # fmt: skip
-        self.settings, self.learning_rate = Settings(), 1e-3
-
-    def delta(self):
-        return self.optimizer.delta()
-
-
 def run_command(target):
+    """The session of `python -m sara_core train`, about a small network."""
     alone = Processes(0, 1, torch.device("cpu"))
-    arguments = argparse.Namespace(target=target, snapshot_every=500)
-    with _own_snapshots(target, None, alone) as snapshots:
-        return _Session(CommandRun(), alone, arguments, snapshots).execute()
+    run = toy_run(settings(steps=3))
+    with own_snapshots(target, None, alone) as snapshots:
+        return TrainingSession(run, places(target, snapshots, 500), Terminal(alone, "")).execute()
 
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)

@@ -3,8 +3,8 @@
 import comfy.model_sampling
 import torch
 
-from ....sara_core.data.loss_weighting import min_snr_weight
-from ....sara_core.errors import UnsupportedModelError
+from ....sara_core.data.loss_weighting import min_snr_weight, without_snr
+from ..words import WORDS
 
 # A class derived from these with an equation of its own (LCM, x0) predicts something else.
 _PREDICTION_OF = {
@@ -19,11 +19,7 @@ def snr_prediction(model_sampling) -> str:
     in that sense."""
     prediction = _PREDICTION_OF.get(type(model_sampling).calculate_denoised)
     if prediction is None:
-        raise UnsupportedModelError(
-            "Min-SNR weighting is for models that predict noise or velocity, as SD1.5, SD2.1 and SDXL do, and this "
-            "MODEL does not: set min_snr_gamma to 0. For a flow model (SD3, Flux, Wan …), noise_levels = logit-normal "
-            "serves the same purpose."
-        )
+        raise without_snr(WORDS.model, WORDS.setting)
     return prediction
 
 

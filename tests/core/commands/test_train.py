@@ -13,14 +13,19 @@ import torch
 
 from sara_core import SaRA, SparseDelta
 from sara_core.__main__ import main
+from sara_core.commands.terminal import Terminal
 from sara_core.data.image_folder import read_image_folder
 from sara_core.diffusers_bridge import load_delta
 from sara_core.pipelines.prepare import prepare_training
-from sara_core.pipelines.run import DenoisingLoss, DiffusersRun, RunSettings
+from sara_core.pipelines.network import DiffusersNetwork
+from sara_core.pipelines.run import PipelineSettings, assembled_run
 from sara_core.training import snapshot
 from sara_core.training.loop import TrainingSettings
+from sara_core.training.optimizer_choice import chosen_optimizer
 from sara_core.training.processes import Processes, joined_processes
+from sara_core.training.run import denoising_loss
 from tests.support import tiny_diffusers
+from tests.support import toy_runs
 from tests.support.small_models import at_support, relative_error
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,33 +69,45 @@ def images(tmp_path_factory):
 
 
 def settings(**changes):
-    usual = {
-        "selection": {"density": 0.05}, "steps": 1, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-2,
-        "low_rank_weight": 0.0, "adjust_at": 0.0, "resolution": 32, "dtype": "float32", "seed": 3, "data": "",
+    own = {
+        "selection": {"rule": "smallest", "density": 0.05}, "steps": 1, "batch_size": 4, "adjust_at": [], "seed": 3,
+        "data": "", "resolution": 32, "dtype": "float32",
     }  # fmt: skip
-    return RunSettings(**{**usual, **changes})
+    return PipelineSettings(**{**vars(toy_runs.settings()), **own, **changes})
 
 
 def prepared(base, images):
     return prepare_training(base, read_image_folder(images).images, 32, torch.device("cpu"))
 
 
-def first_gradient(base, images, processes):
+def losses(model, chosen, processes=ALONE):
+    """The losses of a prepared model's batches."""
+    network = DiffusersNetwork(model.model, model.family, model.noising, processes.device, torch.float32)
+    return denoising_loss(chosen, network, model.samples, own_part=processes.own_part)
+
+
+def assembled(model, chosen, processes=ALONE):
+    """The run of a prepared model."""
+    return assembled_run(model, chosen, chosen_optimizer(chosen), processes)
+
+
+def first_gradient(base, images, processes=ALONE):
     """Gradient of the whole vector, and the loss, in the first step of a batch of four."""
-    run = DiffusersRun(prepared(base, images), settings(), processes)
+    run = assembled(prepared(base, images), settings(), processes)
     run.training.settings = TrainingSettings(steps=1, max_grad_norm=0)  # clipping changes the gradient in place
-    losses = run.training.run()
-    return run.optimizer.values.grad.clone(), losses[0]
+    first, = run.training.run()
+    return run.store.values.grad.clone(), first
 
 
-def whole_run(base, images, processes):
+def whole_run(base, images, processes=ALONE):
     """Δ and the live weights after a few steps of two micro-batches each, with an adjustment and the low-rank loss."""
-    chosen = settings(steps=4, accumulation=2, adjust_at=0.5, low_rank_weight=1e-4)
-    run = DiffusersRun(prepared(base, images), chosen, processes)
+    chosen = settings(steps=4, grad_accumulation=2, adjust_at=[0.5], low_rank_weight=1e-4)
+    model = prepared(base, images)
+    run = assembled(model, chosen, processes)
     run.training.run()
     assert len(run.training.adjustments) == 1
-    delta = run.optimizer.delta().entries
-    weights = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    delta = run.store.delta().entries
+    weights = {name: weight.clone() for name, weight in model.model.state_dict().items()}
     return torch.cat([entry.values for entry in delta.values()]), weights
 
 
@@ -140,17 +157,17 @@ def mean_loss(model, delta=None):
     if delta is not None:
         load_delta(model.model, delta)
     with torch.no_grad():
-        loss = DenoisingLoss(model, settings(seed=9), ALONE)
+        loss = losses(model, settings(seed=9))
         return sum(loss().item() for _ in range(8)) / 8
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_gradient_is_that_of_the_obvious_loss(images, tmp_path, prediction):
     tiny_diffusers.pipeline(tmp_path / "tokenizer", prediction).save_pretrained(tmp_path / "model")
-    gradient, loss = first_gradient(tmp_path / "model", images, ALONE)
+    gradient, loss = first_gradient(tmp_path / "model", images)
     model = prepared(tmp_path / "model", images)
     support = SaRA(tiny_diffusers.unet(), density=0.05).store.support
-    batch = DenoisingLoss(model, settings(), ALONE).draws.next_batch()
+    batch = losses(model, settings()).draws.next_batch()
     alphas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
     for sample, level, noise in batch:
         signal_rate, noise_rate = alphas[level].sqrt(), (1 - alphas[level]).sqrt()
@@ -181,9 +198,20 @@ def test_ctrl_c_keeps_the_delta_and_a_snapshot_that_goes_on_bit_for_bit(base, im
     assert not saved.parent.exists()
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_end_of_the_step():
+    terminal, before = Terminal(ALONE, ""), signal.getsignal(signal.SIGINT)
+    with terminal.stops():
+        assert not terminal.stop_requested()
+        signal.raise_signal(signal.SIGINT)
+        assert terminal.stop_requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_snapshot_of_other_settings_or_images_is_not_resumed(base, images, tmp_path, capsys):
     path = tmp_path / "run.safetensors"
-    saved = settings(batch_size=1, seed=0, adjust_at=0.5, data=read_image_folder(images).digest())
+    saved = settings(batch_size=1, seed=0, adjust_at=[0.5], data=read_image_folder(images).digest())
     snapshot.save(path, {"step": 1}, {**vars(saved), "steps": 9})
     assert train(base, images, tmp_path / "out.safetensors", "--steps", "7", "--resume", str(path)) == 1
     error = capsys.readouterr().err
@@ -273,7 +301,7 @@ def test_options_reach_the_run(base, images, tmp_path):
     delta = SparseDelta.load(target)
     assert delta.nnz == 500
     trained = json.loads(delta.metadata["sara.training"])
-    assert (trained["dtype"], trained["accumulation"], trained["low_rank_weight"]) == ("bfloat16", 2, 1e-4)
+    assert (trained["dtype"], trained["grad_accumulation"], trained["low_rank_weight"]) == ("bfloat16", 2, 1e-4)
     assert trained["learning_rate"] == pytest.approx(1e-3, rel=0.1)
 
 
@@ -367,10 +395,10 @@ def test_two_processes_give_the_gradients_of_one_with_the_double_batch(base, ima
             assert all(torch.equal(result[key], second[name][key]) for key in result)
         else:
             assert torch.equal(torch.as_tensor(result), torch.as_tensor(second[name])), name
-    gradient, loss = first_gradient(base, images, ALONE)
+    gradient, loss = first_gradient(base, images)
     assert relative_error(first["gradient"], gradient) <= 1e-5
     assert first["loss"] == pytest.approx(loss, rel=1e-5)
-    values, _ = whole_run(base, images, ALONE)
+    values, _ = whole_run(base, images)
     assert relative_error(first["values"], values) <= 1e-2  # Adam makes much of the smallest gradients
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sara_core.commands.train import _own_snapshots
+from sara_core.commands.terminal import own_snapshots
 from sara_core.training import snapshot
 from sara_core.training.processes import Processes
 from tests.project.test_nothing_lost import run_command
@@ -24,7 +24,7 @@ def target(tmp_path):
 
 def leave_snapshot(target, resumed=None):
     """What a run leaves that was stopped; returns the snapshot."""
-    with _own_snapshots(target, resumed, ALONE) as snapshots:
+    with own_snapshots(target, resumed, ALONE) as snapshots:
         return snapshots.save(7, {"step": 7}, {})
 
 
@@ -42,16 +42,16 @@ def test_a_new_run_leaves_the_snapshots_of_a_stopped_one(target):
 
 def test_a_resumed_run_goes_on_under_its_name_unless_that_lives(target):
     stopped = leave_snapshot(target)
-    with _own_snapshots(target, str(stopped), ALONE) as first, _own_snapshots(target, str(stopped), ALONE) as second:
+    with own_snapshots(target, str(stopped), ALONE) as first, own_snapshots(target, str(stopped), ALONE) as second:
         assert (first.run, second.run) == ("out", "out_2")
     copy = target.with_name("copy_step0000007.safetensors")
     copy.write_bytes(stopped.read_bytes())
-    with _own_snapshots(target, str(copy), ALONE) as elsewhere:
+    with own_snapshots(target, str(copy), ALONE) as elsewhere:
         assert elsewhere.run == "out_2"
 
 
 def test_of_several_processes_the_others_take_no_name(target):
-    with _own_snapshots(target, None, ALONE), _own_snapshots(target, None, Processes(1, 2, ALONE.device)) as other:
+    with own_snapshots(target, None, ALONE), own_snapshots(target, None, Processes(1, 2, ALONE.device)) as other:
         assert isinstance(other, snapshot.RunSnapshots)
         assert names(Path(other.folder)) == [".out.lock"]
     assert names(target.parent) == []

@@ -17,9 +17,10 @@ from sara_core.models import identity as base_identity
 from sara_core.models.base import opened_base
 from sara_core.pipelines import prepare as diffusers_prepare
 from sara_core.pipelines.prepare import prepare_training
-from sara_core.pipelines.run import DenoisingLoss, DiffusersRun
 from sara_core.training import snapshot
-from tests.core.commands.test_train import ALONE, WORKER, first_gradient, mean_loss, settings, torchrun, train
+from tests.core.commands.test_train import (
+    WORKER, assembled, first_gradient, losses, mean_loss, settings, torchrun, train,
+)  # fmt: skip
 from tests.support import tiny_diffusers
 from tests.support.small_models import every_bit, relative_error, same_bits
 
@@ -167,13 +168,13 @@ def test_the_loss_is_what_the_pipelines_own_parts_give(bases, images, name):
     pipeline, model = opened(bases[name]), prepared(bases[name], images)
     numbers = {id(sample): number for number, sample in enumerate(model.samples)}
     known = list(pictures_and_captions(pipeline, images))
-    losses = []
-    draws = DenoisingLoss(model, settings(batch_size=8), ALONE).draws.next_batch()
+    errors = []
+    draws = losses(model, settings(batch_size=8)).draws.next_batch()
     for sample, level, noise in draws:
         picture, latent, caption = known[numbers[id(sample)]]
         error = ERRORS[name](pipeline, picture, latent, caption.strip(), level, noise[None])
-        losses.append(error.square().mean().item())
-    assert DenoisingLoss(model, settings(batch_size=8), ALONE)().item() == pytest.approx(np.mean(losses), rel=1e-4)
+        errors.append(error.square().mean().item())
+    assert losses(model, settings(batch_size=8))().item() == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_a_small_or_upright_picture_is_described_to_sdxl_as_it_is_cut(bases, images):
@@ -184,23 +185,21 @@ def test_a_small_or_upright_picture_is_described_to_sdxl_as_it_is_cut(bases, ima
 
 
 def test_a_stopped_flux_run_goes_on_bit_for_bit(bases, images, tmp_path):
-    def run():
-        chosen = settings(steps=5, batch_size=3, adjust_at=0.5)
-        return DiffusersRun(prepared(bases["Flux dev"], images), chosen, ALONE)
+    models = [prepared(bases["Flux dev"], images) for _ in range(3)]
 
     def stop(step, loss):
         if step == 3:
             raise KeyboardInterrupt
 
-    whole, stopped, resumed = run(), run(), run()
+    whole, stopped, resumed = (assembled(model, settings(steps=5, batch_size=3, adjust_at=[0.5])) for model in models)
     whole.training.run()
     with pytest.raises(KeyboardInterrupt):
         stopped.training.run(stop)
     snapshot.save(tmp_path / "run.safetensors", stopped.training.state(), {})
     resumed.training.load_state(snapshot.load(tmp_path / "run.safetensors")[0])
     assert resumed.training.run() == whole.training.losses
-    assert torch.equal(resumed.optimizer.values, whole.optimizer.values)
-    assert same_bits(every_bit(resumed.model), every_bit(whole.model))
+    assert torch.equal(resumed.store.values, whole.store.values)
+    assert same_bits(every_bit(models[2].model), every_bit(models[0].model))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
@@ -209,7 +208,7 @@ def test_two_processes_give_the_gradients_of_one_for_sd3(bases, images, tmp_path
     torchrun(tmp_path / "worker.py", bases["SD3"], images, tmp_path)
     first, second = (torch.load(tmp_path / f"result-{rank}.pt", weights_only=True) for rank in range(2))
     assert torch.equal(first["values"], second["values"]) and same_bits(first["weights"], second["weights"])
-    gradient, loss = first_gradient(bases["SD3"], images, ALONE)
+    gradient, loss = first_gradient(bases["SD3"], images)
     assert relative_error(first["gradient"], gradient) <= 1e-5
     assert first["loss"] == pytest.approx(loss, rel=1e-5)
 
