@@ -2,10 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..sara_core.data.noise_levels import DISTRIBUTIONS
-from ..sara_core.selection.rules import RULES
-from ..sara_core.training.optimizer_choice import OPTIMIZERS
-from ..sara_core.training.schedule import SCHEDULES
+from .settings import setting_input
 from .sockets import SaraOptions, SaraSamples
 
 
@@ -56,59 +53,21 @@ def default_options() -> dict:
 
 def _options():
     return [
-        io.Combo.Input(
-            "optimizer", options=list(OPTIMIZERS), default="AdamW",
-            tooltip="AdamW is the paper's. The 8-bit one saves memory and needs bitsandbytes or torchao.",
-        ),
-        io.Combo.Input(
-            "schedule", options=list(SCHEDULES), default="constant",
-            tooltip="How the learning rate goes: it stays, falls along a cosine (the paper's), or falls evenly.",
-        ),
-        io.Int.Input(
-            "warmup_steps", default=0, min=0, max=1_000_000,
-            tooltip="The learning rate rises from 0 over this many steps.",
-        ),
-        io.Float.Input(
-            "weight_decay", default=0.0, min=0.0, max=10.0, step=0.001, round=False,
-            tooltip="Pulls the changes towards zero, that is the model towards what it was. 0 is off.",
-        ),
-        io.Combo.Input(
-            "noise_levels", options=list(DISTRIBUTIONS), default="uniform",
-            tooltip="How often each noise level is trained: all alike, or the middle ones more (as SD3 and Flux were).",
-        ),
-        io.Float.Input(
-            "noise_level_mean", default=0.0, min=-5.0, max=5.0, step=0.1,
-            tooltip="Logit-normal only: above 0 trains much noise (composition) more, below 0 little (details).",
-        ),
-        io.Float.Input(
-            "noise_level_std", default=1.0, min=0.1, max=5.0, step=0.1,
-            tooltip="Logit-normal only: smaller keeps closer to the preferred level.",
-        ),
-        io.Float.Input(
-            "min_snr_gamma", default=0.0, min=0.0, max=100.0, step=0.5,
-            tooltip="Min-SNR weighting gives low noise less weight; 5 is usual, 0 is off. For SD1.5, SD2, SDXL.",
-        ),
-        io.Float.Input(
-            "caption_dropout", default=0.0, min=0.0, max=1.0, step=0.05,
-            tooltip="Part of the images that are trained without their caption. Needs unconditional.",
-        ),
+        setting_input("optimizer"),
+        setting_input("schedule"),
+        setting_input("warmup_steps"),
+        setting_input("weight_decay", step=0.001, round=False),
+        setting_input("noise_levels"),
+        setting_input("noise_level_mean", step=0.1),
+        setting_input("noise_level_std", step=0.1),
+        setting_input("min_snr_gamma", step=0.5),
+        setting_input("caption_dropout", needs="Needs unconditional.", step=0.05),
         io.Conditioning.Input(
             "unconditional", optional=True, tooltip="CLIP Text Encode with empty text, for caption_dropout."
         ),
-        io.Combo.Input(
-            "selection_rule", options=list(RULES), default="smallest",
-            tooltip="smallest is SaRA. The others are for comparison: largest or random weights, or those that the "
-            "training images' gradient finds most important (SNIP).",
-        ),
-        io.Boolean.Input(
-            "per_layer", default=False,
-            tooltip="Take the density from every layer alike, instead of from the whole model.",
-        ),
-        io.Int.Input(
-            "snapshot_every", default=500, min=0, max=1_000_000,
-            tooltip="A snapshot after so many steps, and before the last step if there is none yet, from which a run "
-            "can be resumed exactly. When a run is stopped it always leaves one. 0: only then.",
-        ),
+        setting_input("selection_rule"),
+        setting_input("per_layer"),
+        setting_input("snapshot_every"),
         io.Int.Input(
             "snapshots_kept", default=1, min=1, max=1000,
             tooltip="How many of a run's snapshots are kept. They go when the finished delta is on the disk.",
