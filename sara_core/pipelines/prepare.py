@@ -4,6 +4,7 @@ diffusers is imported only here, and only when a folder is opened.
 """
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +25,15 @@ _INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
 
 class Prepared(NamedTuple):
     """What is trained: the name of its folder; the UNet or transformer, on the CPU; how it is called; its noise; the
-    images, encoded: latents of [channels, height, width] and families.Conditions, all on the CPU"""
+    images, and the class images, encoded: latents of [channels, height, width] and families.Conditions, all on the CPU
+    """
 
     name: str
     model: torch.nn.Module
     family: Family
     noising: DiffusionNoising | FlowNoising
     samples: list[Sample]
+    class_samples: list[Sample]
 
 
 @torch.no_grad()
@@ -40,11 +43,14 @@ def prepare_training(
     resolution: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    class_images: Sequence[CaptionedImage] = (),
+    without_captions: bool = False,
 ) -> Prepared:
     """Open the pipeline in a diffusers folder and encode the images and captions on `device`.
 
     resolution: side of the squares, in pixels, that images are cut and scaled to
     dtype: of the network and the text encoders; pictures are encoded in fp32, as some VAEs overflow below it
+    without_captions: whether the samples are to have the empty caption, too
 
     Raises TrainingError if diffusers is missing, the folder cannot be read, an image is damaged or the resolution does
     not suit the model; UnsupportedModelError for pipelines other than those of `FAMILIES`.
@@ -54,15 +60,18 @@ def prepare_training(
     patch = pipeline.vae_scale_factor * family.patch(model)
     _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"))
     noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
-    pipeline.vae.to(device)
-    sizes_and_latents = [_encoded(pipeline, image.path, resolution, device) for image in images]
-    pipeline.vae.to("cpu")
-    texts = _encoded_texts(pipeline, family, {image.caption for image in images}, device)
-    samples = [
-        Sample(latent, {**texts[image.caption], **family.size(*size, resolution)})
-        for image, (size, latent) in zip(images, sizes_and_latents)
-    ]
-    return Prepared(Path(folder).resolve().name, model, family, noising, samples)
+    latents = _encoded_images(pipeline, (*images, *class_images), resolution, device)
+    captions = {image.caption for image in (*images, *class_images)} | ({""} if without_captions else set())
+    texts = _encoded_texts(pipeline, family, captions, device)
+
+    def sample(image: CaptionedImage) -> Sample:
+        size, latent = latents[image.path]
+        of_size = family.size(*size, resolution)
+        without_caption = {**texts[""], **of_size} if without_captions else None
+        return Sample(latent, {**texts[image.caption], **of_size}, without_caption)
+
+    samples, class_samples = (list(map(sample, some)) for some in (images, class_images))
+    return Prepared(Path(folder).resolve().name, model, family, noising, samples, class_samples)
 
 
 def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
@@ -151,6 +160,16 @@ def _flow(pipeline, patches: int) -> FlowNoising:
         shift = config.base_shift + slope * (patches - config.base_image_seq_len)
         sigmas = scheduler.time_shift(shift, 1.0, sigmas)
     return FlowNoising(sigmas.flip(0))
+
+
+def _encoded_images(
+    pipeline, images: Iterable[CaptionedImage], resolution: int, device: torch.device
+) -> dict[Path, tuple[tuple[int, int], torch.Tensor]]:
+    """By path: width and height in pixels, and the latent."""
+    pipeline.vae.to(device)
+    encoded = {image.path: _encoded(pipeline, image.path, resolution, device) for image in images}
+    pipeline.vae.to("cpu")
+    return encoded
 
 
 def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tuple[tuple[int, int], torch.Tensor]:

@@ -54,7 +54,7 @@ def assembled_run(
     )  # fmt: skip
 
     def batches(own_part: Callable[[list], list] = list) -> DenoisingLoss:
-        return denoising_loss(settings, network, prepared.samples, own_part=own_part)
+        return denoising_loss(settings, network, prepared.samples, prepared.class_samples, own_part)
 
     # Of whole batches, so that every process chooses the same.
     scores = repeated(batches()) if settings.selection["rule"] == "gradient" else None

@@ -55,19 +55,6 @@ with joined_processes() as processes:
 """
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A Stable Diffusion pipeline in a diffusers folder."""
-    folder = tmp_path_factory.mktemp("base")
-    tiny_diffusers.pipeline(folder / "tokenizer files").save_pretrained(folder / "model")
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return tiny_diffusers.image_folder(tmp_path_factory.mktemp("data") / "images")
-
-
 def settings(**changes):
     own = {
         "selection": {"rule": "smallest", "density": 0.05}, "steps": 1, "batch_size": 4, "adjust_at": [], "seed": 3,
@@ -113,29 +100,6 @@ def whole_run(base, images, processes=ALONE):
 
 def train(base, images, target, *options):
     return main(["train", str(base), str(images), str(target), *OPTIONS, *options])
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """stop_after(3) presses Ctrl-C when the line on step 3 is written."""
-
-    def arrange(step):
-        class Terminal:
-            text = ""
-
-            def write(self, text):
-                self.text += text
-                if text.startswith(f"step {step} of"):
-                    signal.raise_signal(signal.SIGINT)
-
-            def flush(self):
-                pass
-
-        terminal = Terminal()
-        monkeypatch.setattr(sys, "stderr", terminal)
-        return terminal
-
-    return arrange
 
 
 def test_the_command_trains_a_delta_that_improves_the_model(base, images, tmp_path, capsys):

@@ -1,0 +1,146 @@
+"""The options of `python -m sara_core train`: those of a training in the words that every host has for them, and the
+command's own."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..data.image_folder import ImageFolder
+from ..names.patterns import split_patterns
+from ..pipelines.run import DTYPES, PipelineSettings
+from ..training.record import parts_of_a_run, selection_asked_for
+from ..training.settings import (
+    CLASS_IMAGES, COURSE, METHOD, NOISE_AND_CAPTIONS, SETTINGS, SNAPSHOTS, WHICH_WEIGHTS, Setting,
+)  # fmt: skip
+from .terminal import WORDS, option
+
+DEFAULT_DENSITY = 0.01
+AMOUNTS = ("density", "count", "threshold")
+# Names that the options had at first, for the scripts that have them.
+_FIRST_NAMES = {"grad_accumulation": "--accumulation", "low_rank_weight": "--low-rank"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 to 3.5, SDXL or Flux")
+    parser.add_argument("folder", metavar="FOLDER", help="images, each with its caption in a .txt of the same name")
+    parser.add_argument(
+        "target", metavar="OUT", type=Path,
+        help="the delta, a .safetensors file, replaced if it exists; ComfyUI loads it",
+    )  # fmt: skip
+    which = parser.add_argument_group("which weights are trained")
+    amount = which.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--density", type=float, metavar="X",
+        help="Share of the weights to train, smallest first. 0.01 is a good start, 0.05 learns more. "
+        f"(default {DEFAULT_DENSITY})",
+    )  # fmt: skip
+    for name in ("count", "threshold"):
+        amount.add_argument(option(name), **_kind(SETTINGS[name]), help=SETTINGS[name].help)
+    _add(which, WHICH_WEIGHTS.keys() - set(AMOUNTS))
+    _add(parser.add_argument_group("the course of the training"), COURSE, batch_size="That many in each process.")
+    _add(parser.add_argument_group("the method"), METHOD, adjust_at="So does 0.")
+    _add(parser.add_argument_group("noise and captions"), NOISE_AND_CAPTIONS)
+    class_images = parser.add_argument_group("class images")
+    class_images.add_argument(
+        "--class-folder", metavar="FOLDER",
+        help="To learn a subject (DreamBooth): pictures of other things of its kind with their captions, so that the "
+        "model does not forget them.",
+    )  # fmt: skip
+    _add(class_images, CLASS_IMAGES)
+    model = parser.add_argument_group("the model and its memory")
+    model.add_argument(
+        "--resolution", type=int, default=512,
+        help="Images are cut to such squares; SDXL, SD3 and Flux were made for 1024. (default %(default)s)",
+    )  # fmt: skip
+    model.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="What the model computes in. (default %(default)s)"
+    )
+    model.add_argument(
+        "--gradient-checkpointing", action="store_true",
+        help="Needs much less memory for a somewhat longer step.",
+    )  # fmt: skip
+    model.add_argument(
+        "--stream", action="store_true",
+        help="For a GPU that the model does not fit: its weights stay in main memory and pass through layer by layer.",
+    )  # fmt: skip
+    going_on = parser.add_argument_group("stopping and going on")
+    _add(going_on, SNAPSHOTS)
+    going_on.add_argument(
+        "--resume", metavar="SNAPSHOT",
+        help="Go on with a stopped run: give its snapshot and leave everything else as it was.",
+    )  # fmt: skip
+
+
+def run_settings(
+    arguments: argparse.Namespace, images: ImageFolder, class_images: ImageFolder | None, processes: int
+) -> PipelineSettings:
+    """What decides the run's numbers. processes: how many train together. Raises TrainingError for a bad value."""
+    given = {name: value for name in AMOUNTS if (value := getattr(arguments, name)) is not None}
+    (amount, value), = (given or {"density": DEFAULT_DENSITY}).items()
+    named = {name: value for name, value in vars(arguments).items() if name in PipelineSettings.__dataclass_fields__}
+    read = {
+        "selection": selection_asked_for(
+            arguments.selection_rule, amount, value, arguments.per_layer, arguments.seed
+        ),
+        "include": split_patterns(arguments.include),
+        "exclude": split_patterns(arguments.exclude),
+        "batch_size": arguments.batch_size * processes,
+        "adjust_at": [] if _is_zero(arguments.adjust_at) else parts_of_a_run(arguments.adjust_at, WORDS),
+        "data": _digest(images, class_images),
+    }
+    return PipelineSettings(**{**named, **read})
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False
+
+
+def _digest(images: ImageFolder, class_images: ImageFolder | None) -> str:
+    if class_images is None:
+        return images.digest()
+    both = f"{images.digest()} {class_images.digest()}"
+    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+
+
+def _add(group: argparse._ArgumentGroup, names: Iterable[str], **more: str) -> None:
+    """The options of some settings, in the order of SETTINGS. more: by setting, a sentence more, about the command"""
+    for name in (name for name in SETTINGS if name in names):
+        setting = SETTINGS[name]
+        flags = [option(name), *([_FIRST_NAMES[name]] if name in _FIRST_NAMES else [])]
+        one_of = f"One of: {', '.join(map(repr, setting.choices))}." if setting.choices else ""
+        told = " ".join(filter(None, [setting.help, more.get(name), one_of])).replace("%", "%%")
+        if isinstance(setting.default, bool):
+            group.add_argument(*flags, action="store_true", help=told)
+            continue
+        default = "empty" if setting.default == "" else "%(default)s"
+        group.add_argument(*flags, default=setting.default, help=f"{told} (default {default})", **_kind(setting))
+
+
+def _kind(setting: Setting) -> dict:
+    if setting.choices:
+        return {"choices": setting.choices, "metavar": "NAME"}
+    if isinstance(setting.default, str):
+        return {"metavar": "TEXT"}
+    return {"type": _parser_of(setting), "metavar": "N" if isinstance(setting.default, int) else "X"}
+
+
+def _parser_of(setting: Setting) -> Callable[[str], float]:
+    """Reads a number of a setting's kind and range, for argparse."""
+    kind = type(setting.default)
+    what = f"whole number from {setting.least} to" if kind is int else f"number from {setting.least:g} to"
+    most = f"{setting.most}" if kind is int else f"{setting.most:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not setting.least <= value <= setting.most:
+            raise argparse.ArgumentTypeError(f"'{text}' is no {what} {most}")
+        return value
+
+    return parse
