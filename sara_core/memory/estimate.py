@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -132,9 +132,17 @@ def shortage(estimate: MemoryEstimate, free: int, advice: str) -> str | None:
 
 
 def out_of_memory_advice(
-    estimate: MemoryEstimate | None, *, gradient_checkpointing: bool, batch_size: int, grad_accumulation: int
+    estimate: MemoryEstimate | None,
+    *,
+    gradient_checkpointing: bool,
+    batch_size: int,
+    grad_accumulation: int,
+    setting: Callable[[str], str] = str,
 ) -> str:
-    """The settings that make a training need less memory, in the order in which they help most."""
+    """The settings that make a training need less memory, in the order in which they help most.
+
+    setting: the name of one → what a person sets
+    """
     activations, sparse = (estimate.activations, estimate.sparse_state) if estimate else (1, 0)
     knobs = [(0.44 * activations, "train on smaller pictures (three quarters of their width and height)"),
              (0.5 * sparse, "train fewer weights (half the density or count, or a lower threshold)")]
@@ -142,8 +150,9 @@ def out_of_memory_advice(
         smaller = batch_size // 2
         parts = math.ceil(batch_size * grad_accumulation / smaller)
         knobs.append((0.5 * activations,
-                      f"set batch_size to {smaller} and grad_accumulation to {parts}, which trains the same"))
+                      f"set {setting('batch_size')} to {smaller} and {setting('grad_accumulation')} to {parts}, which "
+                      "trains the same"))
     if not gradient_checkpointing:
-        knobs.append((0.6 * activations, "switch gradient_checkpointing on"))
+        knobs.append((0.6 * activations, f"switch {setting('gradient_checkpointing')} on"))
     knobs.sort(key=lambda knob: -knob[0])
     return "To need less, the setting that helps most first: " + "; ".join(text for _, text in knobs) + "."

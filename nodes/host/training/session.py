@@ -119,8 +119,8 @@ class NodeHost(Host):
     def memory_advice(self) -> str:
         return out_of_memory_advice(
             self.estimate, gradient_checkpointing=self.gradient_checkpointing, batch_size=self.settings.batch_size,
-            grad_accumulation=self.settings.grad_accumulation,
-        )
+            grad_accumulation=self.settings.grad_accumulation, setting=self.words.setting,
+        )  # fmt: skip
 
     def _show(self, text: str) -> None:
         self.say("\n".join([text, *self.warnings.values()]))

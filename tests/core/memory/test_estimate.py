@@ -283,6 +283,14 @@ def test_the_setting_that_helps_most_is_named_first(estimate, settings, order):
     assert ("batch_size" in advice) is (batch_size > 1)
 
 
+def test_the_settings_are_named_as_a_host_names_them():
+    advice = out_of_memory_advice(
+        None, gradient_checkpointing=False, batch_size=4, grad_accumulation=1, setting="--{}".format
+    )
+    assert "set --batch_size to 2 and --grad_accumulation to 2" in advice
+    assert "switch --gradient_checkpointing on" in advice
+
+
 def test_running_out_of_memory_is_recognised(comfy):
     host_too = comfy.pack_module("nodes.host.training.estimate").is_out_of_memory
     with pytest.raises(RuntimeError) as real:
