@@ -10,7 +10,7 @@ from ..data.denoising_loss import DenoisingLoss, Network, Sample
 from ..data.draws import Draw
 from ..data.noise_levels import NoiseLevels
 from ..delta import SparseDelta
-from ..selection.rules import Selection
+from ..selection.select import Selection
 from .loop import Training, TrainingSettings
 from .low_rank import LowRankLoss
 from .optimizer import check_all_reached, learning_rate_for
