@@ -185,11 +185,21 @@ def test_every_reader_has_files_that_the_fuzzer_starts_from(seeds):
     assert seeds.of.keys() == set(READERS.values())
 
 
+def test_what_is_complete_in_itself_needs_no_base_and_what_is_sparse_no_density():
+    assert {name for name, reader in READERS.items() if not reader.needs_base} == {"sara", "lt-sft"}
+    assert {name for name, reader in READERS.items() if reader.takes_density} == {
+        "model", "adapter", "lt-sft with whole weights", "super-tuning with a lora",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_needs_what_its_record_says(seeds, name):
     reader = READERS[name]
     path, density = seeds.of[reader], 0.5 if reader.takes_density else None
-    assert read_delta(path, seeds.base, density).delta.nnz
+    changes = read_delta(path, seeds.base, density).delta.nnz
+    assert changes
+    if reader.takes_density:
+        assert read_delta(path, seeds.base, 0.01).delta.nnz < changes
     if reader.needs_base:
         with pytest.raises(DeltaError, match=f"^{reader.title} .*can only be converted beside the base.* as base\\."):
             read_delta(path, density=density)

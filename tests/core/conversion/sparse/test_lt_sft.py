@@ -165,6 +165,7 @@ def test_hostile_files_are_refused(tmp_path, base, what):
         {"diffs": {}, "abs": {NAME: "text"}},
         {"diffs": {}, "abs": {3: torch.ones(64, 64)}},
         {"diffs": {}, "abs": [1]},
+        {"diffs": {NAME: SOUND}, "abs": torch.ones(3)},
     ],
 )
 def test_contents_of_another_structure_are_refused(tmp_path, base, content):
