@@ -102,6 +102,22 @@ def extract(
     checkpoint only the diffusion model is compared. A mapping's delta has the mapping's own names.
     Raises DeltaError for files or models that do not go together or do not differ; UnsupportedModelError, by name,
     for quantised weights.
+
+    >>> import torch
+    >>> from sara_core import extract
+    >>> base = {"layer.weight": torch.ones(2, 3)}  # or "model.safetensors", or a diffusers folder
+    >>> tuned = {"layer.weight": torch.tensor([[1.0, 1.5, 1.0], [-2.0, 1.25, 1.0]])}
+    >>> delta = extract(base, tuned, count=2)
+    >>> delta.entries["layer.weight"]
+    SparseEntry(indices=tensor([1, 3], dtype=torch.int32), values=tensor([ 0.5000, -3.0000]), shape=(2, 3))
+    >>> delta.save("tuned.safetensors")
+
+    What is lost, here the change by 0.25:
+
+    >>> from sara_core.extraction.extract import extract_with_report
+    >>> delta, report = extract_with_report(base, tuned, count=2)
+    >>> report.changed, report.kept, report.largest_left_out
+    (3, 2, 0.25)
     """
     return extract_with_report(base, tuned, density=density, count=count, support=support)[0]
 

@@ -37,6 +37,7 @@ class Selection:
 
     @property
     def density(self) -> float:
+        """Chosen elements as a share of the candidates, 0 … 1."""
         return self.count / self.candidates
 
 
@@ -66,6 +67,26 @@ def select(
 
     Raises SelectionError when what is asked for is contradictory, selects nothing or everything, or is not what the
     rule returns.
+
+    >>> import torch
+    >>> from sara_core import select
+    >>> weights = {"one": torch.tensor([[0.9, -0.1], [0.4, 0.02]]), "two": torch.tensor([[-0.05, 0.7]])}
+    >>> selection = select(weights, threshold=0.2)
+    >>> selection.indices
+    {'one': tensor([1, 3], dtype=torch.int32), 'two': tensor([0], dtype=torch.int32)}
+    >>> selection.density
+    0.5
+
+    >>> selection = select(weights, count=2)
+    >>> selection.indices
+    {'one': tensor([3], dtype=torch.int32), 'two': tensor([0], dtype=torch.int32)}
+    >>> round(selection.theta, 6)
+    0.05
+
+    >>> def first_ones(request):
+    ...     return {name: torch.arange(n, dtype=torch.int32) for (name,), n in request.shares}
+    >>> select(weights, density=0.5, per_layer=True, rule=first_ones).indices
+    {'one': tensor([0, 1], dtype=torch.int32), 'two': tensor([0], dtype=torch.int32)}
     """
     given = {"threshold": threshold, "count": count, "density": density}
     given = {name: value for name, value in given.items() if value is not None}

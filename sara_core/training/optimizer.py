@@ -65,6 +65,35 @@ class SaRA(torch.optim.Optimizer):
 
     Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models)
     and for a `weight_gradient` that does not work on the model's device.
+
+    >>> import torch
+    >>> from sara_core import SaRA, SparseDelta
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    >>> x = torch.randn(64, 8)
+    >>> wanted = x.sum(1, keepdim=True)
+    >>> def loss():
+    ...     return torch.nn.functional.mse_loss(model(x), wanted)
+    >>> before = loss().item()
+
+    >>> optimizer = SaRA(model, density=0.25, lr=0.05)  # in place of torch.optim.AdamW(model.parameters(), …)
+    >>> for _ in range(50):
+    ...     optimizer.zero_grad()
+    ...     loss().backward()
+    ...     optimizer.step()
+    >>> loss().item() < before / 2
+    True
+    >>> optimizer.delta().save("style.safetensors")
+    >>> optimizer.detach(restore=True)
+    >>> loss().item() == before
+    True
+
+    >>> delta = SparseDelta.load("style.safetensors")
+    >>> delta
+    SparseDelta(36 changes in 2 weights, density 25.000%)
+    >>> handle = delta.apply_(model, strength=0.8)
+    >>> loss().item() < before / 2
+    True
     """
 
     def __init__(

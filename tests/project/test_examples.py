@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a newcomer meets first.
-SHOWN = {"SparseDelta", "load_delta", "merge"}
+SHOWN = {"SaRA", "SparseDelta", "extract", "load_delta", "merge", "select"}
 
 
 def _shown(path: Path) -> list[str]:
