@@ -1,6 +1,7 @@
 """That a rule has chosen what it was asked for: whatever it returns becomes int32 positions here, or an error."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from .magnitudes import Shares
 
 
 def checked_positions(
-    rule: str, chosen, weights: Mapping[str, torch.Tensor], shares: Shares | None
+    rule: str, chosen: Any, weights: Mapping[str, torch.Tensor], shares: Shares | None
 ) -> dict[str, torch.Tensor]:
     """What a rule has chosen (rules.Chosen), by names in the order of `weights`: flat positions, int32 [k] with k > 0,
     increasing, on the weight's device.

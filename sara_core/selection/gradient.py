@@ -44,7 +44,10 @@ class GradientScores:
     """
 
     def __init__(
-        self, attached: Callable[[Store], AbstractContextManager], loss: Callable[[], torch.Tensor], device
+        self,
+        attached: Callable[[Store], AbstractContextManager],
+        loss: Callable[[], torch.Tensor],
+        device: torch.device | str,
     ):
         self.attached, self.loss, self.device = attached, loss, torch.device(device)
         self._first_loss: float | None = None

@@ -72,6 +72,7 @@ class Rule:
 
     @property
     def has_theta(self) -> bool:
+        """Whether it divides small weights from large ones at a θ, and can be asked by a threshold."""
         return self.below is not None
 
 

@@ -61,10 +61,15 @@ def trainable_weights(
 
 
 def left_out(
-    model: torch.nn.Module, weights: Mapping[str, torch.nn.Module | ParameterOf], find_layers=plain_layers
+    model: torch.nn.Module,
+    weights: Mapping[str, torch.nn.Module | ParameterOf],
+    find_layers: Callable[[torch.nn.Module], Mapping[str, torch.nn.Module]] = plain_layers,
 ) -> dict[str, int]:
     """How many elements of biases, norms, embeddings and other parameters are not trained, under what a report calls
-    these kinds. weights: as from `trainable_weights`"""
+    these kinds; kinds of which all are trained are absent.
+
+    weights, find_layers: as from and for `trainable_weights`
+    """
     trained = {identity(holder.weight) for holder in weights.values()}
     elements = dict.fromkeys(KINDS.values(), 0)
     for key, held in _occurrences(model, find_layers(model), "").items():

@@ -27,7 +27,10 @@ def scaled(change: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> t
 
 
 def of_magnitude(change: torch.Tensor, weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """W' − W by PEFT's magnitudes: [rows] of a Linear layer, [1, rows, 1, …] of a convolution."""
+    """W' − W by PEFT's magnitudes: [rows] of a Linear layer, [1, rows, 1, …] of a convolution.
+
+    change, weight: Δ and W, float32 [rows, columns, …]
+    """
     if magnitude.numel() != weight.shape[0]:
         raise IndexError(magnitude.shape)
     tuned = weight + change

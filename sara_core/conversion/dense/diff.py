@@ -32,6 +32,8 @@ def write(
 ) -> None:
     """Write every change as a dense float32 tensor, one in memory at a time: 4 bytes for each element of each weight.
 
+    entries: by ComfyUI's weight names, with any of the known prefixes or none
+
     Raises DeltaError if the file cannot be written; NameTakenError if it would replace something and must not.
     """
     named = {diff_name(name): entry for name, entry in host_names(entries).items()}
@@ -47,13 +49,13 @@ def write(
 
 
 def host_names(entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
-    """The entries under the names that ComfyUI's loaded models have."""
+    """The entries under the names that ComfyUI's loaded models have, with the prefix `diffusion_model.`"""
     prefix = prefix_of(entries)
     return {PREFIX + name.removeprefix(prefix): entry for name, entry in entries.items()}
 
 
 def diff_name(name: str) -> str:
-    """What a file calls the difference of a parameter."""
+    """What a file calls the difference of a parameter of this full name."""
     if name.endswith(WEIGHT):
         return name.removesuffix(WEIGHT) + ".diff"
     return name.removesuffix(BIAS) + ".diff_b" if name.endswith(BIAS) else name + ".diff"

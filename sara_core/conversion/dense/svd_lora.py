@@ -61,6 +61,9 @@ def write(
 ) -> LoraErrors:
     """Write a LoRA of at most this rank in float16, under names that ComfyUI and the WebUIs know.
 
+    entries: by ComfyUI's weight names, with any of the known prefixes or none
+    on_progress: called with weights done and weights in all; may raise to stop
+
     Raises DeltaError for a rank below 1, or if the file cannot be written; NameTakenError if it would replace something
     and must not.
     """
@@ -94,7 +97,11 @@ def write(
 
 
 def factors(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """up [rows, r] and down [r, columns] (with the kernel's sides for a convolution), float16, for one change."""
+    """up [rows, r] and down [r, columns] (with the kernel's sides for a convolution), float16, for one change.
+
+    change: floating point [rows, columns] or [rows, columns, *kernel], not all 0; r is `rank` or, where that is lower,
+        the change's own
+    """
     matrix = change.flatten(1).double()
     wide = matrix.shape[0] <= matrix.shape[1]
     # Eigenvectors of the smaller Gram matrix are the singular vectors of that side: several times faster than a full

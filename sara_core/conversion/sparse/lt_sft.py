@@ -87,7 +87,10 @@ def read(content: Mapping[str, Any]) -> dict[str, SparseEntry]:
 
 
 def whole_weights(content: Mapping[str, Any], base: Base) -> Iterator[tuple[str, torch.Tensor]]:
-    """(the model's own name, dense change) of the weights that the file replaces as a whole."""
+    """(the model's own name, dense change in float32) of the weights that the file replaces as a whole.
+
+    Raises DeltaError for one that the base lacks or has in another shape.
+    """
     for name, tensor in content["abs"].items():
         shape = base.diffusers_shapes.get(name)
         if shape is None or not is_plain(tensor, VALUE_DTYPES) or tuple(tensor.shape) != shape:
