@@ -18,8 +18,9 @@ from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.isolation import training_model
 from .host.training.pairing import TrainingData, read_training_data
+from .host.training.run import assembled_run, first_loss
 from .host.training.samples import Samples, SampleSettings
-from .host.training.session import NodeHost, assembled_run, first_loss
+from .host.training.session import NodeHost
 from .host.words import WORDS
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs

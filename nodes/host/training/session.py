@@ -1,5 +1,4 @@
-"""SaRA Train's own part of a run: how it is put together from a MODEL and what the node was given, and what the node
-shows of it."""
+"""SaRA Train while its session goes on: what the node shows, with the pictures in between, and when it is stopped."""
 
 import logging
 import traceback
@@ -7,57 +6,16 @@ from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
-import torch
 
-from ....sara_core.data.denoising_loss import DenoisingLoss, repeated
-from ....sara_core.delta import metadata as keys
 from ....sara_core.errors import DeltaError
 from ....sara_core.memory.estimate import out_of_memory_advice
 from ....sara_core.training.host import Host, StepDone
-from ....sara_core.training.optimizer import make_inner
-from ....sara_core.training.optimizer_choice import ChosenOptimizer
 from ....sara_core.training.record import RunSettings
-from ....sara_core.training.run import Run, denoising_loss
-from ..family import model_family
-from ..identity import identity_metadata
+from ....sara_core.training.run import Run
 from ..words import WORDS
-from .dataset import prepare_samples
-from .denoiser import Denoiser
 from .estimate import estimate, is_out_of_memory, shortage
 from .isolation import TrainingModel
-from .network import HostNetwork
-from .pairing import TrainingData
 from .samples import Samples, side_by_side
-from .unused import check_used_weights_reached
-
-
-def batches(patcher, data: TrainingData, settings: RunSettings) -> DenoisingLoss:
-    """The losses of a run's batches, from the first one on; the model must be loaded."""
-    samples, class_samples = (
-        prepare_samples(patcher, pairs, settings.seed, data.unconditional) if pairs else ()
-        for pairs in (data.images, data.class_images)
-    )
-    return denoising_loss(settings, HostNetwork(Denoiser(patcher)), samples, class_samples)
-
-
-def first_loss(patcher, data: TrainingData, settings: RunSettings) -> Callable[[], torch.Tensor]:
-    """A function that computes the loss of a run's first batch, the same each time."""
-    return repeated(batches(patcher, data, settings))
-
-
-def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSettings, chosen: ChosenOptimizer) -> Run:
-    """The run of a model inside `training_model`, on its images and captions."""
-    patcher, store, selection = training.patcher, training.store, training.selection
-    base = identity_metadata(patcher)  # now, as long as Δ is 0
-    return Run(
-        settings, store, selection,
-        make_inner(chosen.kind, store.values, selection.theta, chosen.lr, chosen.options),
-        batches(patcher, data, settings),
-        images=len(data.images),
-        about_base={**base, keys.FAMILY: model_family(patcher)},
-        scaler=_loss_scaler(training),
-        check_reached=lambda store: check_used_weights_reached(store, lambda: first_loss(patcher, data, settings)),
-    )  # fmt: skip
 
 
 class NodeHost(Host):
@@ -147,9 +105,3 @@ class NodeHost(Host):
             self.warn("pictures", f"The pictures of step {step} are shown, but not kept. {error}")
         row = side_by_side(pictures)
         return "JPEG", row, max(row.size)
-
-
-def _loss_scaler(training: TrainingModel) -> torch.amp.GradScaler:
-    """Gradients of an fp16 forward vanish unless the loss is scaled up."""
-    half = training.patcher.model.get_dtype_inference() == torch.float16
-    return torch.amp.GradScaler(training.device.type, init_scale=2.0**12, enabled=half)

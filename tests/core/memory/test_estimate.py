@@ -185,7 +185,7 @@ def test_the_sparse_state_is_what_a_run_keeps(optimizer, options):
 def prepared(comfy, name, shapes=((4, 8, 8),), batch_size=1, checkpointing=True, density=0.01):
     """A MODEL in training, and a run over random latents of these shapes."""
     host = "nodes.host.training."
-    isolation, session = comfy.pack_module(f"{host}isolation"), comfy.pack_module(f"{host}session")
+    isolation, dataset = comfy.pack_module(f"{host}isolation"), comfy.pack_module(f"{host}dataset")
     pairing, training = comfy.pack_module("nodes.host.training.pairing"), comfy.pack_module("sara_core.training.loop")
     optimizer = comfy.pack_module("sara_core.training.optimizer")
     family = FAMILIES[name]
@@ -196,7 +196,7 @@ def prepared(comfy, name, shapes=((4, 8, 8),), batch_size=1, checkpointing=True,
     with torch.inference_mode(False), torch.enable_grad(), isolation.training_model(
         model, {"density": density}, latents[0].shape, gradient_checkpointing=checkpointing
     ) as prepared_model:
-        samples = session.prepare_samples(prepared_model.patcher, pairs, 0)
+        samples = dataset.prepare_samples(prepared_model.patcher, pairs, 0)
         loss = denoising_loss(comfy, prepared_model.patcher, samples, batch_size)
         store = prepared_model.store
         inner = optimizer.make_inner(torch.optim.AdamW, store.values, 1e-3, 1e-3, {})

@@ -1,0 +1,55 @@
+"""A run of SaRA Train, put together from a MODEL in training and what the node was given."""
+
+from collections.abc import Callable
+
+import torch
+
+from ....sara_core.data.denoising_loss import DenoisingLoss, repeated
+from ....sara_core.delta import metadata as keys
+from ....sara_core.training.optimizer import make_inner
+from ....sara_core.training.optimizer_choice import ChosenOptimizer
+from ....sara_core.training.record import RunSettings
+from ....sara_core.training.run import Run, denoising_loss
+from ..family import model_family
+from ..identity import identity_metadata
+from .dataset import prepare_samples
+from .denoiser import Denoiser
+from .isolation import TrainingModel
+from .network import HostNetwork
+from .pairing import TrainingData
+from .unused import check_used_weights_reached
+
+
+def batches(patcher, data: TrainingData, settings: RunSettings) -> DenoisingLoss:
+    """The losses of a run's batches, from the first one on; the model must be loaded."""
+    samples, class_samples = (
+        prepare_samples(patcher, pairs, settings.seed, data.unconditional) if pairs else ()
+        for pairs in (data.images, data.class_images)
+    )
+    return denoising_loss(settings, HostNetwork(Denoiser(patcher)), samples, class_samples)
+
+
+def first_loss(patcher, data: TrainingData, settings: RunSettings) -> Callable[[], torch.Tensor]:
+    """A function that computes the loss of a run's first batch, the same each time."""
+    return repeated(batches(patcher, data, settings))
+
+
+def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSettings, chosen: ChosenOptimizer) -> Run:
+    """The run of a model inside `training_model`, on its images and captions."""
+    patcher, store, selection = training.patcher, training.store, training.selection
+    base = identity_metadata(patcher)  # now, as long as Δ is 0
+    return Run(
+        settings, store, selection,
+        make_inner(chosen.kind, store.values, selection.theta, chosen.lr, chosen.options),
+        batches(patcher, data, settings),
+        images=len(data.images),
+        about_base={**base, keys.FAMILY: model_family(patcher)},
+        scaler=_loss_scaler(training),
+        check_reached=lambda store: check_used_weights_reached(store, lambda: first_loss(patcher, data, settings)),
+    )  # fmt: skip
+
+
+def _loss_scaler(training: TrainingModel) -> torch.amp.GradScaler:
+    """Gradients of an fp16 forward vanish unless the loss is scaled up."""
+    half = training.patcher.model.get_dtype_inference() == torch.float16
+    return torch.amp.GradScaler(training.device.type, init_scale=2.0**12, enabled=half)
