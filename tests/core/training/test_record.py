@@ -3,13 +3,17 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from sara_core import TrainingError
+from sara_core.data.denoising_loss import Sample
+from sara_core.data.noise_levels import NoiseLevels
 from sara_core.training import snapshot
 from sara_core.training.optimizer_choice import chosen_optimizer
 from sara_core.training.record import parts_of_a_run, resumed_state, selection_asked_for
+from sara_core.training.run import denoising_loss
 from sara_core.training.words import Words
-from tests.support.toy_runs import settings, toy_run
+from tests.support.toy_runs import ToyNetwork, settings, toy_run
 
 WORDS = Words(
     setting="--{}".format, other_run="the options are others", same_run="Give them again.", other_file="look elsewhere"
@@ -87,3 +91,17 @@ def test_every_setting_of_the_loop_reaches_it():
     assert loop.adjust_at == (3,) and loop.theta == run.selection.theta > 0
     assert low_rank.weight == 0.1 and low_rank.samples_per_step == 6 and low_rank.generator.initial_seed() == 5
     assert toy_run().training.low_rank is None
+
+
+def test_every_setting_of_the_batches_reaches_them():
+    chosen = settings(
+        batch_size=3, seed=5, prior_weight=0.3, caption_dropout=0.2, noise_levels="logit-normal", noise_level_mean=0.4,
+        noise_level_std=0.6, min_snr_gamma=7.0,
+    )  # fmt: skip
+    samples = [Sample(torch.zeros(4), {}, {})]
+    batches = denoising_loss(chosen, ToyNetwork(None), samples, samples, own_part=reversed)
+    assert (batches.prior_weight, batches.min_snr_gamma, batches.own_part) == (0.3, 7.0, reversed)
+    for draws in (batches.draws, batches.class_draws):
+        assert (draws.epochs.batch_size, draws.levels, draws.caption_dropout) == (3, ToyNetwork.levels, 0.2)
+        assert draws.noise_levels == NoiseLevels("logit-normal", 0.4, 0.6)
+    assert batches.draws.generator.initial_seed() == 5 != batches.class_draws.generator.initial_seed()
