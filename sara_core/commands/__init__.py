@@ -5,9 +5,9 @@ A module has HELP, one line; add_arguments(parser); and run(arguments) → str, 
 
 from types import ModuleType
 
-from . import bake, convert, extract, inspect, merge, train
+from . import bake, convert, extract, inspect, merge, report, train
 
 COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect, "convert": convert, "merge": merge, "extract": extract, "bake": bake,
-    "train": train,
+    "train": train, "report": report,
 }  # fmt: skip

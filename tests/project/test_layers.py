@@ -30,6 +30,7 @@ LAYERS = {
     "selection": EVERYWHERE | _DELTA | {"backward"},
     "memory": EVERYWHERE | {"backward"},
     "training": EVERYWHERE | _TRAINING | {"data", "memory"},
+    "report": EVERYWHERE | _DELTA,
     "diffusers_bridge": EVERYWHERE | _MODELS,
     "pipelines": EVERYWHERE | _TRAINING | {"training", "data", "memory", "diffusers_bridge"},
 }
