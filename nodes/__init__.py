@@ -7,6 +7,7 @@ from .convert import SaRAConvert
 from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
+from .host.report import register_report
 from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
 from .merge import SaRAMerge
@@ -19,6 +20,7 @@ class SaRAExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folders()
         register_adapter()
+        register_report()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -21,6 +21,8 @@ DANGEROUS_MODULES = {
     "pip", "ensurepip", "venv", "socket", "ssl", "ftplib", "smtplib", "http", "urllib", "xmlrpc", "requests", "httpx",
     "aiohttp", "websocket", "websockets", "huggingface_hub",
 }  # fmt: skip
+# How the host's own server is answered through; nothing is opened or connected to.
+ALLOWED = {"nodes/host/report.py": {"aiohttp.web"}}
 DANGEROUS_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.startfile", "os.exec*", "os.spawn*",
     "os.fork", "torch.hub.*",
@@ -130,7 +132,8 @@ def test_only_nodes_host_knows_the_hosts_insides(path):
 @pytest.mark.parametrize("path", _shipped(), ids=_where)
 def test_nothing_dangerous_is_shipped(path):
     for level, module in _imports(path):
-        assert level or module.split(".")[0] not in DANGEROUS_MODULES, f"imports {module}"
+        is_allowed = module in ALLOWED.get(_where(path), ())
+        assert level or is_allowed or module.split(".")[0] not in DANGEROUS_MODULES, f"imports {module}"
     for name, call in _calls(path):
         assert not any(fnmatch.fnmatch(name, pattern) for pattern in DANGEROUS_CALLS), f"calls {name}"
         if name == "torch.load":

@@ -198,6 +198,12 @@ def test_help_pages_quote_real_messages(page):
         assert any(re.search(pattern, message) for message in messages), quote
 
 
+def _commands():
+    """Id → label of every command of the page."""
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js"))
+    return dict(re.findall(r'\{ id: "([^"]+)", label: "([^"]+)"', scripts))
+
+
 @pytest.mark.parametrize("path", sorted(LOCALES.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_translations_are_served_and_name_only_what_exists(path, server, info, own_nodes):
     served = json.loads(_get(server, "/i18n"))[path.parent.name]
@@ -205,7 +211,12 @@ def test_translations_are_served_and_name_only_what_exists(path, server, info, o
     if path.name == "main.json":
         assert translated.items() <= served.items()
         sockets = {kind for node in own_nodes for kind in info[node]["output"]}
-        assert set(translated) == {"dataTypes"} and set(translated["dataTypes"]) <= sockets
+        assert set(translated) == {"dataTypes", "menuLabels"} and set(translated["dataTypes"]) <= sockets
+        assert set(translated["menuLabels"]) == set(_commands().values())
+        return
+    if path.name == "commands.json":
+        assert served["commands"] == translated
+        assert set(translated) == {name.replace(".", "_") for name in _commands()}
         return
     assert path.name == "nodeDefs.json" and served["nodeDefs"] == translated
     assert set(translated) == own_nodes
