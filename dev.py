@@ -12,7 +12,9 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from devtools.comfyui.install import (
     DEFAULT_VERSION, OLDEST_VERSION, ROOT, SOURCES, Host, HostError, link_pack, make_base, prepare, start_command,
@@ -20,6 +22,7 @@ from devtools.comfyui.install import (
 )  # fmt: skip
 from devtools.packer import prepare_packer
 from devtools.progress import Progress
+from devtools.suite.budget import TIMES, read_times, summary
 
 REQUIREMENTS = ROOT / "requirements-dev.txt"
 # Where the ComfyUI that `python dev.py host` names keeps models, pictures and so on.
@@ -79,23 +82,31 @@ def show_host(arguments: argparse.Namespace) -> int:
 
 # Torch's own kernels and oneDNN's without the vectors of newer processors: they add up in another order.
 OLD_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+PYTEST = ["-m", "pytest", "-p", "devtools.suite.recording"]
 INTERRUPTED = 2  # pytest's exit status after Ctrl-C
 
 
 def run_tests(rest: list[str]) -> int:
-    """Ruff, the tests and, where all of them are asked for, those of bits a second time; 0 if everything passed."""
+    """Ruff, the tests and, where all of them are asked for, those of bits a second time; 0 if everything passed.
+
+    In the end it says what the tests took, beside what they may take.
+    """
     host = prepare_host()
     # Now, so that no test has to download them.
     if not host.is_users_own:
         prepare(OLDEST_VERSION)
     prepare_packer()
     ruff = run(host, ["-m", "ruff", "check", str(ROOT)])
-    tests = run(host, ["-m", "pytest", *rest])
-    results = {"ruff": ruff, "the tests with this processor's own instructions": tests}
-    if not rest and tests != INTERRUPTED:
-        again = "the tests of bits with " + " ".join(f"{name}={value}" for name, value in OLD_PROCESSOR.items())
-        print(f"Once more: {again}", flush=True)
-        results[again] = run(host, ["-m", "pytest", "-q", "-m", "bits"], OLD_PROCESSOR)
+    with tempfile.TemporaryDirectory(prefix="comfyui-sara-") as folder:
+        times = Path(folder, "times")
+        recorded = {TIMES: str(times)}
+        tests = run(host, [*PYTEST, *rest], recorded)
+        results = {"ruff": ruff, "the tests with this processor's own instructions": tests}
+        if not rest and tests != INTERRUPTED:
+            again = "the tests of bits with " + " ".join(f"{name}={value}" for name, value in OLD_PROCESSOR.items())
+            print(f"Once more: {again}", flush=True)
+            results[again] = run(host, [*PYTEST, "-q", "-m", "bits"], {**OLD_PROCESSOR, **recorded})
+        print(summary(read_times(times)), flush=True)
     for what, status in results.items():
         if status:
             print(f"failed: {what}", file=sys.stderr)

@@ -30,7 +30,8 @@ def test_all_tests_run_and_those_of_bits_again_as_on_another_processor(run, capf
     status, ran = run()
     assert status == 0 and not capfd.readouterr().err
     assert [what for what, _, _ in ran] == [RUFF, TESTS, BITS]
-    assert ran[1][1:] == (["-m", "pytest"], {}) and ran[2][2] == dev.OLD_PROCESSOR
+    assert ran[1][1] == dev.PYTEST and ran[2][2].items() >= dev.OLD_PROCESSOR.items()
+    assert not dev.OLD_PROCESSOR.keys() & ran[1][2].keys()
 
 
 def test_with_arguments_only_what_they_say_runs(run):
@@ -48,3 +49,16 @@ def test_one_failure_is_the_whole_result_and_is_named(run, capfd, failing, named
 def test_after_an_interrupt_nothing_more_runs(run):
     status, ran = run(tests=2)
     assert status == 2 and [what for what, _, _ in ran] == [RUFF, TESTS]
+
+
+def test_what_the_tests_took_is_said_of_both_runs_together(run, capfd, monkeypatch):
+    def instead(host, arguments, settings={}):
+        if "pytest" in arguments:
+            with open(settings[dev.TIMES], "a") as times:
+                times.write('{"test": "tests/core/test_a.py::test", "seconds": 60, "processor": 30, "at_once": 1}\n')
+        return 0
+
+    run()
+    monkeypatch.setattr(dev, "run", instead)
+    assert dev.run_tests([]) == 0
+    assert "core          2.0" in capfd.readouterr().out
