@@ -14,27 +14,50 @@ from benchmarks.train_ import pytorch
 from devtools.comfyui.install import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+WRITERS = ["train", "scaling", "apply", "files"]
 MIB = 1 << 20
 
+# Every benchmark once with each of these; in one process, because each imports torch.
+ARGUMENTS = {"help": ["--help"], "no folder": ["--json", "no/such/folder/result.json"]}
+PROGRAM = """
+import contextlib, io, json, runpy, sys
 
-def run(*arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+for name, arguments in json.loads(sys.argv[1]):
+    output, errors, status = io.StringIO(), io.StringIO(), None
+    sys.argv[:] = [name, *arguments]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, output.getvalue(), errors.getvalue()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def said():
+    """(name, which arguments) → exit status, standard output and standard error."""
+    runs = [*((name, "help") for name in NAMES), *((name, "no folder") for name in WRITERS)]
+    jobs = json.dumps([[name, ARGUMENTS[which]] for name, which in runs])
+    result = subprocess.run([sys.executable, "-c", PROGRAM, jobs], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return dict(zip(runs, map(json.loads, result.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_benchmark_explains_its_options(name):
-    result = run(f"benchmarks.{name}", "--help")
-    assert result.returncode == 0 and f"bench {name}" in result.stdout
+def test_every_benchmark_explains_its_options(said, name):
+    status, output, _ = said[name, "help"]
+    assert status == 0 and f"bench {name}" in output
 
 
 def test_the_issues_benchmarks_are_there():
     assert {"train", "apply", "files", "scaling"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", ["train", "scaling", "apply", "files"])
-def test_a_folder_that_does_not_exist_is_refused_before_anything_is_measured(name):
-    result = run(f"benchmarks.{name}", "--json", "no/such/folder/result.json")
-    assert result.returncode == 2 and "does not exist" in result.stderr
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_does_not_exist_is_refused_before_anything_is_measured(said, name):
+    status, _, errors = said[name, "no folder"]
+    assert status == 2 and "does not exist" in errors
 
 
 def measurement(method, step, peak, round=0, elements=5_000_000, checkpointing=True, trained=5_000_000, **others):
@@ -107,10 +130,9 @@ def test_a_table_lines_up():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux only")
 def test_a_small_training_is_measured_drawn_and_saved(tmp_path):
     target = tmp_path / "train.json"
-    result = run(
-        "benchmarks.train", "--part", "pytorch", "--small", "--steps", "2", "--checkpointing", "on", "--methods",
-        "floor", "SaRA", "--json", str(target),
-    )  # fmt: skip
+    options = ["--part", "pytorch", "--small", "--steps", "2", "--checkpointing", "on", "--methods", "floor", "SaRA"]
+    command = [sys.executable, "-m", "benchmarks.train", *options, "--json", str(target)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     report = json.loads(target.read_text())["pytorch"]
     assert "step / floor" in result.stdout and (tmp_path / "train.png").stat().st_size > 1000
