@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.lib import random_unet
 from devtools.comfyui.client import Client
+from devtools.comfyui.install import prepare
 from devtools.comfyui.server import free_port
 from devtools.packer import copy_checkout
 from devtools.progress import Progress
@@ -18,7 +19,7 @@ TIMEOUT = 300.0
 NODE = "SaRAApply"
 NAME = 'display_name="SaRA Apply"'
 
-# Once the other checkout has been prepared: what this one's hosts say of the node.
+# Once the other checkouts have been prepared: what a host of this one's says of the node.
 PROGRAM = f"""
 import sys
 from pathlib import Path
@@ -29,9 +30,11 @@ from devtools.comfyui.server import Server
 host, folder = prepare(), Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-print(InProcessHost(host, folder / "in process").node_class({NODE!r}).GET_SCHEMA().display_name, flush=True)
-with Server(host, folder / "server") as server:
-    print(server.client.object_info({NODE!r})[{NODE!r}]["display_name"], flush=True)
+if folder.name == "in process":
+    print(InProcessHost(host, folder).node_class({NODE!r}).GET_SCHEMA().display_name, flush=True)
+else:
+    with Server(host, folder) as server:
+        print(server.client.object_info({NODE!r})[{NODE!r}]["display_name"], flush=True)
 """
 
 
@@ -100,16 +103,18 @@ class _Started:
 
 
 def test_the_hosts_of_the_tests_run_their_own_checkouts_code(checkouts, tmp_path):
-    """Both have prepared before either goes on, and both go on at once."""
+    """All have prepared before any goes on, a third one last, and then they go on at once."""
+    kinds = dict(zip(checkouts, ("in process", "server"), strict=True))
     processes = {}
     try:
         for name, checkout in checkouts.items():
             with open(tmp_path / f"{name}.log", "wb") as log:
                 processes[name] = subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, str(tmp_path / name)], cwd=checkout, text=True,
+                    [sys.executable, "-c", PROGRAM, str(tmp_path / kinds[name])], cwd=checkout, text=True,
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 )  # fmt: skip
         ready = {name: process.stdout.readline() for name, process in processes.items()}
+        prepare()
         for process in processes.values():
             process.stdin.close()
         said = {name: [ready[name], *process.stdout] for name, process in processes.items()}
@@ -117,7 +122,7 @@ def test_the_hosts_of_the_tests_run_their_own_checkouts_code(checkouts, tmp_path
         for process in processes.values():
             process.kill()
             process.wait()
-    expected = {name: ["ready\n", f"{name}\n", f"{name}\n"] for name in checkouts}
+    expected = {name: ["ready\n", f"{name}\n"] for name in checkouts}
     assert said == expected, "".join(log.read_text(errors="replace") for log in tmp_path.glob("*.log"))
 
 
