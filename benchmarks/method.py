@@ -18,16 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from demo import digits, evaluate, settings
 from devtools.checkpoint import demo_checkpoint
 from devtools.comfyui.in_process import InProcessHost
 from devtools.comfyui.install import prepare
-from devtools.demo import STYLE_FOLDER
 from devtools.progress import Progress
+from devtools.style_training import StyleTraining
 
 # λ of the authors' scripts.
 LOW_RANK = 5e-4
@@ -58,7 +56,7 @@ def main() -> int:
         for seed in range(arguments.seeds):
             for name, variant in VARIANTS.items():
                 start = time.perf_counter()
-                result = bench.run({**settings.TRAINING, "steps": arguments.steps, "seed": seed, **variant})
+                result = bench.run({"steps": arguments.steps, "seed": seed, **variant})
                 results[name].append(result)
                 progress.say(f"seed {seed}, {name}: {time.perf_counter() - start:.0f} s, {result}")
     print(table(results))
@@ -81,39 +79,24 @@ class Bench:
         with torch.inference_mode():
             self.base = evaluate.load(checkpoint)
         self.theta = float("nan")
-        files = sorted(STYLE_FOLDER.glob("*.png"))
-        pictures = np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255 for file in files])
-        texts = [file.with_suffix(".txt").read_text(encoding="utf-8") for file in files]
-        self.style = self._encoded(pictures, texts)
+        self.training = StyleTraining(host, self.base)
         test = digits.load_split().test
         chosen = slice(0, HELD_OUT)
-        self.held_out = self._encoded(
+        self.held_out = self.training.encoded(
             digits.paint(test.ink[chosen]), [digits.caption(int(label), "") for label in test.labels[chosen]]
         )
         self.base_loss = self._loss(self.base.model)
 
     def run(self, inputs: dict) -> dict[str, float]:
         """Train once and measure; see the module's description."""
-        latents, captions = self.style
-        delta, _ = self.host.execute(
-            "SaRATrain", model=self.base.model, latents=latents, positive=captions, **inputs
-        ).outputs
-        patched, = self.host.execute("SaRAApply", model=self.base.model, delta=delta, strength=1.0).outputs
+        delta, styled = self.training.train(**inputs)
         self.theta = json.loads(delta.metadata["sara.selection"])["theta"]
-        pictures, asked = evaluate.draw(self.base._replace(model=patched), settings.STYLE, SAMPLES)
+        pictures, asked = evaluate.draw(styled, settings.STYLE, SAMPLES)
         score = evaluate.score(pictures, asked)
         return {
             "ineffective": self._ineffective(delta), "styled": score.styled, "right": score.right,
-            "base loss": self._loss(patched) / self.base_loss,
+            "base loss": self._loss(styled.model) / self.base_loss,
         }
-
-    def _encoded(self, pictures: np.ndarray, texts: list[str]) -> tuple[list, list]:
-        latents, captions = [], []
-        for picture, text in zip(pictures, texts, strict=True):
-            pixels = torch.from_numpy(picture)[None]
-            latents += self.host.execute("VAEEncode", pixels=pixels, vae=self.base.vae).outputs
-            captions += self.host.execute("CLIPTextEncode", clip=self.base.clip, text=text).outputs
-        return latents, captions
 
     def _ineffective(self, delta) -> float:
         with torch.inference_mode():

@@ -42,7 +42,9 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(*nodes.CheckpointLoaderSimple().load_checkpoint(path.name))
 
 
-def draw(checkpoint: Checkpoint, prefix: str = "", count: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    checkpoint: Checkpoint, prefix: str = "", count: int = 200, seed: int = 0, steps: int = settings.SAMPLE_STEPS
+) -> tuple[np.ndarray, np.ndarray]:
     """`count` samples, the ten digits in turn: pictures float32 [count, 64, 64, 3] in 0..1, asked digits [count]."""
     import nodes
 
@@ -54,7 +56,7 @@ def draw(checkpoint: Checkpoint, prefix: str = "", count: int = 200, seed: int =
             (positive,) = nodes.CLIPTextEncode().encode(checkpoint.clip, digits.caption(digit, prefix))
             (empty,) = nodes.EmptyLatentImage().generate(settings.SIZE, settings.SIZE, each)
             (latent,) = nodes.KSampler().sample(
-                checkpoint.model, seed + digit, settings.SAMPLE_STEPS, settings.GUIDANCE, settings.SAMPLER,
+                checkpoint.model, seed + digit, steps, settings.GUIDANCE, settings.SAMPLER,
                 settings.SCHEDULER, positive, negative, empty,
             )  # fmt: skip
             (picture,) = nodes.VAEDecode().decode(checkpoint.vae, latent)
