@@ -133,8 +133,9 @@ def test_a_workflow_with_every_node_runs(server, files, form):
         prompt = json.loads((SAMPLES / "prompt.json").read_text())
     assert {node["class_type"] for node in prompt.values()} >= NODES.keys()
     results = server.client.run(prompt)
+    # Of several outputs the host runs those that it finds nothing wrong with.
+    assert results.keys() >= {number for number, node in prompt.items() if info[node["class_type"]]["output_node"]}
     shown = {node["class_type"]: results[number] for number, node in prompt.items() if number in results}
     assert shown["SaRASave"]["text"][0].startswith("sara/sampled")
     assert shown["SaRABake"]["text"][0].startswith("checkpoints/sampled")
     assert "Saved as output/sara/sample-converted" in shown["SaRAConvert"]["text"][0]
-    assert shown["PreviewImage"]["images"]
