@@ -57,6 +57,16 @@ def test_parameters_that_overlap_without_being_the_same_are_refused_by_name():
     SaRA(model, density=0.3, exclude="0., 1.")
 
 
+def test_an_overlap_with_a_parameter_that_others_lie_within_is_refused_too():
+    """In the order of memory, the bias lies between the two that overlap and ends before the second."""
+    whole = torch.randn(100)
+    model = nn.Sequential(nn.Linear(6, 6))
+    model.register_parameter("whole", nn.Parameter(whole))
+    model[0].bias, model[0].weight = nn.Parameter(whole[10:16]), nn.Parameter(whole[30:66].view(6, 6))
+    with pytest.raises(UnsupportedModelError, match=r"'0\.weight' and 'whole' overlap"):
+        SaRA(model, density=0.3)
+
+
 def test_parts_of_one_memory_that_do_not_overlap_are_trained():
     whole = torch.randn(12, 6)
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))

@@ -344,6 +344,17 @@ def test_a_tied_weight_is_changed_once():
         SparseDelta({"embed.weight": change, "out.weight": entry((5, 4), 6, 9)}).apply_(target)
 
 
+def test_a_transposed_view_is_another_weight_over_the_same_memory():
+    whole = torch.arange(16.0).view(4, 4)
+    weights, before = {"a": whole, "b": whole.t()}, whole.clone()
+    entries = {name: SparseEntry(torch.tensor([1, 6], dtype=torch.int32), torch.ones(2), (4, 4)) for name in weights}
+    handle = SparseDelta(entries).apply_(weights)
+    change = dense(entries["a"])
+    assert torch.equal(whole, before + change + change.t())
+    handle.remove()
+    assert torch.equal(whole, before)
+
+
 def test_weights_that_share_memory_in_part_come_back_too():
     whole = torch.arange(12.0)
     weights = {"a": whole[:8], "b": whole[4:]}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
-from sara_core.files.container import METADATA, read_header
+from sara_core.files.container import METADATA, read_header, write_header
 from sara_core.models import quantised
 from sara_core.models.bake import bake
 
@@ -165,6 +165,18 @@ def test_damaged_missing_or_pickled_checkpoints_are_refused(tmp_path, base):
         with pytest.raises(DeltaError, match="base.safetensors.*complete"):
             bake(base, target, delta())
     assert not target.exists()
+
+
+def test_a_header_in_another_order_than_the_data_changes_no_byte(tmp_path, base):
+    with open(base, "rb") as file:
+        header, _ = read_header(file)
+        data = file.read()
+    with open(tmp_path / "other.safetensors", "wb") as file:
+        write_header(file, dict(reversed(header.items())))
+        file.write(data)
+    for name in ("base", "other"):
+        bake(tmp_path / f"{name}.safetensors", tmp_path / f"{name} baked.safetensors", delta())
+    assert raw_tensors(tmp_path / "other baked.safetensors") == raw_tensors(tmp_path / "base baked.safetensors")
 
 
 def test_a_checkpoint_is_not_baked_into_itself(base):

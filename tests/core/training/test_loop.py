@@ -296,6 +296,19 @@ def test_a_single_bad_step_is_skipped_and_makes_the_run_careful(monkeypatch):
     assert rates == [1e-2, 1e-2, 1e-2, *[5e-3] * 4, *[1e-2] * 2]
 
 
+def test_moments_that_broke_the_values_are_dropped_and_the_run_goes_on():
+    run, snapshots = Run(), []
+
+    def on_step(step, loss):
+        snapshots.append(run.snapshot())
+        if step == 2:  # what one huge gradient leaves
+            run.optimizer.state[run.store.values]["exp_avg"].fill_(math.inf)
+
+    losses = run.train(5, patience=2, on_step=on_step)
+    assert [math.isnan(loss) for loss in losses] == [False, False, True, False, False]
+    assert same_snapshot(snapshots[2], snapshots[1]) and not same_snapshot(snapshots[3], snapshots[2])
+
+
 def test_so_many_bad_steps_in_a_row_end_the_run():
     run, count = Run(), 0
 

@@ -1,0 +1,36 @@
+"""The store by itself: what identifies the base under a support."""
+
+import pytest
+import torch
+from torch import nn
+
+from sara_core import DeltaError
+from sara_core.backward.store import Store
+from sara_core.backward.support import Support
+
+
+def bound(*, positions=(1, 5), name="w", shape=(3, 4), base=1.0) -> Store:
+    """A store over one weight, of which all elements have the value `base`."""
+    layer = nn.Linear(shape[1], shape[0], bias=False).requires_grad_(False)
+    layer.weight.fill_(base)
+    store = Store(Support.from_indices({name: torch.tensor(positions, dtype=torch.int32)}, {name: shape}))
+    store.bind(0, layer, in_place=True)
+    return store
+
+
+OTHERS = {
+    "other rows": {"positions": [1, 9]},  # the same columns, the same base values
+    "other columns": {"positions": [1, 6]},
+    "other base values": {"base": 2.0},
+    "another name": {"name": "v"},
+    "another shape": {"shape": (4, 4)},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_another_base_or_support_has_another_fingerprint_and_its_state_is_refused(other):
+    store, same, other = bound(), bound(), bound(**other)
+    assert store.base_fingerprint == same.base_fingerprint != other.base_fingerprint
+    store.check_state(same.state())
+    with pytest.raises(DeltaError, match="over another base model|trains other weights"):
+        store.check_state(other.state())
