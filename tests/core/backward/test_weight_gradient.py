@@ -13,7 +13,7 @@ from sara_core.backward import ops as layers
 from sara_core.backward import weight_gradient
 from sara_core.backward.ops import ConvOp, LinearOp
 from sara_core.backward.support import Segment, Support
-from sara_core.backward.weight_gradient import ROUTES, sparse_weight_gradient
+from sara_core.backward.weight_gradient import sparse_weight_gradient
 from sara_core.errors import UnsupportedModelError
 from tests.support.small_models import attached, masked_gradient, relative_error, repeatable
 
@@ -312,11 +312,28 @@ def test_elsewhere_a_route_is_measured_once_per_layer_shape(monkeypatch):
     assert len(measured) == 2
 
 
-def test_measuring_chooses_one_of_the_routes():
+@pytest.mark.parametrize("seconds, fastest", [
+    ({"csr": (9, 1), "dense": (5, 2)}, "csr"),  # the first use of a route also warms it up
+    ({"csr": (2, 2), "dense": (9, 1)}, "dense"),
+    ({"csr": (1, 9), "dense": (2, 2)}, "csr"),  # another program came between
+])  # fmt: skip
+def test_the_route_with_the_shortest_of_two_times_is_chosen(monkeypatch, seconds, fastest):
     linear = LinearOp(), (10, 12), (5, 12), (5, 10)
     convolution = ConvOp.of(nn.Conv2d(4, 8, 3)), (8, 4, 3, 3), (2, 4, 6, 6), (2, 8, 4, 4)
     for op, shape, x, output in (linear, convolution):
-        assert weight_gradient._measure(op, segment_of(shape, 5), torch.randn(x), torch.randn(output)) in ROUTES[1:]
+        now, rest = [0], {route: list(times) for route, times in seconds.items()}
+
+        def timed(route, *arguments):
+            now[0] += rest[route].pop(0)
+            return compute(route, *arguments)
+
+        with monkeypatch.context() as patch:
+            compute = weight_gradient._compute
+            patch.setattr(weight_gradient, "_compute", timed)
+            patch.setattr(weight_gradient.time, "perf_counter", lambda: now[0])
+            patch.setattr(weight_gradient, "_obstacle", lambda device: "no kernels")
+            chosen = weight_gradient._measure(op, segment_of(shape, 5), torch.randn(x), torch.randn(output))
+        assert chosen == fastest and not any(rest.values())
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (4, 3, 2, 2), (9,), (1, 6), (6, 1)])

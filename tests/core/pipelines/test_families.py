@@ -1,6 +1,7 @@
 """`python -m sara_core train` on SDXL, SD3 and Flux: what each network is told, what it should say, whole runs."""
 
 import json
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -15,7 +16,8 @@ from sara_core.delta import metadata as keys
 from sara_core.diffusers_bridge import denoiser, load_delta
 from sara_core.models import identity as base_identity
 from sara_core.models.base import opened_base
-from sara_core.pipelines import prepare as diffusers_prepare
+from sara_core.pipelines import prepare
+from sara_core.pipelines.families import FAMILIES
 from sara_core.pipelines.prepare import prepare_training
 from sara_core.training import snapshot
 from tests.core.commands.test_train import (
@@ -100,18 +102,42 @@ def test_streaming_the_weights_gives_the_same_delta(bases, images, tmp_path, nam
     assert relative_error(*values) <= 1e-2  # Adam makes much of the smallest gradients
 
 
-def test_text_encoders_that_a_device_is_too_small_for_work_on_the_cpu(monkeypatch):
-    def texts_on(device, *others):
-        if device.type != "cpu":
-            raise error
-        return device, *others
+class Encoder:
+    def to(self, device):
+        self.device = device
 
-    monkeypatch.setattr(diffusers_prepare, "_texts_on", texts_on)
+
+ENCODERS = {
+    "Stable Diffusion": ("StableDiffusionPipeline", {"text_encoder"}),
+    "SDXL": ("StableDiffusionXLPipeline", {"text_encoder", "text_encoder_2"}),
+    "SD3": ("StableDiffusion3Pipeline", {"text_encoder", "text_encoder_2", "text_encoder_3"}),
+    "SD3 without T5": ("StableDiffusion3Pipeline", {"text_encoder", "text_encoder_2"}),
+    "Flux": ("FluxPipeline", {"text_encoder", "text_encoder_2"}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_text_encoders_that_a_device_is_too_small_for_work_on_the_cpu_all_of_them(monkeypatch, name):
+    kind, parts = ENCODERS[name]
+    parts = {part: Encoder() for part in parts}
+    pipeline, family, places = SimpleNamespace(**{"text_encoder_3": None, **parts}), FAMILIES[kind], []
+
+    def text(pipeline, caption, device):
+        assert {part.device for part in parts.values()} == {device}
+        places.append(device)
+        if device != CPU:
+            raise error
+        return {"text": torch.tensor([len(caption)], dtype=torch.bfloat16)}
+
+    monkeypatch.setattr(family, "text", text)
     error = torch.OutOfMemoryError("CUDA out of memory.")
-    assert diffusers_prepare._encoded_texts("a", "b", "c", torch.device("cuda")) == (CPU, "a", "b", "c")
+    texts = prepare._encoded_texts(pipeline, family, {"a", "bc"}, torch.device("cuda"))
+    assert places == [torch.device("cuda"), CPU, CPU]
+    assert {caption: conditions["text"].tolist() for caption, conditions in texts.items()} == {"a": [1], "bc": [2]}
+    assert all(conditions["text"].dtype == torch.float32 for conditions in texts.values())
     error = RuntimeError("another error")
     with pytest.raises(RuntimeError, match="another error"):
-        diffusers_prepare._encoded_texts("a", "b", "c", torch.device("cuda"))
+        prepare._encoded_texts(pipeline, family, {"a"}, torch.device("cuda"))
 
 
 def pictures_and_captions(pipeline, images):
