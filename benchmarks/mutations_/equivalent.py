@@ -1,0 +1,13 @@
+"""Mistakes that are none: what the code does is the same with them, for the reason given.
+
+By file and function; then by the line before and after. A draw leaves them out of the rate.
+"""
+
+from .sites import Mutant
+
+EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+
+
+def reason(mutant: Mutant) -> str | None:
+    """Why a mutant changes nothing, or None if it is not known to."""
+    return EQUIVALENT.get((mutant.file, mutant.mutation.function), {}).get((mutant.original, mutant.mutated))
