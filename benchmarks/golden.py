@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.golden_.checkouts import NoSuchRevision, check_out
+from benchmarks.golden_.checkouts import NoSuchRevision, check_out, full_name
 from benchmarks.golden_.compare import Comparison, compare_folders
 from benchmarks.golden_.stillness import ENVIRONMENT
 from devtools.comfyui.install import ROOT, HostError, prepare
@@ -66,38 +66,47 @@ def compared(old: str, new: str, parts: tuple[str, ...], progress: Progress) -> 
 
     Raises NoSuchRevision, and HostError if a revision cannot do what is asked of it.
     """
+    # Before anything takes time: a branch may have moved on until the second side's turn.
+    names = {"old": full_name(ROOT, old), "new": full_name(ROOT, new)}
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-golden-") as temporary:
         folder = Path(temporary)
         shutil.copytree(WORKER, folder / "code/golden_", ignore=shutil.ignore_patterns("__pycache__"))
         progress.say("making the inputs")
         _run(["-m", "benchmarks.golden_.inputs", str(folder / "inputs")], ROOT)
-        revisions = {}
-        for side, revision in (("old", old), ("new", new)):
-            revisions[side] = _results(folder, side, revision, parts, progress)
+        host, seconds = prepare(progress=progress).folder, {}
+        for side, name in names.items():
+            seconds[side] = _results(folder, side, name, parts, host, progress)
         found = {part: compare_folders(folder / "old" / part, folder / "new" / part) for part in parts}
-        return {"revisions": revisions, "parts": {part: asdict(result) for part, result in found.items()}}
+        return {
+            "revisions": {
+                side: {"asked": asked, "name": names[side], "seconds": seconds[side]}
+                for side, asked in (("old", old), ("new", new))
+            },
+            "parts": {part: asdict(result) for part, result in found.items()},
+        }
 
 
-def _results(folder: Path, side: str, revision: str, parts: tuple[str, ...], progress: Progress) -> dict:
-    """Make a revision's results, in folder/<side>/<part>."""
+def _results(
+    folder: Path, side: str, name: str, parts: tuple[str, ...], host: Path, progress: Progress
+) -> dict[str, float]:
+    """Make a revision's results, in folder/<side>/<part>; returns the seconds that each part took."""
     # Both sides work in the same places, so that no path that stands in a result can differ.
     checkout, results = folder / "checkout", folder / "results"
-    checkout.mkdir()
-    name = check_out(ROOT, revision, checkout)
+    check_out(ROOT, name, checkout)
     # Hosts are started by the same program for both: its place may be another in the other revision.
     shutil.rmtree(checkout / "devtools")
     shutil.copytree(ROOT / "devtools", checkout / "devtools", ignore=shutil.ignore_patterns("__pycache__"))
     seconds = {}
     for part in parts:
-        progress.say(f"{side}: {part} of {revision}")
+        progress.say(f"{side}: {part} of {name}")
         begin = time.monotonic()
         (results / part).mkdir(parents=True)
-        arguments = [part, folder / "inputs", results / part, prepare(progress=progress).folder]
+        arguments = [part, folder / "inputs", results / part, host]
         _run(["-m", "golden_.worker", *map(str, arguments)], checkout, {"PYTHONPATH": str(folder / "code")})
         seconds[part] = round(time.monotonic() - begin, 1)
     results.rename(folder / side)
     shutil.rmtree(checkout)
-    return {"asked": revision, "name": name, "seconds": seconds}
+    return seconds
 
 
 def _run(arguments: list[str], folder: Path, settings: dict[str, str] = {}) -> None:

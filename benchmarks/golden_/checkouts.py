@@ -11,27 +11,31 @@ class NoSuchRevision(Exception):
     """git does not know a revision."""
 
 
-def check_out(repository: Path, revision: str, folder: Path) -> str:
-    """Put all files of a revision into `folder`, which does not exist yet; returns the revision's full name.
-
-    revision: anything that git calls one, or "." for the working tree with what git does not ignore
-
-    Raises NoSuchRevision.
-    """
-    git = ["git", "-C", str(repository)]
+def full_name(repository: Path, revision: str) -> str:
+    """The commit that a revision is now, in full; "." stays what it is. Raises NoSuchRevision."""
     if revision == WORKING_TREE:
-        listing = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.check_output(listing, text=True)
-        for name in filter(None, listed.split("\0")):
-            if (repository / name).is_file():  # one that was removed is listed too
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(repository / name, folder / name)
-        return "the working tree"
-    found = subprocess.run([*git, "rev-parse", "--verify", f"{revision}^{{commit}}"], capture_output=True, text=True)
+        return revision
+    command = ["git", "-C", str(repository), "rev-parse", "--verify", f"{revision}^{{commit}}"]
+    found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
         raise NoSuchRevision(f"git knows no revision '{revision}' here.")
-    name, archive = found.stdout.strip(), folder.with_suffix(".zip")
-    subprocess.run([*git, "archive", "--format=zip", f"--output={archive}", name], check=True)
-    shutil.unpack_archive(archive, folder)
-    archive.unlink()
-    return name
+    return found.stdout.strip()
+
+
+def check_out(repository: Path, name: str, folder: Path) -> None:
+    """Put all files of a revision into `folder`, which does not exist yet.
+
+    name: a commit, or "." for the working tree with what git does not ignore
+    """
+    git = ["git", "-C", str(repository)]
+    if name != WORKING_TREE:
+        archive = folder.with_suffix(".zip")
+        subprocess.run([*git, "archive", "--format=zip", f"--output={archive}", name], check=True)
+        shutil.unpack_archive(archive, folder)
+        archive.unlink()
+        return
+    listing = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for file in filter(None, subprocess.check_output(listing, text=True).split("\0")):
+        if (repository / file).is_file():  # one that was removed is listed too
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository / file, folder / file)

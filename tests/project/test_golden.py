@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.golden_.checkouts import NoSuchRevision, check_out
+from benchmarks.golden_.checkouts import NoSuchRevision, check_out, full_name
 from benchmarks.golden_.compare import compare_folders
 from benchmarks.golden_.records import Records, nested
 
@@ -144,11 +144,11 @@ def repository(tmp_path):
 
 
 def test_a_revision_or_the_working_tree_is_checked_out(tmp_path, repository):
-    check_out(repository, "HEAD", tmp_path / "commit")
+    check_out(repository, full_name(repository, "HEAD"), tmp_path / "commit")
     check_out(repository, ".", tmp_path / "tree")
     found = {folder: {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
              for folder in ("commit", "tree")}  # fmt: skip
     assert found["commit"] == {"file": "committed", ".gitignore": "ignored\n"}
     assert found["tree"] == {"file": "changed", "new": "new", ".gitignore": "ignored\n"}
     with pytest.raises(NoSuchRevision, match="no such"):
-        check_out(repository, "no such", tmp_path / "none")
+        full_name(repository, "no such")
