@@ -83,6 +83,9 @@ def show_host(arguments: argparse.Namespace) -> int:
 # Torch's own kernels and oneDNN's without the vectors of newer processors: they add up in another order.
 OLD_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 PYTEST = ["-m", "pytest", "-p", "devtools.suite.recording"]
+# All tests: in two processes of one thread each, a file in one of them.
+IN_PARALLEL = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 INTERRUPTED = 2  # pytest's exit status after Ctrl-C
 
 
@@ -100,9 +103,13 @@ def run_tests(rest: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-") as folder:
         times = Path(folder, "times")
         recorded = {TIMES: str(times)}
-        tests = run(host, [*PYTEST, *rest], recorded)
+        if rest:
+            tests = run(host, [*PYTEST, *rest], recorded)
+        else:
+            tests = run(host, [*PYTEST, *IN_PARALLEL], {**recorded, **ONE_THREAD})
         results = {"ruff": ruff, "the tests with this processor's own instructions": tests}
         if not rest and tests != INTERRUPTED:
+            # With all threads: what is added up by several is seen too.
             again = "the tests of bits with " + " ".join(f"{name}={value}" for name, value in OLD_PROCESSOR.items())
             print(f"Once more: {again}", flush=True)
             results[again] = run(host, [*PYTEST, "-q", "-m", "bits"], {**OLD_PROCESSOR, **recorded})

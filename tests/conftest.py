@@ -33,3 +33,9 @@ def server(host, checkpoint, tmp_path_factory):
 def comfy(host, tmp_path_factory):
     """ComfyUI in this process with the pack loaded by ComfyUI itself; see devtools.comfyui.in_process.InProcessHost."""
     return InProcessHost(host, tmp_path_factory.mktemp("comfy"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of several processes (-n) none is to wait for another in the end: what takes longest begins first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name != "project")

@@ -30,8 +30,8 @@ def test_all_tests_run_and_those_of_bits_again_as_on_another_processor(run, capf
     status, ran = run()
     assert status == 0 and not capfd.readouterr().err
     assert [what for what, _, _ in ran] == [RUFF, TESTS, BITS]
-    assert ran[1][1] == dev.PYTEST and ran[2][2].items() >= dev.OLD_PROCESSOR.items()
-    assert not dev.OLD_PROCESSOR.keys() & ran[1][2].keys()
+    assert ran[1][1] == dev.PYTEST + dev.IN_PARALLEL and ran[2][2].items() >= dev.OLD_PROCESSOR.items()
+    assert not dev.OLD_PROCESSOR.keys() & ran[1][2].keys() and not dev.ONE_THREAD.keys() & ran[2][2].keys()
 
 
 def test_with_arguments_only_what_they_say_runs(run):
