@@ -10,6 +10,7 @@ from ..backward.store import Store
 from ..errors import TrainingError
 from ..files.saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, tensor, whole_number
 from .adjustment import Adjustment, adjust
+from .low_rank import LowRankLoss
 from .optimizer import check_all_reached
 from .optimizer_state import checked_optimizer_state
 from .schedule import rate_factor
@@ -22,12 +23,14 @@ LAST_GOOD = "last_good"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """steps: optimizer steps
+    """How the loop goes.
+
+    steps: optimizer steps
     accumulation: micro-batches per step, their losses averaged
     max_grad_norm: the gradient of Δ is scaled down to this 2-norm, 0 = never
-    schedule, warmup: of the learning rate (schedule.py); warmup in steps
+    schedule, warmup: of the learning rate (schedule.py); warmup in steps, 0 = none
     adjust_at: steps after which the elements that have reached θ are frozen, and only the others go on: the paper's
-        progressive parameter adjustment
+        progressive parameter adjustment; ignored without a θ
     theta: that θ; None where the selection has none, which switches adjustment off
     patience: so many steps in a row without a finite loss and gradient end the run; fewer are skipped
     """
@@ -63,7 +66,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         batches: Callable[[], torch.Tensor],
         settings: TrainingSettings,
-        low_rank=None,
+        low_rank: LowRankLoss | None = None,
         scaler: torch.amp.GradScaler | None = None,
         average: Callable[[torch.Tensor], None] | None = None,
         check_reached: Callable[[Store], None] = check_all_reached,
@@ -110,6 +113,7 @@ class Training:
             group["lr"] = rate * factor
 
     def _one_step(self, on_micro_batch) -> float:
+        """The order is a contract: each phase relies on those before it."""
         values = self.store.values
         self.optimizer.zero_grad(set_to_none=False)
         loss = self._accumulate(on_micro_batch)
@@ -117,13 +121,26 @@ class Training:
             return self._skip("loss", loss)
         if self.step == 0:
             self.check_reached(self.store)
+
+        # Average while the gradient is still scaled: what overflowed in one process then has in all, and all skip.
         if self.average is not None:
             self.average(values.grad)
+
+        # Unscale, and note what overflowed, before anything is added to the gradient or measured in its own units.
         self.scaler.unscale_(self.optimizer)
+
+        # The low-rank gradient is part of the loss's, so it comes once a step and is clipped with the rest.
         if self.low_rank is not None:
             self.low_rank.add_gradient()
+
+        # Clip last, so that the norm is that of the gradient with which the optimizer steps.
         norm = torch.nn.utils.clip_grad_norm_([values], self.settings.max_grad_norm or math.inf)
-        self._last_good.copy_(values.detach())  # they gave a finite loss
+
+        # Remember the values before they change: they gave a finite loss, which those after the step need not.
+        self._last_good.copy_(values.detach())
+
+        # Step. The scaler leaves the step out if the gradient overflowed, and lowers its scale; where there is nothing
+        # to lower, the gradient itself is at fault.
         if not torch.isfinite(norm) and self.scaler.get_scale() <= 1.0:
             self.scaler.update()
             return self._skip("gradient", norm.item())
@@ -132,6 +149,8 @@ class Training:
         if not torch.isfinite(values).all():
             self.optimizer.state.clear()  # its moments are no better than the values
             return self._skip("change of the weights", math.inf)
+
+        # Write Δ into the model only now that it is known to be sound.
         self.store.write()
         self._bad, self._good = 0, self._good + 1
         if self._good % RECOVERY_STEPS == 0:
