@@ -10,6 +10,7 @@ HELP = "write a checkpoint with deltas baked in"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare BASE, OUT and the deltas, each with its strength."""
     parser.add_argument("base", metavar="BASE", help="a checkpoint or diffusion model, a .safetensors file")
     parser.add_argument("target", metavar="OUT", help="the new file")
     parser.add_argument(

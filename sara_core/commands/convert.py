@@ -12,6 +12,7 @@ HELP = "make a delta of a foreign file, or write a delta in another format"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare IN, OUT and what a format may need to be read or written."""
     folders = " or ".join(name for name, writer in WRITERS.items() if not writer.ending)
     written = "; ".join(f"{name}: {writer.summary}" for name, writer in WRITERS.items())
     parser.add_argument(

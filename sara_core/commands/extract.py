@@ -9,6 +9,7 @@ HELP = "make a delta of a tuned model and its base"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare BASE, TUNED, OUT and the rules for what is kept, of which one may be given."""
     parser.add_argument("base", metavar="BASE", help="a .safetensors file or a diffusers folder")
     parser.add_argument("tuned", metavar="TUNED", help="the same, of the model that was tuned from it")
     parser.add_argument("target", metavar="OUT", help="the delta, a .safetensors file")

@@ -15,6 +15,7 @@ HELP = "say what a delta file is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare FILE, and how and beside what it is described."""
     parser.add_argument("file", metavar="FILE", type=Path, help="a delta, a .safetensors file")
     parser.add_argument(
         "--base", metavar="BASE", type=Path,

@@ -10,6 +10,7 @@ HELP = "merge deltas into one, each with its weight"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare OUT, the deltas, each with its weight, and the fields of MergeSettings."""
     defaults = MergeSettings()
     parser.add_argument("target", metavar="OUT", help="the merged delta, a .safetensors file")
     parser.add_argument("deltas", metavar="FILE[=WEIGHT]", nargs="+", type=WeightedFile.parse, help="weight: default 1")

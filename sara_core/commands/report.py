@@ -9,6 +9,7 @@ HELP = "what to paste into an issue: versions, machine, a delta's settings, and 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare FILE, which may be left out."""
     parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a delta that the problem is about")
 
 

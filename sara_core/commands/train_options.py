@@ -22,6 +22,7 @@ _FIRST_NAMES = {"grad_accumulation": "--accumulation", "low_rank_weight": "--low
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare BASE, FOLDER, OUT and all settings of a training, in the groups of training/settings.py."""
     parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 to 3.5, SDXL or Flux")
     parser.add_argument("folder", metavar="FOLDER", help="images, each with its caption in a .txt of the same name")
     parser.add_argument(

@@ -14,6 +14,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class CaptionedImage(NamedTuple):
+    """An image file, and the text of the caption file beside it."""
+
     path: Path
     caption: str
 

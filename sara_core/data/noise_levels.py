@@ -11,7 +11,7 @@ DISTRIBUTIONS = ("uniform", "logit-normal")
 class NoiseLevels:
     """A distribution over the positions in a model's table of noise levels, which rise and include its shift.
 
-    uniform: every level equally often
+    uniform: every level equally often; mean and std are ignored
     logit-normal: position / number of levels = sigmoid(mean + std · N(0, 1)), which prefers the middle (Esser et al.,
         "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, eq. 19). A mean above 0
         prefers much noise, one below 0 little; the smaller std, the stronger the preference.

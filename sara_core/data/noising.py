@@ -4,6 +4,8 @@ Each has `levels`, the number of its noise levels, and takes their positions in 
 `prediction`, for loss_weighting.py.
 """
 
+from typing import Any
+
 import torch
 
 
@@ -14,7 +16,7 @@ class DiffusionNoising:
     schedule: a diffusers DDPMScheduler, with ᾱ and the kind of prediction
     """
 
-    def __init__(self, schedule):
+    def __init__(self, schedule: Any):
         self.schedule = schedule
         self.levels: int = schedule.config.num_train_timesteps
         self.prediction = "v" if schedule.config.prediction_type == "v_prediction" else "eps"

@@ -42,10 +42,12 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
+        """All three together: the peak."""
         return self.weights + self.sparse_state + self.activations
 
     @property
     def to_come(self) -> int:
+        """What was not there yet when the estimate was made."""
         return self.total - self.present
 
     def __str__(self) -> str:

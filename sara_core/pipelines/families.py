@@ -4,6 +4,7 @@ Conditions are a sample's tensors without the batch dimension; a network gets th
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -18,34 +19,43 @@ _SDXL_SIZES = 6
 
 
 class Family:
-    """What the kinds have in common."""
+    """What the kinds have in common. `pipeline` is one of diffusers, `model` its UNet or transformer.
+
+    is_flow: whether the network is a flow model (data.noising.FlowNoising); text_encoders: attributes of the pipeline
+    left_out: arguments of from_pretrained that keep diffusers from loading what training does not need
+    """
 
     is_flow = False
     text_encoders = ("text_encoder", "text_encoder_2")
     # Loaded by diffusers unless they are replaced; they are for drawing pictures.
     left_out = {"feature_extractor": None, "image_encoder": None}
 
-    def check(self, pipeline) -> None:
+    def check(self, pipeline: Any) -> None:
         """Raise UnsupportedModelError for a pipeline of this kind that holds another kind of network."""
 
-    def channels(self, model) -> int:
+    def channels(self, model: torch.nn.Module) -> int:
         """Channels of the latents that the network takes."""
         return model.config.in_channels
 
-    def patch(self, model) -> int:
+    def patch(self, model: torch.nn.Module) -> int:
         """Side of the squares of a latent that the network sees as one."""
         return 1
 
-    def text(self, pipeline, caption: str, device: torch.device) -> Conditions:
-        """What the network is told of a caption."""
+    def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
+        """What the network is told of a caption, computed on `device`: tensors [tokens, width] or [width]."""
         raise NotImplementedError
 
     def size(self, width: int, height: int, side: int) -> Conditions:
         """What the network is told of a picture's size in pixels, of which the middle was scaled to side × side."""
         return {}
 
-    def predict(self, model, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        """The network's prediction, of the shape of `noisy`: [batch, channels, height, width]. timesteps: [batch]"""
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
+        """The network's prediction, of the shape of `noisy`: [batch, channels, height, width].
+
+        timesteps: [batch], as the family's noising gives them; conditions: of all samples, stacked
+        """
         raise NotImplementedError
 
 
@@ -55,11 +65,13 @@ class StableDiffusion(Family):
     text_encoders = ("text_encoder",)
     left_out = {**Family.left_out, "safety_checker": None, "requires_safety_checker": False}
 
-    def text(self, pipeline, caption: str, device: torch.device) -> Conditions:
+    def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
         text, _ = pipeline.encode_prompt(caption, device, 1, do_classifier_free_guidance=False)
         return {"text": text[0]}
 
-    def predict(self, model, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         return model(noisy, timesteps, encoder_hidden_states=conditions["text"]).sample
 
 
@@ -67,7 +79,7 @@ class StableDiffusionXL(Family):
     """SDXL, told of the pictures' sizes (Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution
     Image Synthesis", 2023, section 2.2)."""
 
-    def check(self, pipeline) -> None:
+    def check(self, pipeline: Any) -> None:
         config, pooled = pipeline.unet.config, pipeline.text_encoder_2.config.projection_dim
         told = (config.addition_time_embed_dim or 0) * _SDXL_SIZES + pooled
         if config.addition_embed_type != "text_time" or pipeline.unet.add_embedding.linear_1.in_features != told:
@@ -76,7 +88,7 @@ class StableDiffusionXL(Family):
                 "is): train the base model."
             )
 
-    def text(self, pipeline, caption: str, device: torch.device) -> Conditions:
+    def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
         text, _, pooled, _ = pipeline.encode_prompt(caption, device=device, do_classifier_free_guidance=False)
         return {"text": text[0], "pooled": pooled[0]}
 
@@ -87,7 +99,9 @@ class StableDiffusionXL(Family):
         top, left = scaled_height // 2 - side // 2, scaled_width // 2 - side // 2
         return {"sizes": torch.tensor([height, width, top, left, side, side])}
 
-    def predict(self, model, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         added = {"text_embeds": conditions["pooled"], "time_ids": conditions["sizes"]}
         return model(
             noisy, timesteps, encoder_hidden_states=conditions["text"], added_cond_kwargs=added
@@ -99,16 +113,18 @@ class StableDiffusion3(Family):
 
     is_flow = True
 
-    def patch(self, model) -> int:
+    def patch(self, model: torch.nn.Module) -> int:
         return model.config.patch_size
 
-    def text(self, pipeline, caption: str, device: torch.device) -> Conditions:
+    def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
         text, _, pooled, _ = pipeline.encode_prompt(
             caption, None, None, device=device, do_classifier_free_guidance=False
         )
         return {"text": text[0], "pooled": pooled[0]}
 
-    def predict(self, model, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         text = {"encoder_hidden_states": conditions["text"], "pooled_projections": conditions["pooled"]}
         return model(noisy, timestep=timesteps, **text).sample
 
@@ -119,18 +135,20 @@ class Flux(Family):
 
     is_flow = True
 
-    def channels(self, model) -> int:
+    def channels(self, model: torch.nn.Module) -> int:
         return model.config.in_channels // self.patch(model) ** 2
 
-    def patch(self, model) -> int:
+    def patch(self, model: torch.nn.Module) -> int:
         return 2
 
-    def text(self, pipeline, caption: str, device: torch.device) -> Conditions:
+    def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
         tokens = _FLUX_TOKENS if pipeline.transformer.config.guidance_embeds else _FLUX_SCHNELL_TOKENS
         text, pooled, _ = pipeline.encode_prompt(caption, device=device, max_sequence_length=tokens)
         return {"text": text[0], "pooled": pooled[0]}
 
-    def predict(self, model, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         device, text, patch = noisy.device, conditions["text"], self.patch(model)
         patches = torch.nn.functional.pixel_unshuffle(noisy, patch)
         rows, columns = patches.shape[2:]

@@ -30,12 +30,10 @@ _IN_ANY_PATH = [
 
 
 class Privacy:
-    """Takes names out of texts: ``Privacy(...)(text)``.
+    """Takes names out of texts: `Privacy(…)(text)`.
 
-    Args:
-        homes: paths of home folders, written as their system writes them.
-        users: names of users.
-        computers: names of computers and networks.
+    homes: paths of home folders, written as their system writes them
+    users: names of users; computers: names of computers and networks
 
     Names and paths are found in any case, with either slash, doubled backslashes (as JSON has them) and either form of
     accents. A name shorter than three letters, or that anybody's could be (root, user), is found only in a path.

@@ -38,10 +38,9 @@ class Section(NamedTuple):
 def report(extra: Iterable[Section] = (), delta: Path | None = None, privacy: Privacy | None = None) -> str:
     """The report as Markdown, about this process's machine and packages.
 
-    Args:
-        extra: what a host knows beside: its own version, log and last error.
-        delta: a delta's file, whose settings are told; one that cannot be read is told with the error.
-        privacy: what to take out (default: the names of this machine).
+    extra: what a host knows beside: its own version, log and last error
+    delta: a delta's file, whose settings are told; one that cannot be read is told with the error
+    privacy: what to take out; by default the names of this machine
     """
     privacy = privacy or of_this_machine()
     sections = [Section("Versions", _table(versions())), Section("Machine", _table(machine()))]

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -114,7 +115,7 @@ class SaRA(torch.optim.Optimizer):
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_gradient: str = "auto",
         stream_to: torch.device | str | None = None,
-        **options,
+        **options: Any,
     ):
         weights = trainable_weights(model, include, exclude, preset)
         tensors = {name: holder.weight for name, holder in weights.items()}
@@ -163,8 +164,8 @@ class SaRA(torch.optim.Optimizer):
         """Δ: the one fp32 parameter, [number of trained elements]."""
         return self.store.values
 
-    def step(self, closure=None):
-        """One step of the inner optimizer on Δ, then the live weights follow.
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """One step of the inner optimizer on Δ, then the live weights follow. Returns the closure's loss, if any.
 
         closure: recomputes the loss with its gradient; optimizers like LBFGS call it several times
 
@@ -254,10 +255,19 @@ class SaRA(torch.optim.Optimizer):
         unfreeze(self._frozen)
 
 
-def make_inner(optimizer, values, theta: float | None, lr: float | None, options: dict) -> torch.optim.Optimizer:
+def make_inner(
+    optimizer: type[torch.optim.Optimizer],
+    values: torch.nn.Parameter,
+    theta: float | None,
+    lr: float | None,
+    options: dict[str, Any],
+) -> torch.optim.Optimizer:
     """An optimizer of class `optimizer` over Δ alone, with this project's defaults: the paper's learning rate, no
     weight decay, and the fused implementation where the class has one: it needs no temporary vectors and half the time
-    or less, but rounds by the place of an element in the vector."""
+    or less, but rounds by the place of an element in the vector.
+
+    theta: of the selection, which decides the rate where `lr` is None; options: for the class, before every default
+    """
     accepted = inspect.signature(optimizer).parameters
     defaults = {"lr": learning_rate_for(theta), "weight_decay": 0.0, "fused": values.device.type in ("cpu", "cuda")}
     chosen = {name: value for name, value in defaults.items() if name in accepted}

@@ -25,7 +25,10 @@ OPTIMIZERS = (*_CLASSES, ADAMW_8BIT)
 
 
 class ChosenOptimizer(NamedTuple):
-    """An optimizer, as `SaRA` and `make_inner` take it. lr: None = the paper's, for the θ of the selection"""
+    """An optimizer, as `SaRA` and `make_inner` take it.
+
+    lr: None = the paper's, for the θ of the selection; options: for the class, beside the learning rate
+    """
 
     kind: type[torch.optim.Optimizer]
     lr: float | None

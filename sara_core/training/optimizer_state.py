@@ -9,6 +9,7 @@ or a single number.
 import inspect
 import numbers
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,7 +29,11 @@ NEVER_NEGATIVE = (
 
 
 def checked_optimizer_state(
-    optimizer: torch.optim.Optimizer, state, elements: int, most_steps: int = MOST_STEPS, same_options: bool = False
+    optimizer: torch.optim.Optimizer,
+    state: Any,
+    elements: int,
+    most_steps: int = MOST_STEPS,
+    same_options: bool = False,
 ) -> dict:
     """`state`, from `state_dict()` of such an optimizer, as `optimizer.load_state_dict` may be given it.
 

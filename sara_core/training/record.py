@@ -19,15 +19,22 @@ from .words import Words
 class RunSettings:
     """All that decides a run's numbers, under the names that snapshots and deltas have it by. Runs of equal settings
     over the same base are equal bit for bit on the CPU of one machine, and only such a run is resumed; what may differ
-    (checkpointing, snapshots, pictures) is not here. A host that has more such settings derives from this.
+    (checkpointing, snapshots, pictures) is not here. A host that has more such settings derives from this. None has a
+    default: those that people meet, with their ranges, are in settings.py.
 
     selection: what was asked for, keyword of `select` → value
-    layers, include, exclude: of names.patterns.Choice
-    batch_size: images per forward pass, over all processes together; grad_accumulation: forward passes per step
+    layers, include, exclude: preset and patterns of names.patterns.Choice
+    steps: optimizer steps; batch_size: images per forward pass, over all processes together
+    grad_accumulation: forward passes per step
+    optimizer: one of optimizer_choice.OPTIMIZERS; weight_decay: of Δ, 0 = off
     learning_rate: 0 = the paper's; schedule, warmup_steps: schedule.py
-    adjust_at: parts of the run, 0 … 1, after which the support is adjusted
-    noise_levels, noise_level_mean, noise_level_std: data.noise_levels.NoiseLevels
-    min_snr_gamma: 0 = off; caption_dropout, prior_weight: data.denoising_loss.DenoisingLoss
+    max_grad_norm: of the gradient of Δ, 0 = never clipped
+    low_rank_weight: λ of low_rank.py, 0 = off
+    adjust_at: parts of the run, 0 … 1, after which the support is adjusted; ignored where the selection has no θ
+    noise_levels, noise_level_mean, noise_level_std: data.noise_levels.NoiseLevels; "uniform" ignores the last two
+    min_snr_gamma: 0 = off; caption_dropout: part of the images, 0 … 1 (both: data.denoising_loss.DenoisingLoss)
+    prior_weight: of the class images; ignored without any
+    seed: of all that is drawn but the selection, which has its own
     data: digest of images and captions
     """
 
@@ -57,7 +64,7 @@ class RunSettings:
 
     @property
     def samples_per_step(self) -> int:
-        """Class images not counted."""
+        """Images per optimizer step, class images not counted."""
         return self.batch_size * self.grad_accumulation
 
     def adjust_after_steps(self) -> tuple[int, ...]:

@@ -11,7 +11,11 @@ from .schedule import SCHEDULES
 
 
 class Setting(NamedTuple):
-    """help: whole sentences; least, most: of a number, both included; choices: of a text that is one of several"""
+    """What a person may set.
+
+    default: of the setting's type; help: whole sentences
+    least, most: of a number, both included; choices: of a text that is one of several
+    """
 
     default: Any
     help: str
