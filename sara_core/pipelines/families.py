@@ -18,7 +18,7 @@ _FLUX_TOKENS, _FLUX_SCHNELL_TOKENS = 512, 256
 _SDXL_SIZES = 6
 
 
-class Family:
+class PipelineFamily:
     """What the kinds have in common. `pipeline` is one of diffusers, `model` its UNet or transformer.
 
     is_flow: whether the network is a flow model (data.noising.FlowNoising); text_encoders: attributes of the pipeline
@@ -59,11 +59,11 @@ class Family:
         raise NotImplementedError
 
 
-class StableDiffusion(Family):
+class StableDiffusion(PipelineFamily):
     """Stable Diffusion 1 and 2."""
 
     text_encoders = ("text_encoder",)
-    left_out = {**Family.left_out, "safety_checker": None, "requires_safety_checker": False}
+    left_out = {**PipelineFamily.left_out, "safety_checker": None, "requires_safety_checker": False}
 
     def text(self, pipeline: Any, caption: str, device: torch.device) -> Conditions:
         text, _ = pipeline.encode_prompt(caption, device, 1, do_classifier_free_guidance=False)
@@ -75,7 +75,7 @@ class StableDiffusion(Family):
         return model(noisy, timesteps, encoder_hidden_states=conditions["text"]).sample
 
 
-class StableDiffusionXL(Family):
+class StableDiffusionXL(PipelineFamily):
     """SDXL, told of the pictures' sizes (Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution
     Image Synthesis", 2023, section 2.2)."""
 
@@ -108,7 +108,7 @@ class StableDiffusionXL(Family):
         ).sample
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(PipelineFamily):
     """Stable Diffusion 3 and 3.5, with or without its T5."""
 
     is_flow = True
@@ -129,7 +129,7 @@ class StableDiffusion3(Family):
         return model(noisy, timestep=timesteps, **text).sample
 
 
-class Flux(Family):
+class Flux(PipelineFamily):
     """FLUX.1-dev, told the guidance that pictures are usually drawn with, and FLUX.1-schnell. The network takes a
     latent as a row of its 2 × 2 patches, with their places."""
 

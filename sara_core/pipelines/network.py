@@ -8,7 +8,7 @@ from ..data.draws import Draw
 from ..data.loss_weighting import min_snr_weight, without_snr
 from ..data.noising import DiffusionNoising, FlowNoising
 from ..training.words import Words
-from .families import Family
+from .families import PipelineFamily
 
 
 class DiffusersNetwork:
@@ -18,8 +18,8 @@ class DiffusersNetwork:
     """
 
     def __init__(
-        self, model: torch.nn.Module, family: Family, noising: DiffusionNoising | FlowNoising, device: torch.device,
-        dtype: torch.dtype, words: Words = Words(),
+        self, model: torch.nn.Module, family: PipelineFamily, noising: DiffusionNoising | FlowNoising,
+        device: torch.device, dtype: torch.dtype, words: Words = Words(),
     ):  # fmt: skip
         self.model, self.family, self.noising = model, family, noising
         self.device, self.dtype, self.words = device, dtype, words

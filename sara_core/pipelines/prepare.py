@@ -17,7 +17,7 @@ from ..diffusers_bridge import denoiser
 from ..errors import TrainingError, UnsupportedModelError
 from ..memory.estimate import is_out_of_memory
 from ..wording import one_of
-from .families import FAMILIES, Conditions, Family
+from .families import FAMILIES, Conditions, PipelineFamily
 
 _PREDICTIONS = ("epsilon", "v_prediction")
 _INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
 
     name: str
     model: torch.nn.Module
-    family: Family
+    family: PipelineFamily
     noising: DiffusionNoising | FlowNoising
     samples: list[Sample]
     class_samples: list[Sample]
@@ -110,7 +110,7 @@ def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
     return pipeline, family
 
 
-def _check_parts(pipeline, family: Family) -> None:
+def _check_parts(pipeline, family: PipelineFamily) -> None:
     for part in ("vae", *family.text_encoders):
         if getattr(pipeline, part) is None:
             raise UnsupportedModelError(
@@ -187,7 +187,7 @@ def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tup
 
 
 def _encoded_texts(
-    pipeline, family: Family, captions: set[str], device: torch.device
+    pipeline, family: PipelineFamily, captions: set[str], device: torch.device
 ) -> dict[str, Conditions]:
     """By caption. Computed on the CPU if the device is too small for the text encoders: SD3's and Flux's T5 alone has
     4.7 billion parameters."""
@@ -200,7 +200,7 @@ def _encoded_texts(
 
 
 def _texts_on(
-    device: torch.device, pipeline, family: Family, captions: set[str]
+    device: torch.device, pipeline, family: PipelineFamily, captions: set[str]
 ) -> dict[str, Conditions]:
     for part in (*family.text_encoders, "text_encoder_3"):
         if (encoder := getattr(pipeline, part, None)) is not None:
