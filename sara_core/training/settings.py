@@ -1,6 +1,7 @@
 """The settings of a training as people meet them, in whatever host: default, range, and what each does in a sentence
 or two, which a host shows as a tooltip or as help."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from ..data.noise_levels import DISTRIBUTIONS
@@ -14,14 +15,15 @@ class Setting(NamedTuple):
     """What a person may set.
 
     default: of the setting's type; help: whole sentences
-    least, most: of a number, both included; choices: of a text that is one of several
+    least, most: of a number, both included; choices: of a text that is one of several; of a registry, with what was
+        added to it since
     """
 
     default: Any
     help: str
     least: float | None = None
     most: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
 
 
 WHICH_WEIGHTS = {
@@ -32,7 +34,7 @@ WHICH_WEIGHTS = {
     ),
     "layers": Setting(
         ALL_LAYERS, "Which layers are trained at all. 'no text cross-attention' leaves what words mean alone; "
-        "'temporal layers only' is for video models that have such layers.", choices=tuple(PRESETS),
+        "'temporal layers only' is for video models that have such layers.", choices=PRESETS.keys(),
     ),
     "include": Setting(
         "", "Train only weights whose name contains one of these words (separated by commas), like attn2. bias and "
@@ -41,7 +43,7 @@ WHICH_WEIGHTS = {
     "exclude": Setting("", "Leave out weights whose name contains one of these words (separated by commas)."),
     "selection_rule": Setting(
         "smallest", "smallest is SaRA. The others are for comparison: largest or random weights, or those that the "
-        "training images' gradient finds most important (SNIP).", choices=tuple(RULES),
+        "training images' gradient finds most important (SNIP).", choices=RULES.keys(),
     ),
     "per_layer": Setting(False, "Take the density from every layer alike, instead of from the whole model."),
 }  # fmt: skip

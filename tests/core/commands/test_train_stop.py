@@ -3,8 +3,10 @@
 import signal
 
 import pytest
+import torch
 
-from sara_core.commands.train import _stop_requests
+from sara_core.commands.terminal import Terminal
+from sara_core.training.processes import Processes
 
 
 class Ended(Exception):
@@ -17,12 +19,12 @@ def end(number, frame):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "the system's request"])
 def test_the_first_request_is_noted_and_the_second_ends_at_once(number):
-    others = signal.signal(number, end)
+    terminal, others = Terminal(Processes(0, 1, torch.device("cpu")), ""), signal.signal(number, end)
     try:
-        with _stop_requests() as stop:
-            assert not stop.requested
+        with terminal.stops():
+            assert not terminal.stop_requested()
             signal.raise_signal(number)
-            assert stop.requested
+            assert terminal.stop_requested()
             with pytest.raises(Ended):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is end

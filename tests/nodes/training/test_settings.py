@@ -12,4 +12,4 @@ def test_every_setting_is_an_input_as_the_library_has_it(comfy):
         assert item.default == setting.default and type(item.default) is type(setting.default), name
         assert item.tooltip.startswith(setting.help), name
         assert (getattr(item, "min", None), getattr(item, "max", None)) == (setting.least, setting.most), name
-        assert tuple(getattr(item, "options", ())) == setting.choices, name
+        assert tuple(getattr(item, "options", ())) == tuple(setting.choices), name
