@@ -7,6 +7,7 @@ import torch
 
 from ..data.denoising_loss import DenoisingLoss, repeated
 from ..diffusers_bridge import comfyui_delta, identity_metadata
+from ..selection.rules import RULES
 from ..training.optimizer import SaRA
 from ..training.optimizer_choice import ChosenOptimizer
 from ..training.processes import Processes
@@ -57,7 +58,7 @@ def assembled_run(
         return denoising_loss(settings, network, prepared.samples, prepared.class_samples, own_part)
 
     # Of whole batches, so that every process chooses the same.
-    scores = repeated(batches()) if settings.selection["rule"] == "gradient" else None
+    scores = repeated(batches()) if RULES[settings.selection["rule"]].needs_loss else None
     optimizer = SaRA(
         model, **settings.selection, include=settings.include, exclude=settings.exclude, preset=settings.layers,
         loss=scores, lr=chosen.lr, optimizer=chosen.kind, stream_to=processes.device if stream else None,

@@ -11,6 +11,7 @@ from sara_core.__main__ import main
 from sara_core.commands.terminal import option
 from sara_core.data.image_folder import read_image_folder
 from sara_core.pipelines.prepare import prepare_training
+from sara_core.selection.rules import RULES, Rule
 from sara_core.training.settings import SETTINGS
 from tests.core.commands.test_train import assembled, settings
 from tests.support import tiny_diffusers
@@ -109,6 +110,14 @@ def test_every_option_does_what_its_setting_does(
     delta = command(*(word.replace("_", " ") for word in options.split(" ")))
     assert same_entries(delta, trained_by_the_library(**OPTIONS[options]))
     assert not same_entries(delta, usual)
+
+
+@pytest.mark.bits
+def test_a_rule_that_somebody_adds_is_given_the_loss_it_needs(command, usual, model, monkeypatch):
+    monkeypatch.setattr("sara_core.commands.train.prepare_training", lambda *_: copy.deepcopy(model))
+    monkeypatch.setitem(RULES, "mine", Rule(RULES["gradient"].choose, needs_loss=True))
+    delta = command("--selection-rule", "mine")
+    assert same_entries(delta, command("--selection-rule", "gradient")) and not same_entries(delta, usual)
 
 
 def test_every_setting_has_an_option_that_is_tried_here():
