@@ -140,7 +140,6 @@ class SparseDelta:
         Raises DeltaError for a missing name, another shape or a strength that is not finite;
         UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8, integer, meta).
         """
-        _check_strength(strength)
         weights = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
         changes = self._changes(weights)
         handle = AppliedDelta(changes)

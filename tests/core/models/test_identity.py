@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from sara_core.__main__ import main
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta.metadata import BASE_IDENTITY, BASE_NAME
+from sara_core.models import identity as identity_module
 from sara_core.models.identity import (
     BASE, FINE_TUNE, OTHER, UNKNOWN, compare, identity_of,
 )  # fmt: skip
@@ -296,3 +297,12 @@ def test_the_base_is_called_by_its_file(comfy, checkpoint):
     loaded = sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False, output_clip=False)[0]
     identity = comfy.pack_module("nodes.host.identity")
     assert identity.identity_metadata(loaded)[BASE_NAME] == checkpoint.name
+
+
+def test_no_more_records_are_read_than_an_identity_has():
+    def text(count):
+        return identity_module._VERSION + base64.b64encode(bytes(count * identity_module._RECORD.itemsize)).decode()
+
+    most = identity_module._MOST_WEIGHTS
+    assert len(identity_module._records(text(most))) == most
+    assert identity_module._records(text(most + 1)) is None

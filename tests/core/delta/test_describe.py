@@ -1,0 +1,48 @@
+"""What a delta says of itself, number by number."""
+
+import pytest
+import torch
+
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.delta.delta import _overlapping
+from sara_core.delta.describe import density_by_block, describe, file_size
+
+
+def entry(values, size):
+    return SparseEntry(torch.arange(len(values), dtype=torch.int32), torch.tensor(values), (size,))
+
+
+DELTA = SparseDelta({
+    "diffusion_model.blocks.10.a.weight": entry([3.0, 4.0], 10),
+    "diffusion_model.blocks.2.a.weight": entry([1.0], 4),
+    "diffusion_model.blocks.2.b.weight": entry([], 6),
+})  # fmt: skip
+
+
+def test_blocks_in_natural_order_with_all_their_elements():
+    blocks = density_by_block(DELTA)
+    assert list(blocks) == ["blocks.2", "blocks.10"]
+    assert (blocks["blocks.2"].count, blocks["blocks.2"].of, blocks["blocks.2"].density) == (1, 10, 0.1)
+    assert (blocks["blocks.10"].count, blocks["blocks.10"].of) == (2, 10)
+    assert blocks["blocks.10"].squares == 25 and blocks["blocks.10"].strength == pytest.approx(12.5**0.5)
+
+
+def test_the_text_has_a_line_for_every_block():
+    lines = [line.split() for line in describe(DELTA).text().splitlines()]
+    assert ["blocks.2", "1", "10.000%", "±1.00e+00"] in lines and ["blocks.10", "2", "20.000%", "±3.54e+00"] in lines
+    assert "3 changes in 3 weights, 15.000% of their elements" in describe(DELTA).text()
+
+
+@pytest.mark.parametrize("density, bits", [(0.5, 2.0), (0.25, 3.2451125)])
+def test_positions_take_their_entropy(density, bits):
+    """H(p) / p bits for each chosen element, and two in a hundred more; the values as they are."""
+    assert file_size(1000, density, value_bytes=2) == round(1000 * (2 + 1.02 * bits / 8))
+    assert file_size(1000, density, weights=3) - file_size(1000, density) == 1500
+    assert file_size(1000, 1.0) == 4000
+
+
+def test_only_weights_that_share_memory_overlap():
+    whole = torch.zeros(12)
+    assert not _overlapping([whole[8:], whole[:4], whole[4:8]])
+    assert _overlapping([whole[8:], whole[:5], whole[4:8]])
+    assert _overlapping([whole, whole[4:5]])
