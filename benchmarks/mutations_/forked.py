@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -23,11 +24,13 @@ LAZY = {
 # Of the address space: a mistake in a size must not take the memory of the whole machine.
 MEMORY = 24 << 30
 POLL_SECONDS = 0.02
+# Seconds of the clock for one of the processor's: other programs may want it too.
+SLOWEST = 6
 
 
 class Ended(NamedTuple):
     """status: pytest's, negative for a signal, None if the time was over; result: of the plugin, None if it ended
-    before; seconds: how long it took"""
+    before; seconds: how long it took, of the clock"""
 
     status: int | None
     result: object
@@ -45,7 +48,10 @@ def preload() -> None:
 
 
 def run_pytest(folder: Path, arguments: Sequence[str], plugin, seconds: float) -> Ended:
-    """Run pytest in `folder`, a copy of the repository, with a plugin whose `result` JSON can hold."""
+    """Run pytest in `folder`, a copy of the repository, with a plugin whose `result` JSON can hold.
+
+    seconds: of the processor that it may take
+    """
     scratch = folder.parent
     answer, begin = scratch / "result.json", time.perf_counter()
     answer.unlink(missing_ok=True)
@@ -53,16 +59,16 @@ def run_pytest(folder: Path, arguments: Sequence[str], plugin, seconds: float) -
     child = os.fork()
     if child == 0:
         try:
-            _child(folder, [*arguments, f"--basetemp={scratch / 'tmp'}"], plugin, answer)
+            _child(folder, [*arguments, f"--basetemp={scratch / 'tmp'}"], plugin, answer, math.ceil(seconds))
         finally:
             os._exit(70)  # it did not even begin
     try:
-        status = _waited(child, begin + seconds)
+        status = _waited(child, begin + SLOWEST * seconds)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what it has started goes too
     result = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None
-    return Ended(status, result, time.perf_counter() - begin)
+    return Ended(None if status == -signal.SIGXCPU else status, result, time.perf_counter() - begin)
 
 
 def _waited(child: int, deadline: float) -> int | None:
@@ -76,11 +82,12 @@ def _waited(child: int, deadline: float) -> int | None:
     return None
 
 
-def _child(folder: Path, arguments: list[str], plugin, answer: Path) -> None:
+def _child(folder: Path, arguments: list[str], plugin, answer: Path, seconds: int) -> None:
     import resource
 
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     output = os.open(folder.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)

@@ -126,7 +126,7 @@ def _chunk_of(weight) -> tuple[int, int]:
     """(elements of a row, rows of a chunk)"""
     rows = weight.shape[0] if weight.dim() > 1 else 1
     columns = max(1, weight.numel() // max(1, rows))
-    return columns, min(max(1, CHUNK // columns), rows)
+    return columns, max(1, min(CHUNK // columns, rows))
 
 
 def _sampled_bound(magnitudes: _Magnitudes, weights, n: int, total: int) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from sara_core import SaRA, UnsupportedModelError
 from sara_core.backward import weight_gradient
-from sara_core.backward.ops import LinearOp
+from sara_core.backward.ops import LinearOp, layer_op
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import KERNELS, ROUTES, sparse_weight_gradient
 
@@ -37,6 +37,33 @@ def test_the_kernels_compute_what_dense_products_do(interpret):
     output = run_here("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/triton_kernels.py",
                       TRITON_INTERPRET=interpret)  # fmt: skip
     assert " passed" in output and "skipped" not in output
+
+
+def products(crow, col, a, b):
+    """What both kernels compute: the elements of a·bᵀ in compressed rows."""
+    rows = torch.arange(len(a)).repeat_interleave(crow.diff())
+    return (a[rows] * b[col.long()]).sum(1)
+
+
+LAYERS = {
+    "linear": (nn.Linear(12, 10), (2, 5, 12), (2, 5, 10)),
+    "linear, one token": (nn.Linear(12, 10), (12,), (10,)),
+    "convolution": (nn.Conv2d(4, 8, 3, padding=1), (2, 4, 6, 5), (2, 8, 6, 5)),
+    "convolution in groups": (nn.Conv2d(4, 8, 3, groups=2, stride=2), (2, 4, 7, 9), (2, 8, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("route", KERNELS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_kernels_are_given_what_makes_the_dense_gradient(monkeypatch, route, name):
+    """With torch in the kernels' place, so that it is known where Triton is not."""
+    stand_in = SimpleNamespace(INTERPRETED=True, tiles=products, dots=products)
+    monkeypatch.setattr(weight_gradient, "_kernels", lambda: (stand_in, None))
+    module, *shapes = LAYERS[name]
+    index = torch.randperm(module.weight.numel())[:30].sort().values.to(torch.int32)
+    segment, = Support.from_indices({"w": index}, {"w": tuple(module.weight.shape)})
+    layer = layer_op(module), segment, *map(torch.randn, shapes)
+    torch.testing.assert_close(sparse_weight_gradient(*layer, route), sparse_weight_gradient(*layer, "dense"))
 
 
 @TRITON

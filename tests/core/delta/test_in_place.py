@@ -110,6 +110,17 @@ def test_a_handle_goes_to_any_strength():
     assert same(snapshot(target), before)
 
 
+def test_another_strength_is_written_over_the_first_and_the_base_never_shows_between(monkeypatch):
+    """Another thread may be computing with the model."""
+    target = model()
+    handle = delta_for(target).apply_(target)
+    monkeypatch.setattr(InPlaceChange, "restore", lambda change: pytest.fail("the base showed"))
+    handle.set_strength(0.5)
+    other = model()
+    delta_for(other).apply_(other, 0.5)
+    assert same(snapshot(target), snapshot(other))
+
+
 def test_the_later_one_must_go_first():
     target = model()
     first, second = delta_for(target, 1).apply_(target), delta_for(target, 2).apply_(target)

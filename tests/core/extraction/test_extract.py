@@ -195,6 +195,16 @@ def test_a_baked_extract_is_the_tuned_file(tmp_path, files):
     assert (record["base"], record["tuned"]) == ("base.safetensors", "tuned.safetensors")
 
 
+@pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2)])
+def test_another_part_of_the_same_bytes_but_another_shape_or_dtype_differs(other):
+    weights = base_weights()
+    _, report = extract_with_report(
+        checkpoint(weights, {"vae.x": torch.zeros(2, 3), "vae.y": torch.ones(2)}),
+        checkpoint(tuned_weights(weights), {"vae.x": other, "vae.y": torch.ones(2)}),
+    )
+    assert report.other_parts == {"vae": (1, 2)}
+
+
 def test_a_checkpoint_and_a_file_of_the_diffusion_model_alone_go_together(tmp_path, files):
     base, tuned = files
     alone = tmp_path / "unet.safetensors"

@@ -366,9 +366,9 @@ def test_the_report_counts_overlap_conflicts_and_shares():
     assert report.elements == merged.nnz == 5
     text = report.text()
     assert "40.0%" in text and "50.0%" in text and "37.5%" in text and "delta 2 at weight 0.5" in text
-    # Every block: elements, opposite signs among the shared ones, the deltas' shares.
-    lines = [line.split() for line in text.splitlines()]
-    assert ["a.1", "4", "50.0%", "50.0%", "50.0%"] in lines and ["a.2", "1", "0.0%", "0.0%", "100.0%"] in lines
+    assert [line.split() for line in text.splitlines()[-2:]] == [
+        ["a.1", "4", "50.0%", "50.0%", "50.0%"], ["a.2", "1", "0.0%", "0.0%", "100.0%"],
+    ]  # fmt: skip
 
 
 def test_the_report_on_ties_shares_out_what_is_left():

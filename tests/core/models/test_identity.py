@@ -187,8 +187,12 @@ def test_a_long_name_in_a_file_does_not_fill_the_node():
     assert len(compare(metadata, tuned(model())).warning()) < 500
 
 
-def test_an_identity_that_is_too_long_is_not_decoded():
-    assert compare({BASE_IDENTITY: "1:" + "A" * 10**6}, model()).kind == UNKNOWN
+def test_an_identity_holds_512_records_of_13_bytes_and_a_longer_one_is_not_read():
+    large = model(layers=600)
+    content = base64.b64decode(identity_of(large)[BASE_IDENTITY].removeprefix("1:"))
+    assert len(content) == 512 * 13
+    for records, kind in ((content, BASE), (content + content[:13], UNKNOWN)):
+        assert compare({BASE_IDENTITY: "1:" + base64.b64encode(records).decode()}, large).kind == kind
 
 
 def identity_by_the_page(base, divided_by):

@@ -189,6 +189,10 @@ def test_a_gradient_that_is_not_finite_is_an_error():
 
 
 def test_fewer_elements_with_a_gradient_than_asked_for_are_an_error():
+    model, x = nn.Linear(6, 1), torch.zeros(1, 6)
+    x[0, 1:4] = 0.5
+    with pytest.raises(SelectionError, match="Only 3 elements have a gradient.*fewer than the 5"):
+        by_gradient(model, lambda network: network(x).sum(), count=5)
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     with torch.no_grad():
         model[1].weight.zero_()  # neither its own products nor a gradient of the first layer

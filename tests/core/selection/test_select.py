@@ -159,6 +159,13 @@ def test_a_weight_without_a_chosen_element_is_absent():
     assert list(result.indices) == ["small"]
 
 
+@pytest.mark.parametrize("rule", [{"threshold": 1.0}, {"count": 4}])
+def test_a_weight_without_elements_takes_no_part(rule):
+    weights = {"empty": torch.empty(0, 3), "narrow": torch.empty(3, 0), "full": torch.full((3, 3), 0.1)}
+    weights["full"][2, 2:] = 2.0
+    assert list(select(weights, **rule).indices) == ["full"]
+
+
 def test_the_weights_are_only_read():
     weights = model_weights()
     before = {name: weight.clone() for name, weight in weights.items()}

@@ -87,6 +87,13 @@ def test_clipping(max_grad_norm):
     assert relative_error(run.store.values.detach(), run.reference.delta.detach()) <= 1e-5
 
 
+def test_gradients_are_clipped_to_a_norm_of_1_unless_told_otherwise():
+    run = Run(optimizer=torch.optim.SGD)
+    Training(run.store, run.optimizer, lambda: 1e3 * run.loss(), TrainingSettings(1)).run()
+    rate = run.optimizer.param_groups[0]["lr"]
+    assert run.store.values.norm().item() == pytest.approx(rate, rel=1e-4)
+
+
 @pytest.mark.bits
 def test_gradients_left_over_from_before_do_not_count():
     run, clean = Run(), Run()
@@ -294,6 +301,23 @@ def test_a_single_bad_step_is_skipped_and_makes_the_run_careful(monkeypatch):
     assert [math.isnan(loss) for loss in losses] == [False, False, True, *[False] * 6]
     assert same_snapshot(snapshots[3], snapshots[1])  # back to the values known to be good, and the batch is spent
     assert rates == [1e-2, 1e-2, 1e-2, *[5e-3] * 4, *[1e-2] * 2]
+
+
+def test_a_bad_step_after_an_adjustment_goes_back_as_well():
+    run, count, snapshots = Run(), 0, []
+
+    def loss():
+        nonlocal count
+        count += 1
+        return run.loss() * (math.nan if count == 5 else 1.0)
+
+    settings = TrainingSettings(6, adjust_at=(2,), theta=0.05, patience=2)
+    training = Training(run.store, run.optimizer, loss, settings)
+    training.run(on_step=lambda *_: snapshots.append(run.snapshot()))
+    (_, adjustment), = training.adjustments
+    assert 0 < adjustment.ineffective < adjustment.trained
+    assert same_snapshot(snapshots[4], snapshots[2])  # the values that gave the last finite loss
+    assert not same_snapshot(snapshots[3], snapshots[2])
 
 
 def test_moments_that_broke_the_values_are_dropped_and_the_run_goes_on():

@@ -178,6 +178,7 @@ def test_a_snapshot_of_before_without_the_last_good_values_is_resumed(tmp_path):
     del state["last_good"]
     again = start({})
     again[0].load_state(state)
+    assert not again[0].state()["last_good"].requires_grad
     again[0].run()
     assert_equal_runs(again, straight)
 

@@ -92,6 +92,13 @@ def test_whole_weights_become_differences_from_the_base(tmp_path):
         read_delta(tmp_path / "pytorch_diff.bin")
 
 
+@pytest.mark.parametrize("with_base", [True, False])
+def test_what_is_sparse_is_not_thinned(tmp_path, base, with_base):
+    torch.save({"diffs": {NAME: SOUND}}, tmp_path / "x.bin")
+    with pytest.raises(DeltaError, match="sparse already .* leave the density out"):
+        read_delta(tmp_path / "x.bin", base if with_base else None, density=0.5)
+
+
 def test_what_other_libraries_allow_files_to_do_is_not_allowed_here(tmp_path):
     """And is allowed to them again afterwards."""
     others = torch.serialization.get_safe_globals()
