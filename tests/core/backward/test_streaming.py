@@ -121,3 +121,12 @@ def test_a_layer_streams_to_the_device_of_its_input():
     module = nn.Linear(4, 6)
     with access.Streamed(None).tensors(module, torch.empty(1, device="meta")) as (weight, _):
         assert weight.is_meta and weight.shape == module.weight.shape
+
+
+def test_what_moves_to_the_device_carries_no_graph_of_where_it_was():
+    model = nn.Module()
+    model.register_buffer("scale", torch.ones(2, requires_grad=True) * 2)
+    replaced = streaming.move_all_but(model, (), "meta")
+    assert model.scale.is_meta and model.scale.grad_fn is None and not model.scale.requires_grad
+    streaming.move_back(replaced)
+    assert model.scale.grad_fn is not None

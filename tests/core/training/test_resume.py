@@ -1,6 +1,7 @@
 """N + M steps are N steps, a snapshot, and M steps of another process: bit for bit, whatever happens in between."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,6 +182,28 @@ def test_a_snapshot_of_before_without_the_last_good_values_is_resumed(tmp_path):
     assert not again[0].state()["last_good"].requires_grad
     again[0].run()
     assert_equal_runs(again, straight)
+
+
+def test_a_run_after_whose_adjustment_nothing_was_below_the_threshold_is_resumed(tmp_path):
+    """It goes on with all its elements, as if there had been no adjustment."""
+    case = {"adjust_at": (2,)}
+    runs = [start(case), start(case), start({})]
+    for run, _ in runs[:2]:
+        run.settings = replace(run.settings, theta=1e-12)
+    straight, stopped, without = runs
+    straight[0].run()
+    without[0].run()
+    stopped_after(stopped[0], 4)
+    assert stopped[0].adjustments == [(2, (len(stopped[0].store.values), 0, True))]
+    again = resumed(tmp_path / "a.safetensors", stopped[0], case)
+    again[0].run()
+    assert_equal_runs(again, straight)
+    assert torch.equal(straight[0].store.values, without[0].store.values)
+
+
+def test_the_state_of_a_run_that_has_not_begun_carries_no_graph():
+    run, _ = start({})
+    assert not run.state()["last_good"].requires_grad
 
 
 def test_the_snapshot_holds_tensors_and_json_only(tmp_path):
