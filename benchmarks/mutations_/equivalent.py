@@ -6,6 +6,10 @@ By file and function; then by the line before and after. A draw leaves them out 
 from .sites import Mutant
 
 EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
+    ("sara_core/delta/file_v1.py", "_each"): {
+        ("if elements < _WORTH_THREADS:", "if elements <= _WORTH_THREADS:"):
+            "the results are the same with threads or none",
+    },
     ("sara_core/backward/weight_gradient.py", "_let_torch_say_that_csr_is_beta"): {
         ("torch.zeros(1, 1).to_sparse_csr()", "torch.zeros(1, 0).to_sparse_csr()"): "torch warns of any size",
     },

@@ -85,7 +85,7 @@ def _joined(name: str, pieces: list[SparseEntry]) -> SparseEntry:
     if len({piece.shape for piece in pieces}) != 1:
         raise DeltaError(f"The parts of '{name}' do not fit together: give the base model that the file was made for.")
     pieces = sorted(pieces, key=lambda piece: piece.indices[:1].tolist())
-    values = torch.cat([piece.values.float() for piece in pieces])
+    values = torch.cat([piece.values for piece in pieces])
     entry = SparseEntry(torch.cat([piece.indices for piece in pieces]), values, pieces[0].shape)
     check_entry(name, entry)
     return entry

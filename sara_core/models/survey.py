@@ -50,7 +50,7 @@ class WeightSurvey:
         counts = torch.zeros(len(THETAS) + 1, dtype=torch.int64)
         squares = torch.zeros(len(THETAS) + 1, dtype=torch.float64)
         for weight in weights.values():
-            for chunk in weight.detach().reshape(-1).split(_CHUNK):
+            for chunk in weight.reshape(-1).split(_CHUNK):
                 size = where_float64_is(chunk.float().abs())
                 bounds = torch.tensor(THETAS, dtype=torch.float32, device=size.device)
                 place = torch.bucketize(size, bounds, right=True, out_int32=True)

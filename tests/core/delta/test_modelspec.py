@@ -97,8 +97,8 @@ def test_the_hash_of_another_file_is_never_kept(tmp_path):
 
 
 def test_the_weights_that_rounding_changes_are_counted_exactly():
-    values = torch.tensor([0.5, 0.1, 1 / 3, 2.0**-30])
-    delta = SparseDelta({"a.weight": SparseEntry(torch.arange(4, dtype=torch.int32), values, (2, 4))})
+    values = torch.tensor([0.5, 0.1, 1 / 3, 2.0**-30, 0.25])
+    delta = SparseDelta({"a.weight": SparseEntry(torch.arange(5, dtype=torch.int32), values, (2, 4))})
     assert rounded_values(delta, torch.bfloat16) == 2
     base = torch.tensor([[1.0, 64.0, 0.0, 1.0], [0.0] * 4])
     for dtype in (torch.float32, torch.bfloat16):
