@@ -7,6 +7,7 @@ from ..sara_core.conversion.registry import OWN, READERS, WRITERS, format_names
 from ..sara_core.conversion.request import DEFAULT_RANK
 from ..sara_core.conversion.write import write_delta
 from ..sara_core.errors import DeltaError
+from ..sara_core.foreign_text import plain_lines
 from .host import folders, model_files, unsaved
 from .host.progress import show_text, shown_progress
 from .host.remedies import REMEDIES
@@ -114,5 +115,5 @@ class SaRAConvert(io.ComfyNode):
             saved = f"Saved as output/{folders.relative_to_output(path)}"
             show_text(cls, saved)
             lines.append(saved)
-        text = "\n".join(lines)
+        text = plain_lines("\n".join(lines))
         return io.NodeOutput(delta, text, ui=ui.PreviewText(text))

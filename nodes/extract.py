@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..sara_core.delta.describe import density_by_block
 from ..sara_core.extraction.extract import extract_with_report
+from ..sara_core.foreign_text import plain_lines
 from .host import folders
 from .host.progress import show_text, shown_progress
 from .pictures.density import density_picture
@@ -76,7 +77,7 @@ class SaRAExtract(io.ComfyNode):
         if support is not None:
             kept = {"support": support}
         delta, report = extract_with_report(base, tuned, **kept, on_progress=shown_progress())
-        text = report.text()
+        text = plain_lines(report.text())
         show_text(cls, text.splitlines()[1])
         picture = density_picture(f"{tuned_name} minus {base_name}", density_by_block(delta)).image()
         return io.NodeOutput(delta, text, picture, ui=ui.PreviewImage(picture, cls=cls))

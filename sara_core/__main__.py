@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .commands import COMMANDS
 from .errors import SaRAError
+from .foreign_text import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         if text := COMMANDS[parsed.command].run(parsed):
-            print(text)
+            print(visible(text))
     except SaRAError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

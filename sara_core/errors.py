@@ -1,8 +1,16 @@
 """Errors a user may see. Every message names the cause and the remedy in the user's words."""
 
+from .foreign_text import plain
+
 
 class SaRAError(Exception):
-    """Base of every error this project raises on purpose; hosts show its message without a traceback."""
+    """Base of every error this project raises on purpose; hosts show its message without a traceback.
+
+    The message is plain text in one line, whatever names of a file are in it (foreign_text.py).
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(plain(message))
 
 
 class DeltaError(SaRAError):

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 
+from .foreign_text import NAME, plain
+
 _SHOWN = 3
 MIB, GIB = 1 << 20, 1 << 30
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names and how many more there are, for an error message."""
+    """The first few names, anybody's, and how many more there are, for a sentence."""
     names = sorted(names)
-    shown = ", ".join(names[:_SHOWN])
+    shown = ", ".join(plain(name, NAME) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 

@@ -6,6 +6,8 @@ import comfy.model_management
 import comfy.utils
 from server import PromptServer
 
+from ...sara_core.foreign_text import plain_lines
+
 
 def shown_progress() -> Callable[[int, int], None]:
     """A function of steps done and steps in all that moves the bar of the node that is running.
@@ -22,8 +24,15 @@ def shown_progress() -> Callable[[int, int], None]:
 
 
 def show_text(node_class, text: str) -> None:
-    """Show `text` on the node that is running. `node_class`: the class as executed, with its unique_id hidden input."""
+    """Show `text`, which may have foreign text in it, on the node that is running.
+
+    node_class: the class as executed, with its unique_id hidden input
+    """
     server = getattr(PromptServer, "instance", None)  # absent where nodes are called without a server
-    node_id = getattr(node_class.hidden, "unique_id", None)
+    node_id = _node_id(node_class)
     if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(plain_lines(text), node_id)
+
+
+def _node_id(node_class) -> str | None:
+    return getattr(node_class.hidden, "unique_id", None)

@@ -8,6 +8,8 @@ import numpy
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ...sara_core.foreign_text import plain
+
 INK, FAINT, PAPER, WARNING = "#222222", "#d8d8d8", "#ffffff", "#c0392b"
 # The eight colours of Okabe and Ito, which colour-blind people can tell apart, without black.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
@@ -27,8 +29,8 @@ class Sheet:
         self._draw = ImageDraw.Draw(self.picture)
 
     def text(self, x: float, y: float, text: str, size: int = 14, anchor: str = "lm", color: str = INK) -> None:
-        """anchor: as PIL's, "lm" puts the left end at x and the middle of the line at y."""
-        self._draw.text((x, y), text, color, _font(size), anchor=anchor)
+        """text: anybody's; anchor: as PIL's, "lm" puts the left end at x and the middle of the line at y."""
+        self._draw.text((x, y), plain(text), color, _font(size), anchor=anchor)
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
         """A filled rectangle; nothing where it is narrower than half a pixel."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..delta import SparseDelta
 from ..delta.describe import describe
+from ..foreign_text import NAME, escaped_json, plain
 from ..models import identity as base_identity
 from ..models.base import opened_base
 from .remedies import load_delta
@@ -33,9 +34,9 @@ def run(arguments: argparse.Namespace) -> str:
         content = {"file": arguments.file.name, "bytes": size, **facts.as_dict()}
         if verdict is not None:
             content["model"] = {"file": arguments.base.name, **asdict(verdict)}
-        return json.dumps(content, indent=2, ensure_ascii=False)
-    text = f"{arguments.file.name}, {size:,} bytes\n{facts.text()}"
-    return text if verdict is None else f"{text}\n\n{arguments.base.name}: {verdict.text()}"
+        return escaped_json(json.dumps(content, indent=2, ensure_ascii=False))
+    text = f"{plain(arguments.file.name, NAME)}, {size:,} bytes\n{facts.text()}"
+    return text if verdict is None else f"{text}\n\n{plain(arguments.base.name, NAME)}: {verdict.text()}"
 
 
 def _verdict(delta: SparseDelta, path: Path) -> base_identity.Verdict:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..delta import SparseDelta
 from ..errors import NameTakenError
 from ..files.run_name import numbered, reserved
+from ..foreign_text import visible
 from ..training.host import Host, Places, StepDone
 from ..training.processes import Processes
 from ..training.snapshot import RunSnapshots, run_of
@@ -48,7 +49,7 @@ class Terminal(Host):
     def say(self, text: str) -> None:
         """On standard error: standard output is for the report."""
         if self.processes.is_first:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
     @contextlib.contextmanager

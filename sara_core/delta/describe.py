@@ -1,10 +1,13 @@
 """What a delta is, from its entries and metadata."""
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from ..foreign_text import NAME, SENTENCES, plain
 from ..names.blocks import block_of, natural_order
 from ..tensors.elements import sum_of_squares
 from . import metadata as keys
@@ -13,8 +16,12 @@ from .delta import SparseDelta
 # Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
 _CODING_OVERHEAD = 1.02
 _BYTES_PER_ENTRY = 500
+# What people get to read of a file that says more, or has more blocks, than anyone would.
+_MOST_LINES = 500
 # Bytes as text, which say nothing to people.
 _FOR_PROGRAMS = ("modelspec.thumbnail", keys.BASE_IDENTITY)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -62,7 +69,8 @@ def file_size(elements: int, density: float, weights: int = 0, value_bytes: int 
 class DeltaFacts:
     """What there is to say about a delta.
 
-    settings: readable name → value, from metadata, as far as the delta says; blocks: see density_by_block
+    settings: readable name → value, from metadata, as far as the delta says; blocks: see density_by_block. Both are
+        anybody's words, which text() makes plain and as_dict() leaves as they are
     """
 
     elements: int
@@ -74,19 +82,20 @@ class DeltaFacts:
 
     def text(self) -> str:
         """For people."""
-        width = max(map(len, self.settings), default=0)
+        settings, blocks = _shown(self.settings), _shown(self.blocks)
+        width = max((len(name) for name, _ in settings), default=0)
         lines = [
             f"{self.elements:,} changes in {self.weights} weights, {self.density:.3%} of their elements, "
             f"values in {self.value_dtype}",
-            *(f"{name:{width}}  {value}" for name, value in self.settings.items()),
+            *(f"{name:{width}}  {plain(value, SENTENCES)}" for name, value in settings),
+            *_more(self.settings, settings),
             "",
         ]
-        width = max(map(len, self.blocks), default=0)
+        width = max((len(name) for name, _ in blocks), default=0)
         lines += [
-            f"{name:{width}}  {block.count:>11,}  {block.density:8.3%}  ±{block.strength:.2e}"
-            for name, block in self.blocks.items()
+            f"{name:{width}}  {block.count:>11,}  {block.density:8.3%}  ±{block.strength:.2e}" for name, block in blocks
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *_more(self.blocks, blocks)])
 
     def as_dict(self) -> dict:
         """For programs: plain numbers, texts and dicts."""
@@ -128,6 +137,15 @@ def describe(delta: SparseDelta) -> DeltaFacts:
         delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), {**named, **others},
         density_by_block(delta),
     )  # fmt: skip
+
+
+def _shown(values: Mapping[str, T]) -> list[tuple[str, T]]:
+    """The first ones, under their names as people get to see them."""
+    return [(plain(name, NAME), value) for name, value in itertools.islice(values.items(), _MOST_LINES)]
+
+
+def _more(values: Sized, shown: Sized) -> list[str]:
+    return [f"and {len(values) - len(shown):,} more"] if len(values) > len(shown) else []
 
 
 def _readable(text: str) -> str:

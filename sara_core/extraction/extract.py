@@ -18,6 +18,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
 from ..errors import DeltaError
+from ..foreign_text import NAME, plain
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
 from ..tensors.elements import gather, sum_of_squares
@@ -79,7 +80,8 @@ class ExtractionReport:
             lines.append("At all of them base + delta is exactly the tuned weight.")
         for part, (differing, total) in (self.other_parts or {}).items():
             if differing:
-                lines.append(f"Not extracted: {differing} of the {total} tensors of {part} differ as well.")
+                named = plain(part, NAME)
+                lines.append(f"Not extracted: {differing} of the {total} tensors of {named} differ as well.")
         return "\n".join(lines)
 
 

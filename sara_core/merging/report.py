@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..delta import SparseDelta
+from ..foreign_text import NAME, plain
 from ..names.blocks import block_of, natural_order
 
 
@@ -39,8 +40,10 @@ class MergeReport:
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], method: str, factors: Sequence[str] = ()):
-        """method: for people, with its settings; factors: the lines that gave parts of the model factors"""
-        self.names, self.weights, self.method, self.factors = list(names), list(weights), method, list(factors)
+        """names: anybody's; method: for people, with its settings; factors: the lines that gave parts of the model
+        factors"""
+        self.names = [plain(name, NAME) for name in names]
+        self.weights, self.method, self.factors = list(weights), method, list(factors)
         deltas = len(self.names)
         self.blocks: dict[str, BlockShares] = {}
         self.total = BlockShares(torch.zeros(deltas, dtype=torch.float64))
@@ -113,12 +116,13 @@ class MergeReport:
         return lines
 
     def _block_lines(self) -> list[str]:
-        width = max(map(len, self.blocks), default=0)
+        shown = {name: plain(name, NAME) for name in self.ordered_blocks()}
+        width = max(map(len, shown.values()), default=0)
         lines = ["Blocks: elements, opposite signs among the shared ones, share of each delta:"]
-        for name in self.ordered_blocks():
+        for name, text in shown.items():
             block = self.blocks[name]
             shares = "  ".join(f"{share:6.1%}" for share in block.shares)
             lines.append(
-                f"  {name:{width}}  {block.elements:>11,}  {block.conflicts / max(1, block.shared):6.1%}  {shares}"
+                f"  {text:{width}}  {block.elements:>11,}  {block.conflicts / max(1, block.shared):6.1%}  {shares}"
             )
         return lines

@@ -15,6 +15,7 @@ import numpy
 import torch
 
 from ..delta import metadata as keys
+from ..foreign_text import NAME, plain
 from ..names.resolve import CHECKPOINT_PREFIX, PREFIX
 from ..tensors.elements import gather, has_own_operations
 from .quantised import SCALES
@@ -32,7 +33,6 @@ _HALF = torch.finfo(torch.float16)
 # Weights of models with a common ancestor point the same way (cosine near 1), of others anywhere (near 0).
 _RELATED = 0.5
 _ENOUGH_IN_COMMON = 0.5
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Verdict:
 
     def text(self) -> str:
         """For people: which of the four it is, and what to expect of the delta then."""
-        named = f" ('{self.base_name}')" if self.base_name else ""
+        named = f" ({self._quoted_name()})" if self.base_name else ""
         said = {
             BASE: f"This model is the base that the delta was trained on{named}, in this precision or another.",
             FINE_TUNE: "This model is a fine-tune.",
@@ -64,7 +64,7 @@ class Verdict:
 
     def warning(self) -> str:
         """For people: what to expect of the delta on this model; empty if there is nothing to warn of."""
-        named = f"'{self.base_name}'" if self.base_name else "another model"
+        named = self._quoted_name() or "another model"
         if self.kind == FINE_TUNE:
             return (
                 f"This delta was trained on {named}; this model is another fine-tune of it or of its ancestor "
@@ -77,6 +77,9 @@ class Verdict:
                 "use the model it was trained on, or a fine-tune of it."
             )
         return ""
+
+    def _quoted_name(self) -> str:
+        return f"'{plain(self.base_name, NAME)}'" if self.base_name else ""
 
 
 def identity_of(weights: Mapping[str, torch.Tensor], name: str = "") -> dict[str, str]:
@@ -110,7 +113,7 @@ def compare(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor]) ->
     records = _records(metadata.get(keys.BASE_IDENTITY, ""))
     if records is None:
         return Verdict(UNKNOWN)
-    name = metadata.get(keys.BASE_NAME, "")[:_LONGEST_NAME]
+    name = metadata.get(keys.BASE_NAME, "")
     places = {key: (own, start) for own, key, start in _candidates(weights)}
     found = [record for record in records if int(record["key"]) in places]
     if len(found) < _ENOUGH_IN_COMMON * len(records):

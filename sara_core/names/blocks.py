@@ -2,6 +2,10 @@
 
 import re
 
+_DIGITS = tuple("0123456789")
+# A longer one is no number of a block, and Python refuses to read very long ones.
+_NUMBER = re.compile(r"([0-9]{1,18})")
+
 
 def block_of(name: str) -> str:
     """The block a weight lies in, as people call it: its name up to the first number, without the model's prefix."""
@@ -12,4 +16,4 @@ def block_of(name: str) -> str:
 
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts block 10 after block 9: the name in pieces, the numbers in it as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part[:1] in _DIGITS else (-1, part) for part in _NUMBER.split(name)]

@@ -31,10 +31,15 @@ def parameter_order(names: Iterable[str]) -> list[str]:
 
 def _place(name: str) -> tuple[int, ...]:
     words = name.split(".")
-    unknown = [word for word in words if word not in _RANK and not word.isdigit()]
+    unknown = [word for word in words if word not in _RANK and not _is_number(word)]
     if unknown:
         raise DeltaError(
             f"The place of '{name}' among the model's parameters is not known: files of the SaRA authors' optimizers "
             "can be converted for UNets of SD 1.x, SD 2.x and SDXL."
         )
-    return tuple(int(word) if word.isdigit() else _RANK[word] for word in words)
+    return tuple(int(word) if _is_number(word) else _RANK[word] for word in words)
+
+
+def _is_number(word: str) -> bool:
+    # Other digits than these are not all numbers to Python, and of very long ones it reads none.
+    return word.isascii() and word.isdigit() and len(word) <= 18

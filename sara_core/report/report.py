@@ -1,7 +1,6 @@
 """A problem report: a text for an issue, with what helps to find the cause and nothing that says who somebody is."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import NamedTuple
 from ..delta.delta import SparseDelta
 from ..delta.describe import describe
 from ..errors import SaRAError
+from ..foreign_text import SENTENCES, visible
 from .machine import machine, versions
 from .privacy import Privacy, of_this_machine
 
-_LONGEST_LINE, _MOST_LINES = 1000, 100
+_MOST_LINES = 100
 
 _BEGINNING = """\
 ## SaRA: problem report
@@ -66,14 +66,9 @@ def _table(rows: Mapping[str, str]) -> list[str]:
 def _markdown(section: Section, privacy: Privacy) -> str:
     # A line break within a line of the caller's would escape the limit of lines.
     lines = [line for text in section.lines for line in text.splitlines()]
-    shown = [_plain(privacy(line).expandtabs())[:_LONGEST_LINE] for line in lines[-_MOST_LINES:]]
+    shown = [visible(privacy(line).expandtabs())[:SENTENCES] for line in lines[-_MOST_LINES:]]
     if len(lines) > len(shown):
         shown.insert(0, f"({len(lines) - len(shown)} lines before these)")
     longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"### {section.title}", f"{fence}text", *shown, fence, ""])
-
-
-def _plain(text: str) -> str:
-    """Without characters that change how the text around them is shown, or that no file can hold."""
-    return "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter for letter in text)

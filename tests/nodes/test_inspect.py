@@ -44,11 +44,12 @@ def test_a_delta_says_what_it_is():
     assert json.loads(json.dumps(facts.as_dict()))["blocks"]["a.0"]["count"] == 10_000
 
 
-def test_metadata_made_to_break_a_reader_is_shown_as_it_is():
+def test_metadata_made_to_break_a_reader_is_shown_in_part():
     delta = random_delta(0.001)
     delta.metadata["sara.training"] = "[" * 100_000
     delta.metadata["sara.merge"] = '{"a":' * 400 + "1" + "}" * 400
-    assert len(describe(delta).text()) > 100_000
+    facts = describe(delta)
+    assert facts.settings["training"] == "[" * 100_000 and len(facts.text()) < 2_000
 
 
 def test_blocks_are_counted_together():
@@ -286,3 +287,41 @@ def test_the_node_shows_what_the_model_is_to_the_delta(comfy, model, monkeypatch
     monkeypatch.setattr(comfy.pack_module("nodes.inspect"), "show_text", lambda node_class, text: lines.append(text))
     comfy.execute("SaRAInspect", delta=trained_on(comfy, model), model=model)
     assert "1 changes in 1 weights" in lines[0] and "This model is the base" in lines[0]
+
+
+HOSTILE = "<img src=x onerror=alert(1)>[[safe|https://x.example]] [label](https://x.example)\x1b[31m\u202e\nfake: line"
+
+
+def hostile_delta(comfy):
+    """A delta, of the host's class, of whose every word a page would make something."""
+    classes = comfy.pack_module("sara_core.delta")
+    entry = classes.SparseEntry(torch.tensor([1], dtype=torch.int32), torch.tensor([3.0]), (2, 5))
+    keys = ["modelspec.title", "modelspec.author", "sara.base_name", "sara.family", "sara.training", HOSTILE]
+    return classes.SparseDelta({f"{HOSTILE}.weight": entry}, dict.fromkeys(keys, HOSTILE))
+
+
+def is_plain(text):
+    return not any(sign in text for sign in ("<img", "[[", "](", "\x1b", "\u202e", "\nfake"))
+
+
+def test_what_a_file_says_is_text_on_every_node(comfy, model, monkeypatch):
+    said = []
+
+    class Page:
+        def send_progress_text(self, text, node_id):
+            said.append(text)
+
+    progress = comfy.pack_module("nodes.host.progress")
+    monkeypatch.setattr(progress.PromptServer, "instance", Page(), raising=False)
+    monkeypatch.setattr(progress, "_node_id", lambda node_class: "1")
+    delta = hostile_delta(comfy)
+    report, *_ = comfy.execute("SaRAInspect", delta=delta, model=model).outputs
+    _, merged, _ = comfy.execute("SaRAMerge", **{"deltas.delta_1": delta, "deltas.delta_2": delta}).outputs
+    converted = comfy.execute("SaRAConvert", file_name="none", base_name="none", to="lora", delta=delta)
+    texts = [report, merged, converted.outputs[1], *converted.ui["text"], *said]
+    assert len(said) >= 3 and all(map(is_plain, texts))
+    assert "fake: line" in report and "fake: line" in merged
+
+    with pytest.raises(Exception, match="This delta is for") as error:
+        comfy.execute("SaRAApply", model=model, delta=delta)
+    assert is_plain(str(error.value))

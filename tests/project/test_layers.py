@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "sara_core"
 
-EVERYWHERE = {"errors", "wording"}
+EVERYWHERE = {"errors", "wording", "foreign_text"}
 _TOOLS = {"tensors", "names", "files"}
 _DELTA = _TOOLS | {"delta"}
 _MODELS = _DELTA | {"models"}
 _TRAINING = _DELTA | {"backward", "selection"}
 LAYERS = {
-    "errors": set(),
-    "wording": set(),
+    "foreign_text": set(),
+    "errors": {"foreign_text"},
+    "wording": {"foreign_text"},
     "tensors": EVERYWHERE,
     "names": EVERYWHERE,
     "files": EVERYWHERE,

@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.utils
 
 from ....sara_core.errors import DeltaError
+from ....sara_core.foreign_text import plain
 from ....sara_core.memory.estimate import out_of_memory_advice
 from ....sara_core.training.host import Host, StepDone
 from ....sara_core.training.record import RunSettings
@@ -66,7 +67,7 @@ class NodeHost(Host):
         self.say(text)
 
     def log(self, text: str, level: int = logging.INFO) -> None:
-        logging.log(level, f"SaRA: {text}")
+        logging.log(level, f"SaRA: {plain(text)}")
 
     def ended_early(self, kept: str, is_said: bool) -> None:
         self.log(f"training ended early. {kept}", logging.WARNING)

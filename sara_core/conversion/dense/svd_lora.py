@@ -16,6 +16,7 @@ from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
 from ...errors import DeltaError
 from ...files import atomic, container
+from ...foreign_text import NAME, plain
 from ...names.resolve import PREFIX, WEIGHT
 from ...tensors.elements import sum_of_squares
 from ..formats import Writer
@@ -34,7 +35,7 @@ class LoraWriter(Writer):
         """The report has the error of each layer, and of all."""
         metadata = modelspec.as_lora(delta.metadata)
         errors = write(path, delta.entries, request.rank, metadata, request.on_progress, request.overwrite)
-        lines = [f"{error:8.2%}  {name}" for name, error in errors.layers.items()]
+        lines = [f"{error:8.2%}  {plain(name, NAME)}" for name, error in errors.layers.items()]
         overall = f"{errors.overall:8.2%}  relative error of the LoRA of rank {request.rank} over all changes"
         return "\n".join([*lines, overall])
 
