@@ -7,10 +7,10 @@ import torch
 from comfy import weight_adapter
 
 from ...sara_core.delta import SparseDelta, SparseEntry, file_v1
-from ...sara_core.delta.delta import check_fits, check_precision
+from ...sara_core.delta.delta import check_fits, check_precision, check_range
 from ...sara_core.errors import DeltaError, UnsupportedModelError
-from ...sara_core.names.resolve import resolve
-from ...sara_core.tensors.elements import add_sparse_, scatter_
+from ...sara_core.names.resolve import WEIGHT, check_distinct, resolve
+from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, scatter_
 from ...sara_core.wording import listed
 from .family import delta_family, model_family
 
@@ -48,6 +48,8 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
         found = [name for name in (file_v1.part_name(x, part) for part in file_v1.PARTS) if name in lora]
         if not found:
             return None
+        if file_v1.part_name(x + WEIGHT, file_v1.PARTS[0]) in lora:
+            check_distinct([x, x + WEIGHT])
         if len(found) < len(file_v1.PARTS):
             raise DeltaError(f"The delta's entry '{x}' is incomplete. Get the file again from where it came from.")
         _, entry = file_v1.decode(x, lora.__getitem__)
@@ -114,11 +116,12 @@ def register_adapter() -> None:
 def patch_model(model, delta: SparseDelta, strength: float):
     """A clone of MODEL with strength · Δ as weight patches; MODEL itself at strength 0.
 
-    Raises DeltaError if the delta does not fit the model, UnsupportedModelError if a weight is quantised.
+    Raises DeltaError if the delta does not fit the model, or makes an element too large for its dtype;
+    UnsupportedModelError if a weight is quantised.
     """
     if strength == 0:
         return model
-    patches = _patches(model, delta)
+    patches = _patches(model, delta, strength)
     patched = model.clone()
     accepted = set(patched.add_patches(patches, strength))
     if accepted != set(patches):
@@ -126,7 +129,7 @@ def patch_model(model, delta: SparseDelta, strength: float):
     return patched
 
 
-def _patches(model, delta: SparseDelta) -> dict[str, SaRAAdapter]:
+def _patches(model, delta: SparseDelta, strength: float) -> dict[str, SaRAAdapter]:
     weights = model.model_state_dict()
     made_for, family = delta_family(delta.metadata), model_family(model)
     try:
@@ -140,6 +143,9 @@ def _patches(model, delta: SparseDelta) -> dict[str, SaRAAdapter]:
             f"This delta is for {made_for}, the model is {family}. Load a {made_for} model, or choose a delta for "
             f"{family}."
         ) from error
-    for key in keys.values():
+    for name, key in keys.items():
         check_precision(key, weights[key])
+        indices, values, _ = delta.entries[name]
+        if may_overflow(values, strength, weights[key].dtype):
+            check_range(key, gather(weights[key], indices.to(weights[key].device)), values, strength)
     return {key: SaRAAdapter.of(delta.entries[name], set()) for name, key in keys.items()}

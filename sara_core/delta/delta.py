@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import torch
 
 from ..errors import DeltaError, UnsupportedModelError
-from ..names.resolve import resolve
-from ..tensors.elements import has_own_operations, memory_span, shared_count, union_sum
-from ..wording import listed
+from ..names.resolve import check_distinct, resolve
+from ..tensors.elements import (
+    added, has_own_operations, may_overflow, memory_span, overlaps_itself, shared_count, union_sum,
+)  # fmt: skip
+from ..wording import counted, listed
 from . import file_v1
-from .entry import SparseEntry, check_entry
+from .entry import SparseEntry, all_finite, check_entry
 from .in_place import InPlaceChange
 
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
@@ -32,7 +34,8 @@ def _advice(names: Collection[str]) -> str:
 class SparseDelta:
     """Weight name → SparseEntry, with metadata (text → text).
 
-    Raises DeltaError on construction if an entry is not safe to apply (see entry.check_entry).
+    Raises DeltaError on construction if an entry is not safe to apply (see entry.check_entry), or a weight has two
+    under different names.
 
     >>> import torch
     >>> from sara_core import SparseDelta, SparseEntry
@@ -58,6 +61,7 @@ class SparseDelta:
     def __init__(self, entries: Mapping[str, SparseEntry], metadata: Mapping[str, str] | None = None):
         self.entries = {name: SparseEntry(i, v, tuple(shape)) for name, (i, v, shape) in entries.items()}
         self.metadata = dict(metadata or {})
+        check_distinct(self.entries)
         for name, entry in self.entries.items():
             check_entry(name, entry)
         if not all(isinstance(text, str) for pair in self.metadata.items() for text in pair):
@@ -109,7 +113,7 @@ class SparseDelta:
     def __add__(self, other: "SparseDelta") -> "SparseDelta":
         """The sum in float32 over the union of both supports; keeps the metadata on which both agree.
 
-        Raises DeltaError for weights of the same name and different shapes.
+        Raises DeltaError for weights of the same name and different shapes, and sums that are too large for float32.
         """
         if not isinstance(other, SparseDelta):
             return NotImplemented
@@ -119,10 +123,13 @@ class SparseDelta:
         return SparseDelta(entries, dict(self.metadata.items() & other.metadata.items()))
 
     def __mul__(self, factor: float) -> "SparseDelta":
-        """Every change times `factor`, in float32."""
+        """Every change times `factor`, in float32. Raises DeltaError for products that are too large for it."""
         if not isinstance(factor, (int, float)):
             return NotImplemented
-        entries = {name: SparseEntry(i, v.float() * factor, shape) for name, (i, v, shape) in self.entries.items()}
+        entries = {
+            name: SparseEntry(i, in_float32_range(name, v.float() * factor), shape)
+            for name, (i, v, shape) in self.entries.items()
+        }
         return SparseDelta(entries, self.metadata)
 
     __rmul__ = __mul__
@@ -137,8 +144,9 @@ class SparseDelta:
         before anything is written; a tied weight is changed once; strength 0 writes nothing.
 
         Returns a handle whose remove() restores every bit.
-        Raises DeltaError for a missing name, another shape or a strength that is not finite;
-        UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8, integer, meta).
+        Raises DeltaError for a missing name, another shape, a strength that is not finite or makes an element too large
+        for its dtype; UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8,
+        integer, meta, sparse, or with several elements at one place in memory).
         """
         weights = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
         changes = self._changes(weights)
@@ -150,8 +158,8 @@ class SparseDelta:
             raise
         return handle
 
-    def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, SparseEntry]]:
-        """Every weight with its entry, checked; names of the same tied weight count once."""
+    def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor, SparseEntry]]:
+        """Every weight with its name and entry, checked; names of the same tied weight count once."""
         changes: dict[tuple, tuple[str, torch.Tensor, SparseEntry]] = {}
         for name, found in resolve(self.entries, weights, "the model").items():
             weight, entry = weights[found], self.entries[name]
@@ -166,7 +174,7 @@ class SparseDelta:
                     f"'{name}' and '{changes[memory][0]}' are one weight in this model, but the delta changes them "
                     "differently. It was made for a model in which they are separate."
                 )
-        return [(weight, entry) for _, weight, entry in changes.values()]
+        return list(changes.values())
 
 
 class AppliedDelta:
@@ -180,12 +188,12 @@ class AppliedDelta:
     # Of all handles: one asks the others what they change.
     _lock = threading.RLock()
 
-    def __init__(self, targets: Sequence[tuple[torch.Tensor, SparseEntry]]):
-        """targets: the weights, which stay as they are, each with its entry; checked"""
+    def __init__(self, targets: Sequence[tuple[str, torch.Tensor, SparseEntry]]):
+        """targets: the weights, which stay as they are, each with its name and entry; checked"""
         self._targets = list(targets)
         self._changes: list[InPlaceChange] = []
         self._number = -1
-        self._overlapping = _overlapping(weight for weight, _ in self._targets)
+        self._overlapping = _overlapping(weight for _, weight, _ in self._targets)
         with self._lock:
             self._live.add(self)
 
@@ -194,7 +202,8 @@ class AppliedDelta:
         had been applied at this strength at once. At strength 0 every bit is as before.
 
         Raises DeltaError for a strength that is not finite, after `remove`, or if a delta that was applied later to
-        one of the same weights is still in place.
+        one of the same weights is still in place; nothing is changed then. For a strength that makes an element too
+        large for its dtype every bit is as before the delta.
         """
         _check_strength(strength)
         with self._lock:
@@ -202,15 +211,12 @@ class AppliedDelta:
                 raise DeltaError("This delta was removed from the model: apply it again.")
             self._check_last()
             if self._changes and strength != 0 and not self._overlapping:
-                for change in self._changes:
-                    change.write(strength)
+                self._write(strength)
                 return
             self._restore()
             if strength != 0:
                 self._number = next(self._order)
-                for weight, entry in self._targets:
-                    self._changes.append(InPlaceChange(weight, entry.indices, entry.values))
-                    self._changes[-1].write(strength)
+                self._write(strength)
 
     def remove(self) -> None:
         """Restore every bit from the kept values; a second call does nothing.
@@ -221,6 +227,18 @@ class AppliedDelta:
             self._check_last()
             self._restore()
             self._targets.clear()
+
+    def _write(self, strength: float) -> None:
+        try:
+            for number, (name, weight, entry) in enumerate(self._targets):
+                if number == len(self._changes):
+                    self._changes.append(InPlaceChange(weight, entry.indices, entry.values))
+                change = self._changes[number]
+                check_range(name, change.base, entry.values, strength)
+                change.write(strength)
+        except DeltaError:
+            self._restore()
+            raise
 
     def _restore(self) -> None:
         for change in reversed(self._changes):
@@ -261,6 +279,11 @@ def check_precision(name: str, weight: torch.Tensor) -> None:
 def _check_in_memory(name: str, weight: torch.Tensor) -> None:
     if weight.is_meta or weight.layout != torch.strided:
         raise UnsupportedModelError(f"The weight '{name}' is not in memory as a plain tensor: load the model first.")
+    if overlaps_itself(weight):
+        raise UnsupportedModelError(
+            f"The weight '{name}' has several elements at one place in memory (it was expanded), so that a change of "
+            "one would change others: give it memory of its own with clone()."
+        )
 
 
 def check_fits(name: str, entry: SparseEntry, shape: tuple[int, ...]) -> None:
@@ -270,6 +293,31 @@ def check_fits(name: str, entry: SparseEntry, shape: tuple[int, ...]) -> None:
             f"'{name}' has shape {list(shape)} in this model, but the delta was made for {list(entry.shape)}. "
             "It belongs to another model: use the one it was trained on, or one of the same family."
         )
+
+
+def check_range(name: str, base: torch.Tensor, values: torch.Tensor, strength: float) -> None:
+    """Raise DeltaError if base + strength · values is too large for the base's dtype somewhere, where the base is not.
+
+    base: the weight's elements at the positions of `values`, [n] both
+    """
+    if not may_overflow(values, strength, base.dtype):
+        return
+    after = added(base, values.to(base.device), strength)
+    if count := int((after.isinf() & base.isfinite()).sum()):
+        raise DeltaError(
+            f"At strength {strength:g} the delta makes {counted(count, 'element')} of '{name}' larger than "
+            f"{str(base.dtype).removeprefix('torch.')} can hold. Choose a lower strength, or use the model in bf16 or "
+            "fp32."
+        )
+
+
+def in_float32_range(name: str, values: torch.Tensor) -> torch.Tensor:
+    """`values`, what some arithmetic has made of changes of the weight `name`; DeltaError if some are too large now."""
+    if not all_finite(values):
+        raise DeltaError(
+            f"The changes of '{name}' come out larger than float32 can hold. Lower the weights, factors or strengths."
+        )
+    return values
 
 
 def _in_float32(entry: SparseEntry) -> SparseEntry:
@@ -283,7 +331,8 @@ def _sum(name: str, first: SparseEntry, second: SparseEntry) -> SparseEntry:
             "other. Add deltas of the same model."
         )
     second = _in_float32(second)
-    return SparseEntry(*union_sum((first.indices, first.values), (second.indices, second.values)), first.shape)
+    indices, values = union_sum((first.indices, first.values), (second.indices, second.values))
+    return SparseEntry(indices, in_float32_range(name, values), first.shape)
 
 
 def _same(first: SparseEntry, second: SparseEntry) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import DeltaError
 from ..files import atomic, container
-from ..names.resolve import WEIGHT
+from ..names.resolve import WEIGHT, check_distinct
 from . import metadata as keys
 from . import modelspec
 from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
@@ -80,6 +80,7 @@ def read(
     """
     with container.opened(path) as file:
         parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys(), advice)]  # mapped, not read yet
+        check_distinct(part.name for part in parts)
         count = sum(len(part.values) for part in parts)
         # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
         return dict(map(_entry, parts, _each(_stream, parts, count))), file.metadata() or {}
@@ -158,6 +159,11 @@ class _Parts(NamedTuple):
     index: torch.Tensor
     values: torch.Tensor
 
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+        return self.stem + WEIGHT if self.kind == _KIND_WEIGHT else self.stem
+
 
 def _parts(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> _Parts:
     head, index, values = map(tensor_named, part_names(stem))
@@ -183,7 +189,7 @@ def _stream(parts: _Parts) -> bytes:
 
 def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
     """All of check_entry holds of it: no stream says positions out of order, and the rest is checked here or before."""
-    stem, kind, shape, _, mapped = parts
+    stem, _, shape, _, mapped = parts
     # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
     values = mapped.clone()
     check_finite(stem, values)
@@ -191,7 +197,7 @@ def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
         indices = stream_positions(stream, len(values), math.prod(shape))
     except ValueError as error:
         raise _damaged(stem, f"its index {error}") from error
-    return (stem + WEIGHT if kind == _KIND_WEIGHT else stem), SparseEntry(torch.from_numpy(indices), values, shape)
+    return parts.name, SparseEntry(torch.from_numpy(indices), values, shape)
 
 
 def encode_indices(indices: numpy.ndarray) -> bytes:

@@ -4,7 +4,7 @@ Without the prefix `diffusion_model.` throughout this file. Where each parameter
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -17,9 +17,10 @@ from .entry import SparseEntry, check_entry, check_shape
 def to_comfy(entries: Mapping[str, SparseEntry], parts: Mapping[str, Part]) -> dict[str, SparseEntry]:
     """Entries by diffusers names → entries by ComfyUI's names; parts of one weight become one entry.
 
-    Raises DeltaError if a name is not in `parts`, or a shape cannot be that of its part.
+    Raises DeltaError if a name is not in `parts`, a shape cannot be that of its part, or two names are of one part.
     """
     check_known(entries, parts)
+    _check_apart(entries, parts)
     pieces: dict[str, list[SparseEntry]] = {}
     for name, entry in entries.items():
         part = parts[name]
@@ -58,6 +59,20 @@ def dense_to_diffusers(whole: torch.Tensor, part: Part) -> torch.Tensor:
     unit = whole.shape[0] // part.whole
     rows = whole[unit * part.first : unit * (part.first + part.size)]
     return torch.cat(rows.chunk(2)[::-1]) if part.swapped else rows
+
+
+def _check_apart(names: Iterable[str], parts: Mapping[str, Part]) -> None:
+    """Raise DeltaError, naming both, if two names stand for the same rows of a weight."""
+    seen: dict[tuple[str, int], str] = {}
+    for name in names:
+        part = parts[name]
+        for row in range(part.first, part.first + part.size):
+            if (part.name, row) in seen:
+                raise DeltaError(
+                    f"'{seen[part.name, row]}' and '{name}' are both '{part.name}' in ComfyUI, and only one of the "
+                    "changes would arrive. Make the file anew, or leave one of them out."
+                )
+            seen[part.name, row] = name
 
 
 def _piece(entry: SparseEntry, part: Part) -> SparseEntry:

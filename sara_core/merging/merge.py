@@ -24,8 +24,9 @@ import torch
 
 from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
+from ..delta.delta import in_float32_range
 from ..errors import DeltaError
-from ..names.resolve import prefix_of
+from ..names.resolve import common_name, prefix_of
 from ..tensors.largest import MagnitudeHistogram, largest_cut
 from .block_factors import BlockFactor, check_blocks, factors_of
 from .report import MergeReport
@@ -85,7 +86,7 @@ def merge(
     settings: further fields of MergeSettings
 
     Raises DeltaError, naming both, for deltas of different families or weights of different shapes; for settings and
-    weights that make no sense; and if nothing is left.
+    weights that make no sense; for sums too large for float32; and if nothing is left.
 
     >>> import torch
     >>> from sara_core import SparseDelta, SparseEntry, merge
@@ -128,6 +129,7 @@ def merge_with_report(
         indices, values, present = _aligned(rows, len(deltas))
         taken = values if take is None else _aligned([take(name, row) for row in rows], len(deltas), indices)[1]
         merged, shares = _combined(taken, settings)
+        in_float32_range(name, merged)
         report.add(name, values, present, shares)
         if take is not None:
             stays = merged != 0
@@ -160,18 +162,24 @@ def _checked(deltas: Sequence[SparseDelta], weights: Sequence[float], names: Seq
                 f"'{names[known[0]]}' is for {families[known[0]]}, but '{names[place]}' is for {families[place]}. "
                 "Merge deltas of one family."
             )
-    prefix = prefix_of(deltas[0].entries)
-    deltas = [_with_prefix(prefix, delta) for delta in deltas]
+    deltas = _with_common_names(deltas)
     _check_shapes(deltas, names)
     return deltas
 
 
-def _with_prefix(prefix: str, delta: SparseDelta) -> SparseDelta:
-    own = prefix_of(delta.entries)
-    if own == prefix:
-        return delta
-    entries = {prefix + name.removeprefix(own): entry for name, entry in delta.entries.items()}
-    return SparseDelta(entries, delta.metadata)
+def _with_common_names(deltas: Sequence[SparseDelta]) -> list[SparseDelta]:
+    """The deltas with the first one's prefix, and every weight under the name that the first of them has for it."""
+    prefix, known, renamed = prefix_of(deltas[0].entries), {}, []
+    for delta in deltas:
+        own = prefix_of(delta.entries)
+        names = {name: prefix + name.removeprefix(own) for name in delta.entries}
+        names = {name: known.setdefault(common_name(new), new) for name, new in names.items()}
+        if all(name == new for name, new in names.items()):
+            renamed.append(delta)
+        else:
+            entries = {names[name]: entry for name, entry in delta.entries.items()}
+            renamed.append(SparseDelta(entries, delta.metadata))
+    return renamed
 
 
 def _check_shapes(deltas: Sequence[SparseDelta], names: Sequence[str]) -> None:
@@ -217,7 +225,8 @@ class _Weighted:
         factor = self.weights[number] * factors_of(name, self.blocks, len(self.deltas))[number]
         if entry is None or factor == 0:
             return None
-        return _Row(number, entry.indices.cpu(), entry.values.cpu().float() * factor)
+        values = in_float32_range(name, entry.values.cpu().float() * factor)
+        return _Row(number, entry.indices.cpu(), values)
 
 
 def _reducer(weighted: _Weighted, names: Sequence[str], settings: MergeSettings):

@@ -1,6 +1,6 @@
 """Finding a delta's weights under the names that a model or a checkpoint file gives them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from ..errors import DeltaError
 from ..wording import listed
@@ -9,6 +9,7 @@ from ..wording import listed
 # and the network on its own (or a diffusion-model file) has no prefix at all.
 PREFIX, CHECKPOINT_PREFIX = "diffusion_model.", "model.diffusion_model."
 _PREFIXES = (PREFIX, CHECKPOINT_PREFIX, "")
+_LONGEST_FIRST = (CHECKPOINT_PREFIX, PREFIX, "")
 # How a layer's parameters are called after its name.
 WEIGHT, BIAS = ".weight", ".bias"
 # Flux's original files call a norm's weight so; ComfyUI renames it when it loads one.
@@ -20,13 +21,15 @@ def resolve(wanted: Collection[str], available: Collection[str], target: str) ->
 
     One prefix holds for the whole delta: names as they are, else one of the known prefixes exchanged for another.
     Flux's norms are found under the name that they have in original files, too.
-    Raises DeltaError, naming what is missing, when no prefix finds every weight; `target` says where was looked.
+    Raises DeltaError, naming what is missing, when no prefix finds every weight, and both names where two are found in
+    one place; `target` says where was looked.
     """
     fewest_missing = list(wanted)
     for renamed in _renamings(wanted):
         renamed = {name: other if other in available else _original(other) for name, other in renamed.items()}
         missing = [name for name, other in renamed.items() if other not in available]
         if not missing:
+            _check_apart(renamed, target)
             return renamed
         if len(missing) < len(fewest_missing):
             fewest_missing = missing
@@ -39,6 +42,39 @@ def resolve(wanted: Collection[str], available: Collection[str], target: str) ->
         f"{len(fewest_missing)} of the delta's {len(wanted)} weights do not exist in {target}: "
         f"{listed(fewest_missing)}. It was made for another variant of this model: use the one it was trained on."
     )
+
+
+def common_name(name: str) -> str:
+    """What all names of one weight have in common: its layer's, or its own if it is no layer's weight, without the
+    model's prefix and by ComfyUI's name for norms."""
+    own = name.removeprefix(next(prefix for prefix in _LONGEST_FIRST if name.startswith(prefix)))
+    if own.endswith(NORM_SCALE):
+        own = own.removesuffix(NORM_SCALE) + NORM_WEIGHT
+    return own.removesuffix(WEIGHT)
+
+
+def check_distinct(names: Iterable[str]) -> None:
+    """Raise DeltaError, naming both, if two of a delta's names are of one weight: a host would take one of them."""
+    seen: dict[str, str] = {}
+    for name in names:
+        common = common_name(name)
+        if common in seen:
+            raise DeltaError(
+                f"The delta changes one weight twice, as '{seen[common]}' and as '{name}', and only one of the changes "
+                "would arrive. Make it anew, or leave one of them out."
+            )
+        seen[common] = name
+
+
+def _check_apart(found: Mapping[str, str], target: str) -> None:
+    names: dict[str, str] = {}
+    for name, place in found.items():
+        if place in names:
+            raise DeltaError(
+                f"'{names[place]}' and '{name}' are both '{place}' in {target}, and only one of the changes would "
+                "arrive. Make the delta anew, or leave one of them out."
+            )
+        names[place] = name
 
 
 def prefix_of(names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import SelectionError
+from ..tensors.elements import gather
 from .magnitudes import Shares
 
 
@@ -35,6 +36,21 @@ def checked_positions(
             of = f"'{names[0]}'" if len(names) == 1 else f"the {len(names)} weights from '{names[0]}' to '{names[-1]}'"
             raise _broken(rule, f"chose {found:,} elements of {of}, where {n:,} were asked for")
     return positions
+
+
+def check_finite(
+    rule: str,
+    weights: Mapping[str, torch.Tensor],
+    positions: Mapping[str, torch.Tensor],
+    not_finite: Mapping[str, int],
+) -> None:
+    """Raise SelectionError if a rule has chosen elements that are NaN or infinite.
+
+    positions: as checked_positions gives them; not_finite: the weights that have such elements
+    """
+    for name in not_finite:
+        if name in positions and not bool(gather(weights[name], positions[name]).isfinite().all()):
+            raise _broken(rule, f"chose elements of '{name}' that are NaN or infinite (Request.not_finite counts them)")
 
 
 def check_unchanged(rule: str, weights: Mapping[str, torch.Tensor], before: Mapping[str, int]) -> None:

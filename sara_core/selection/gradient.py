@@ -107,7 +107,8 @@ class GradientScores:
         scores = {}
         for (name, position), segment in zip(positions.items(), store.support):
             values = gather(weights[name], position).float()
-            scores[name] = values.mul_(gradient[segment.span].to(values.device)).abs_()
+            # What is no number in the model is never chosen; the gradient is known to be finite.
+            scores[name] = values.nan_to_num_(0.0, 0.0, 0.0).mul_(gradient[segment.span].to(values.device)).abs_()
         return scores
 
     def _candidates(self, sample, weights, bounds) -> dict[str, torch.Tensor]:

@@ -1,10 +1,11 @@
 """The elements of a model with the smallest or the largest magnitudes, exactly, without a copy of its weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from ..delta.entry import all_finite
 from ..errors import SelectionError
 from ..tensors.elements import gather
 
@@ -49,6 +50,21 @@ def below(weights: Mapping[str, torch.Tensor], threshold: float) -> dict[str, to
             "Lower the threshold, or choose by density."
         )
     return indices
+
+
+def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """How many elements are NaN or infinite, by name, of the weights that have some."""
+    counts = {name: sum(map(_not_finite, _parts(weight))) for name, weight in weights.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _not_finite(part: torch.Tensor) -> int:
+    return 0 if all_finite(part) else part.numel() - int(part.isfinite().sum())
+
+
+def finite_positions(weight: torch.Tensor) -> torch.Tensor:
+    """Flat positions, int32 and increasing, of the elements that are neither NaN nor infinite, on the CPU."""
+    return _Magnitudes({"": weight}).positions(weight, torch.isfinite).cpu()
 
 
 def largest_chosen(weights: Mapping[str, torch.Tensor], indices: Mapping[str, torch.Tensor]) -> float:
@@ -97,12 +113,14 @@ class _Magnitudes:
     def chunks(self, weight: torch.Tensor):
         """Yields (first flat position, 1-D fp32 tensor); a chunk is valid until the next is asked for."""
         columns, step = _chunk_of(weight)
-        matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
-        for row in range(0, len(matrix), step):
-            part = matrix[row:row + step]
+        for number, part in enumerate(_parts(weight)):
             chunk = self.buffers[weight.device][:part.numel()]
             chunk.view(part.shape).copy_(part)
-            yield row * columns, chunk.abs_().neg_() if self.mirrored else chunk.abs_()
+            chunk.abs_()
+            # The smallest leave infinite ones for last; the largest would take them first.
+            if self.mirrored:
+                chunk.neg_().masked_fill_(chunk.isinf(), math.nan)
+            yield number * step * columns, chunk
 
     def positions(self, weight: torch.Tensor, keep) -> torch.Tensor:
         """Flat positions, int32, of the elements for whose magnitude `keep` is true."""
@@ -120,6 +138,13 @@ class _Magnitudes:
         """The smallest that is a number; infinite if there is none."""
         chunks = (chunk.nan_to_num_(nan=math.inf, posinf=math.inf) for _, chunk in self.chunks(weight) if chunk.numel())
         return min((float(chunk.min()) for chunk in chunks), default=math.inf)
+
+
+def _parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The weight in chunks of whole rows."""
+    matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
+    _, step = _chunk_of(weight)
+    return (matrix[row:row + step] for row in range(0, len(matrix), step))
 
 
 def _chunk_of(weight) -> tuple[int, int]:

@@ -17,7 +17,7 @@ or is added to RULES, and then has a name for everyone: RULES["first"] = Rule(fi
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,6 +38,8 @@ class Request:
         stands in exactly one: all in one, or each in one of its own.
     generator: for whatever is drawn, on the CPU and seeded by the user, so that a choice can be made again. Where
         several processes train together all must choose the same.
+    not_finite: name → how many of a weight's elements are NaN or infinite, for weights that have some. None of them may
+        be chosen; of the others there are enough.
     by_gradient: for a rule that needs a loss: (weights, shares) → the elements with the largest |w · ∂L/∂w|, as the
         rule is to return them. Its weights may be others of the same names and shapes: with ones |∂L/∂w| counts.
     """
@@ -46,6 +48,7 @@ class Request:
     shares: Shares
     generator: torch.Generator
     by_gradient: ByGradient | None = None
+    not_finite: Mapping[str, int] = field(default_factory=dict)
 
 
 # name → the elements chosen in that weight: their flat positions in logical (row-major) order, int32 or int64 [k] and
@@ -86,10 +89,10 @@ def _largest(request: Request) -> Chosen:
 
 def _random(request: Request) -> Chosen:
     """Drawn on the CPU, whatever the device, and without a permutation of all elements: numbers are drawn until as
-    many different ones have come up as are wanted."""
+    many different ones have come up as are wanted. What is drawn is the number of an element among the finite ones."""
     positions = {}
     for names, n in request.shares:
-        sizes = [request.weights[name].numel() for name in names]
+        sizes = [request.weights[name].numel() - request.not_finite.get(name, 0) for name in names]
         ends = torch.tensor(sizes).cumsum(0)
         drawn = torch.empty(0, dtype=torch.int64)
         while len(drawn) < n:
@@ -98,6 +101,8 @@ def _random(request: Request) -> Chosen:
         borders = [0, *torch.searchsorted(drawn, ends).tolist()]
         for name, size, end, first, last in zip(names, sizes, ends.tolist(), borders, borders[1:]):
             positions[name] = drawn[first:last] - (end - size)
+            if name in request.not_finite:
+                positions[name] = magnitudes.finite_positions(request.weights[name])[positions[name]]
     return positions
 
 

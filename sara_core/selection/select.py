@@ -8,7 +8,9 @@ import torch
 
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
-from .contract import check_unchanged, checked_positions, write_counts
+from ..tensors.elements import overlaps_itself
+from . import magnitudes
+from .contract import check_finite, check_unchanged, checked_positions, write_counts
 from .magnitudes import Shares, largest_chosen
 from .rules import RULES, SMALLEST, ByGradient, Chosen, Request, Rule, named_rule
 
@@ -21,7 +23,8 @@ class Selection:
     count: number of chosen elements
     theta: θ; for a count or density the largest selected |w|. None where no threshold divides the chosen from the
         others: for every rule but "smallest", and per layer
-    candidates: number of elements the choice was made from
+    candidates: number of elements the choice was made from; not_finite: how many of them are NaN or infinite, as in a
+        damaged file, and were left out
     rule: what was asked for, for the file's metadata, e.g. {"rule": "smallest", "count": 5000000}
     """
 
@@ -30,6 +33,7 @@ class Selection:
     theta: float | None
     candidates: int
     rule: dict
+    not_finite: int = 0
 
     def without_indices(self) -> "Selection":
         """What to keep for a report while a run goes on: the support holds the positions in its own form."""
@@ -64,6 +68,8 @@ def select(
     per_layer: each weight gives its own share: density × its elements, at least one (density only)
     seed: of what a rule draws
     by_gradient: finds the elements for a rule that needs a loss (gradient.GradientScores.largest)
+
+    Elements that are NaN or infinite are never chosen, by no rule.
 
     Raises SelectionError when what is asked for is contradictory, selects nothing or everything, or is not what the
     rule returns.
@@ -106,18 +112,22 @@ def select(
     if per_layer:
         asked_for["per_layer"] = True
     shares = None if amount == "threshold" else _shares(weights, amount, value, per_layer)
+    not_finite = magnitudes.not_finite(weights)
+    _check_enough(weights, shares, not_finite)
     counts = write_counts(weights)
     if shares is None:
         chosen = rule.below(weights, threshold)
     else:
-        chosen = rule.choose(Request(weights, shares, torch.Generator().manual_seed(seed), by_gradient))
+        generator = torch.Generator().manual_seed(seed)
+        chosen = rule.choose(Request(weights, shares, generator, by_gradient, not_finite))
     if not rule.needs_loss:  # computing a loss may write the same values back
         check_unchanged(name, weights, counts)
     indices = checked_positions(name, chosen, weights, shares)
+    check_finite(name, weights, indices, not_finite)
     theta = None
     if rule.has_theta and not per_layer:
         theta = float(threshold) if shares is None else largest_chosen(weights, indices)
-    return Selection(indices, sum(map(len, indices.values())), theta, total, asked_for)
+    return Selection(indices, sum(map(len, indices.values())), theta, total, asked_for, sum(not_finite.values()))
 
 
 def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient) -> None:
@@ -137,6 +147,16 @@ def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient
         )
 
 
+def _check_enough(weights: Mapping[str, torch.Tensor], shares: Shares | None, not_finite: Mapping[str, int]) -> None:
+    for names, n in shares or ():
+        finite = sum(weights[name].numel() - not_finite.get(name, 0) for name in names)
+        if finite < n:
+            raise SelectionError(
+                f"Fewer than {n:,} of the weights are numbers, only {finite:,}; the others are NaN or infinite. The "
+                "model's file is damaged, or was merged wrongly: load another one."
+            )
+
+
 def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
     """How many elements there are."""
     total = sum(weight.numel() for weight in weights.values())
@@ -147,6 +167,11 @@ def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
     for name, weight in weights.items():
         if weight.numel() > MAX_ELEMENTS:
             raise SelectionError(f"'{name}' has more than 2^31 - 1 elements: leave it out with an exclude pattern.")
+        if overlaps_itself(weight):
+            raise SelectionError(
+                f"'{name}' has several elements at one place in memory (it was expanded), which cannot be changed one "
+                "by one: give it memory of its own with clone(), or leave it out with an exclude pattern."
+            )
     return total
 
 

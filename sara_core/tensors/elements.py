@@ -38,6 +38,28 @@ def _reach(tensor: torch.Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
 
 
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether several elements of a strided tensor may lie at one place in memory, as in an expanded one."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def may_overflow(values: torch.Tensor, strength: float, dtype: torch.dtype) -> bool:
+    """Whether strength · values could make a finite number of this dtype infinite: not where the largest product is
+    below half the distance of the largest numbers, as it is for everything that a training gives.
+
+    values: floating [n], finite
+    """
+    precision = torch.finfo(dtype)
+    largest = float(values.abs().max()) if len(values) else 0.0
+    return largest * abs(strength) >= precision.max * precision.eps / 4
+
+
 def memory_view(weight: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A 1-D view of the memory under `weight`, without a graph, and the places in it, int [n], of the flat logical
     positions `indices` [n]."""

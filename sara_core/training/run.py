@@ -118,6 +118,8 @@ class Run:
             parts.append(f"{still:.1%} are below θ = {selection.theta:.3g} at the end")
         elif self.settings.adjust_at:
             parts.append("adjustment is off: this selection rule has no θ")
+        if selection.not_finite:
+            parts.append(f"{selection.not_finite:,} weights of the base are NaN or infinite and were left out")
         if skipped := sum(map(math.isnan, training.losses)):
             parts.append(f"{skipped} steps were skipped because they gave no finite loss or gradient")
         return "; ".join(parts)

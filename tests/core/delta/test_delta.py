@@ -176,7 +176,7 @@ def test_sum_is_in_float32_whatever_the_values_dtype():
 def test_sum_refuses_different_shapes_and_product_refuses_overflow():
     with pytest.raises(DeltaError, match=r"\[4, 4\].*\[16\]"):
         SparseDelta({"a": entry((4, 4), 3)}) + SparseDelta({"a": entry((16,), 3)})
-    with pytest.raises(DeltaError, match="NaN or infinite"):
+    with pytest.raises(DeltaError, match="larger than float32"):
         SparseDelta({"a": entry((4, 4), 3)}) * math.inf
 
 

@@ -1,5 +1,7 @@
 """The rules that the smallest weights are compared with: the largest and random ones; and shares per layer."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,12 +38,52 @@ def test_a_wrong_guess_of_the_bound_is_corrected(monkeypatch, guess, n):
     assert np.array_equal(chosen(result, weights), np.sort(np.argsort(-magnitudes(weights), kind="stable")[:n]))
 
 
-def test_infinite_weights_are_the_largest_and_nan_the_last():
-    weights = {"w": torch.tensor([1.0, float("nan"), -float("inf"), 0.0, -2.0, float("inf")])}
-    for n, expected in [(1, [2]), (2, [2, 5]), (3, [2, 4, 5]), (5, [0, 2, 3, 4, 5])]:
-        assert select(weights, count=n, rule="largest").indices["w"].tolist() == expected
-    with pytest.raises(SelectionError, match="NaN"):
-        select({"w": torch.full((9,), float("nan"))}, count=3, rule="largest")
+@pytest.mark.parametrize("rule", ["smallest", "largest", "random"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_no_finite_number_is_chosen_by_no_rule_and_counted(rule, dtype):
+    weights = {"w": torch.tensor([1.0, math.nan, -math.inf, 0.0, -2.0, math.inf], dtype=dtype)}
+    sizes = [0, 3, 4] if rule == "smallest" else [4, 0, 3]
+    for n in (1, 2, 3):
+        selection = select(weights, count=n, rule=rule)
+        positions = selection.indices["w"].tolist()
+        assert selection.not_finite == 3 and len(positions) == n and set(positions) <= {0, 3, 4}
+        if rule != "random":
+            assert positions == sorted(sorted(sizes, key=lambda place: abs(weights["w"][place].item()),
+                                              reverse=rule == "largest")[:n])  # fmt: skip
+    with pytest.raises(SelectionError, match="Fewer than 4 of the weights are numbers, only 3.*damaged"):
+        select(weights, count=4, rule=rule)
+
+
+def test_random_draws_evenly_from_what_is_finite():
+    weights = {"a": torch.randn(40, 25), "b": torch.randn(30, 10).t(), "c": torch.full((50,), math.nan)}
+    weights["a"][3] = math.inf
+    weights["b"][:, ::2] = math.nan
+    selections = [select(weights, count=800, rule="random", seed=seed) for seed in range(3)]
+    for selection in selections:
+        assert selection.not_finite == 25 + 150 + 50 and "c" not in selection.indices
+        for name, index in selection.indices.items():
+            assert weights[name].reshape(-1)[index.long()].isfinite().all()
+        assert len(selection.indices["a"]) == pytest.approx(800 * 975 / 1125, abs=40)
+    per_layer = select({name: weights[name] for name in "ab"}, density=0.4, per_layer=True, rule="random")
+    assert {name: len(index) for name, index in per_layer.indices.items()} == {"a": 400, "b": 120}
+
+
+def test_a_rule_of_ones_own_is_told_what_is_not_finite_and_may_not_choose_it():
+    weights, told = {"a": torch.tensor([math.nan, 1.0, 2.0, 3.0]), "b": torch.ones(4)}, []
+
+    def first(request):
+        told.append(dict(request.not_finite))
+        return {"a": torch.tensor([0, 1])}
+
+    with pytest.raises(SelectionError, match="first' chose elements of 'a' that are NaN or infinite"):
+        select(weights, count=2, rule=first)
+    assert told == [{"a": 1}]
+
+
+def test_a_weight_whose_elements_share_memory_is_refused_by_name():
+    weights = {"fine": torch.randn(4, 4).t(), "expanded": torch.randn(4, 1).expand(4, 8)}
+    with pytest.raises(SelectionError, match="'expanded' has several elements at one place in memory"):
+        select(weights, density=0.5)
 
 
 def test_random_takes_exactly_n_and_the_same_ones_for_a_seed():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.toy_models import assert_same_bits, loaded_weights, sd15_model
+from tests.support.toy_models import assert_same_bits, loaded_weights, sd15_model, unload
 
 OUTSIDE = ["../escaped.safetensors", "missing.safetensors", "/etc/passwd", "good.safetensors\0", "", "notes.txt",
            "x/../good.safetensors"]  # fmt: skip
@@ -98,6 +98,30 @@ def test_damaged_files_are_refused_by_every_loader(comfy, model, pack, saved, wh
     with pytest.raises(pack.DeltaError, match="diffusion_model.out.2.*damaged"):
         comfy.execute(node, model=model, **inputs)
     assert not model.patches
+
+
+def test_what_is_too_large_for_the_models_precision_is_refused(comfy, pack, models):
+    model, _ = models(torch.float16)
+    name, shape = "diffusion_model.out.2.bias", (4,)
+    entry = pack.SparseEntry(torch.tensor([1], dtype=torch.int32), torch.tensor([40000.0]), shape)
+    change = pack.SparseDelta({name: entry})
+    with pytest.raises(pack.DeltaError, match="At strength 2 .* 1 element of 'diffusion_model.out.2.bias' larger than"):
+        comfy.execute("SaRAApply", model=model, delta=change, strength=2.0)
+    assert not model.patches
+    assert comfy.execute("SaRAApply", model=model, delta=change, strength=1.5).outputs[0].patches
+    unload()
+
+
+def test_the_stock_loader_refuses_two_names_of_a_weight(comfy, model, pack, saved):
+    path = comfy.base / "models" / "sara" / "twice.safetensors"
+    tensors = load_file(path.with_name(saved))
+    for part in ("head", "index", "values"):
+        tensors[f"diffusion_model.out.2.weight.sara1_{part}"] = tensors[f"diffusion_model.out.2.sara1_{part}"].clone()
+    tensors["diffusion_model.out.2.weight.sara1_head"][0] = 1
+    save_file(tensors, path)
+    for node, file in [("LoraLoaderModelOnly", "lora_name"), ("SaRALoader", "sara_name")]:
+        with pytest.raises(pack.DeltaError, match="one weight twice"):
+            comfy.execute(node, model=model, **{file: path.name})
 
 
 @pytest.mark.parametrize("node", ["SaRALoader", "LoraLoaderModelOnly"])
