@@ -24,6 +24,7 @@ from ..selection.rules import SMALLEST, Chosen, Request, Rule
 from ..selection.select import select
 from ..selection.trainable import left_out, trainable_weights
 from .adjustment import Adjustment, adjust
+from .block_moments import over_any_length
 from .optimizer_state import checked_optimizer_state
 
 # The paper's equation 12 was fitted for thresholds of 2e-4 to 5e-3 on weights of Stable Diffusion.
@@ -268,6 +269,7 @@ def make_inner(
 
     theta: of the selection, which decides the rate where `lr` is None; options: for the class, before every default
     """
+    optimizer = over_any_length(optimizer)
     accepted = inspect.signature(optimizer).parameters
     defaults = {"lr": learning_rate_for(theta), "weight_decay": 0.0, "fused": values.device.type in ("cpu", "cuda")}
     chosen = {name: value for name, value in defaults.items() if name in accepted}

@@ -45,6 +45,8 @@ def checked_optimizer_state(
     Raises DeltaError for anything that such an optimizer would not have saved; `optimizer` stays as it is.
     """
     fields(state, "the optimizer's state", ("state", "param_groups"))
+    if hasattr(optimizer, "as_written_now"):
+        state = optimizer.as_written_now(state, elements)
     (group,) = sequence(state["param_groups"], "the optimizer's list of parameter groups", 1)
     options = _checked_options(optimizer, group, same_options)
     of_vector = fields(state["state"], "the optimizer's state", ())
