@@ -1,5 +1,6 @@
 """Putting a delta on a model: from a file, or from another node."""
 
+import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -16,6 +17,10 @@ _STRENGTH_TOOLTIP = (
 )
 
 
+def _stop_if_cancelled(done: int, total: int) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 class _LastRead:
     """The file that a loader read last, so that another strength does not read it again, as core's loaders have it."""
 
@@ -27,7 +32,7 @@ class _LastRead:
         kept = self._kept
         if kept is None or kept[0] != key:
             kept = self._kept = None  # let go of the old one before the new one takes memory
-            kept = self._kept = key, SparseDelta.load(path, advice)
+            kept = self._kept = key, SparseDelta.load(path, advice, _stop_if_cancelled)
         return kept[1]
 
 

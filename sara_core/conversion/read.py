@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ..errors import DeltaError
+from ..files import container
 from .foreign_file import opened_foreign
 from .registry import files_in_folders, format_names, recognised
 from .remedies import BASE, LIBRARY, Remedies
@@ -30,6 +31,8 @@ def read_delta(
     path = Path(path)
     path = next((path / name for name in files_in_folders() if os.path.isfile(path / name)), path)
     if not (os.path.isdir(path) or os.path.isfile(path)):
+        if os.path.lexists(path):
+            raise container.not_ordinary(path)
         raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
     try:
         with contextlib.ExitStack() as open_until_read:

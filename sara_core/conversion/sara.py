@@ -25,7 +25,7 @@ class SaraReader(Reader):
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
         """The delta, as SparseDelta.load gives it."""
-        delta = SparseDelta.load(file.path, lambda names: request.remedies[MIXED])
+        delta = SparseDelta.load(file.path, lambda names: request.remedies[MIXED], request.on_progress)
         return Conversion(delta, capitalised(self.called))
 
 

@@ -68,16 +68,22 @@ class SparseDelta:
             raise DeltaError("A delta's metadata must map text to text; convert numbers with str() or json.dumps().")
 
     @classmethod
-    def load(cls, path: str | os.PathLike, advice: Callable[[Collection[str]], str] = _advice) -> "SparseDelta":
+    def load(
+        cls,
+        path: str | os.PathLike,
+        advice: Callable[[Collection[str]], str] = _advice,
+        on_progress: file_v1.Progress | None = None,
+    ) -> "SparseDelta":
         """Read a `.safetensors` delta file; raises DeltaError if it is missing, damaged or not a SaRA file.
 
         advice: what people can do with a file that is not only a delta, by the names of its tensors: a sentence in
             their words, for the error
+        on_progress: called with weights done and weights in all; may raise to stop
         """
         delta = cls({})
         try:
             # Checked there: a second time would cost a fifth of it.
-            delta.entries, delta.metadata = file_v1.read(path, advice)
+            delta.entries, delta.metadata = file_v1.read(path, advice, on_progress)
         except DeltaError as error:
             raise DeltaError(f"Cannot load '{os.path.basename(path)}'. {error}") from error
         return delta

@@ -22,6 +22,7 @@ from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_
 
 VERSION = "1"
 SUFFIX = ".safetensors"
+Progress = Callable[[int, int], None]
 PARTS = ("head", "index", "values")
 STORED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,11 +31,14 @@ _PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.
 _KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
 _ESCAPE = 255
 _INT32_MAX = 2**31 - 1
+_MANY_ESCAPES = 8  # for each position
 # zlib takes most of the time and lets other threads run meanwhile; small deltas are not worth it.
 _THREADS = min(8, os.cpu_count() or 1)
 # Results that wait to be taken: each can be a thousand times as large as what the file has of it.
 _WAITING = 2 * _THREADS
 _WORTH_THREADS = 500_000
+# Far above what any model needs: a small file must not mean long work.
+MOST_ENTRIES, MOST_ELEMENTS = 1 << 14, 1 << 38
 
 
 def write(
@@ -71,19 +75,30 @@ def write(
 
 
 def read(
-    path: str | os.PathLike, advice: Callable[[Collection[str]], str]
+    path: str | os.PathLike, advice: Callable[[Collection[str]], str], on_progress: Progress | None = None
 ) -> tuple[dict[str, SparseEntry], dict[str, str]]:
     """Entries, checked and on the CPU, and metadata of a delta file. Raises DeltaError for anything but a sound
     version 1 file.
 
     advice: what to do with a file that is not only a delta, by the names of its tensors: a sentence for the error
+    on_progress: called with entries done and entries in all; may raise to stop
     """
     with container.opened(path) as file:
-        parts = [_parts(stem, file.get_tensor) for stem in stems(file.keys(), advice)]  # mapped, not read yet
+        found = stems(file.keys(), advice)
+        if len(found) > MOST_ENTRIES:
+            raise _too_much(f"{len(found):,} weights, and no more than {MOST_ENTRIES:,}")
+        parts = [_parts(stem, file.get_tensor) for stem in found]  # mapped, not read yet
+        if (elements := sum(math.prod(part.shape) for part in parts)) > MOST_ELEMENTS:
+            raise _too_much(f"weights of {elements:,} elements together, and of no more than {MOST_ELEMENTS:,}")
         check_distinct(part.name for part in parts)
-        count = sum(len(part.values) for part in parts)
+        work = sum(_longest_stream(len(part.values), math.prod(part.shape)) for part in parts)
+        entries = {}
         # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
-        return dict(map(_entry, parts, _each(_stream, parts, count))), file.metadata() or {}
+        for part, stream in zip(parts, _each(_stream, parts, work)):
+            entries[part.name] = _entry(part, stream)
+            if on_progress is not None:
+                on_progress(len(entries), len(parts))
+        return entries, file.metadata() or {}
 
 
 def part_name(stem: str, part: str) -> str:
@@ -147,7 +162,7 @@ def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str,
     """The weight's name and its entry, from the entry's three tensors, each by its full name. Raises DeltaError if they
     are not sound."""
     parts = _parts(stem, tensor_named)
-    return _entry(parts, _stream(parts))
+    return parts.name, _entry(parts, _stream(parts))
 
 
 class _Parts(NamedTuple):
@@ -187,7 +202,7 @@ def _stream(parts: _Parts) -> bytes:
         raise _damaged(parts.stem, f"its index {error}") from error
 
 
-def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
+def _entry(parts: _Parts, stream: bytes) -> SparseEntry:
     """All of check_entry holds of it: no stream says positions out of order, and the rest is checked here or before."""
     stem, _, shape, _, mapped = parts
     # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
@@ -197,7 +212,7 @@ def _entry(parts: _Parts, stream: bytes) -> tuple[str, SparseEntry]:
         indices = stream_positions(stream, len(values), math.prod(shape))
     except ValueError as error:
         raise _damaged(stem, f"its index {error}") from error
-    return parts.name, SparseEntry(torch.from_numpy(indices), values, shape)
+    return SparseEntry(torch.from_numpy(indices), values, shape)
 
 
 def encode_indices(indices: numpy.ndarray) -> bytes:
@@ -223,8 +238,7 @@ def unpacked_stream(packed: bytes, count: int, numel: int) -> bytes:
     """
     if not 0 <= count <= numel:
         raise ValueError(f"claims {count} positions in a weight of {numel} elements")
-    # The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255.
-    longest = count + (numel - count) // _ESCAPE
+    longest = _longest_stream(count, numel)
     unpacker = zlib.decompressobj()
     try:
         stream = unpacker.decompress(packed, longest + 1)
@@ -237,12 +251,19 @@ def unpacked_stream(packed: bytes, count: int, numel: int) -> bytes:
     return stream
 
 
+def _longest_stream(count: int, numel: int) -> int:
+    """The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255."""
+    return count + (numel - count) // _ESCAPE
+
+
 def stream_positions(unpacked: bytes, count: int, numel: int) -> numpy.ndarray:
     """What unpacked_stream gave as int32 [count], strictly increasing, all below numel. Raises ValueError otherwise."""
     stream = numpy.frombuffer(unpacked, dtype=numpy.uint8)
     is_end = stream != _ESCAPE
     if numpy.count_nonzero(is_end) != count or (len(stream) and not is_end[-1]):
         raise ValueError(f"does not hold {count} positions")
+    if len(stream) > _MANY_ESCAPES * (count + 1):
+        return _few_positions(stream, is_end, numel)
     # Where int32 could overflow below, the sum is taken in int64 first.
     could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX
     if could_overflow and int(stream.sum(dtype=numpy.int64)) + count > numel:
@@ -255,6 +276,16 @@ def stream_positions(unpacked: bytes, count: int, numel: int) -> numpy.ndarray:
     if count and indices[-1] >= numel:
         raise ValueError(f"points outside a weight of {numel} elements")
     return indices
+
+
+def _few_positions(stream: numpy.ndarray, is_end: numpy.ndarray, numel: int) -> numpy.ndarray:
+    """As stream_positions, from what it has found, with numbers for the positions alone: most bytes are escapes."""
+    ends = numpy.flatnonzero(is_end)
+    order = numpy.arange(len(ends))
+    positions = stream[ends].cumsum(dtype=numpy.int64) + _ESCAPE * (ends - order) + order
+    if len(positions) and positions[-1] >= numel:
+        raise ValueError(f"points outside a weight of {numel} elements")
+    return positions.astype(numpy.int32)
 
 
 def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> Iterator:
@@ -270,6 +301,10 @@ def _each(function: Callable[[Any], Any], items: Iterable, elements: int) -> Ite
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _too_much(what: str) -> DeltaError:
+    return DeltaError(f"It claims changes of {what} are read: no model needs as many. Get it from somewhere else.")
 
 
 def _damaged(stem: str, finding: str) -> DeltaError:

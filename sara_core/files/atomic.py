@@ -35,9 +35,11 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A new binary file that takes the place of `path` once the block has ended without an exception.
 
     It is written beside `path`, flushed to the disk, then renamed over it; otherwise it is removed and `path` is as
-    it was. Raises DeltaError, with a remedy, where the system refuses to write.
+    it was. Raises DeltaError, with a remedy, where the system refuses to write, and for what is no ordinary file: a
+    device would be gone.
     """
     path = Path(path)
+    _check_ordinary(path)
     temporary = _temporary(path)
     with errors_in_words(path), _removed_afterwards(temporary):
         with open(temporary, "xb") as file:
@@ -54,6 +56,7 @@ def check_writable(path: str | os.PathLike) -> None:
     with errors_in_words(path), _removed_afterwards(temporary):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _check_ordinary(path)
         open(temporary, "xb").close()
 
 
@@ -97,6 +100,11 @@ def errors_in_words(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOENT:
             remedy = long_paths.remedy(_temporary(path)) or remedy
         raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
+
+
+def _check_ordinary(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DeltaError(f"'{path}' is no ordinary file (a pipe or a device). Choose another name.")
 
 
 def _temporary(path: Path) -> Path:

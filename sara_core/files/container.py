@@ -21,6 +21,8 @@ from . import long_paths
 
 METADATA = "__metadata__"
 _ALIGNMENT = 8
+# Far above what any model's file has. Every one of them costs time, however small the file.
+MOST_METADATA, MOST_TENSORS = 1 << 14, 1 << 17
 _LENGTH = struct.Struct("<Q")
 
 DTYPE_NAMES = {
@@ -37,14 +39,18 @@ DTYPE_NAMES = {
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[safe_open]:
     """The safetensors file at `path`, its header checked, open as long as the block lasts; its tensors are views of the
-    mapped file, on the CPU. Raises DeltaError if it is missing, unreadable or damaged."""
+    mapped file, on the CPU. Raises DeltaError if it is missing, unreadable, damaged, or has more tensors or metadata
+    than any file needs."""
     path = Path(path)
     try:
         if not path.is_file():
             if (too_long := long_paths.remedy(path)) is not None:
                 raise DeltaError(f"The file '{path}' cannot be found: {too_long}.")
+            if os.path.lexists(path) and not path.is_dir():
+                raise not_ordinary(path)
             raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
         with safe_open(path, framework="pt", device="cpu") as file:
+            _check_amounts(path.name, file)
             yield file
     except SafetensorError as error:
         raise DeltaError(
@@ -52,6 +58,23 @@ def opened(path: str | os.PathLike) -> Iterator[safe_open]:
         ) from error
     except OSError as error:
         raise DeltaError(f"'{path.name}' cannot be read ({error.strerror or error}). Check its permissions.") from error
+
+
+def not_ordinary(path: Path) -> DeltaError:
+    """The error for what is there and is neither a file nor a folder."""
+    return DeltaError(f"'{path}' is no ordinary file (a broken link, a pipe or a device). Choose another one.")
+
+
+def _check_amounts(label: str, file: safe_open) -> None:
+    metadata = file.metadata() or ()
+    for what, amount, most in (
+        ("tensors", len(file.keys()), MOST_TENSORS), ("entries of metadata", len(metadata), MOST_METADATA)
+    ):  # fmt: skip
+        if amount > most:
+            raise DeltaError(
+                f"'{label}' has {amount:,} {what}, and no more than {most:,} are read: no model needs as many. Get the "
+                "file from somewhere else."
+            )
 
 
 def read_header(file: BinaryIO) -> tuple[dict, int]:
