@@ -104,7 +104,7 @@ def _places(scalars, run_name: str, host: NodeHost) -> Places:
 
     return Places(
         snapshots, scalars["snapshot_every"],
-        save_stopped=lambda delta: folders.save_own(delta, folders.FOLDER, f"stopped_{run_name}"),
+        save_stopped=lambda delta: unsaved.keep_stopped(delta, run_name, snapshots),
         save_finished=keep_copy,
         keep_without_file=lambda delta: unsaved.keep_snapshots(delta, snapshots),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Trainings that have come to their end and that nobody has saved yet: each is on the disk, whatever happens meanwhile.
 
 A finished delta is written to output/sara/unsaved before the run's snapshots go. The copy stays until that very delta
-has been saved, or, where nothing can save it any more, until a later run of this process has its own copy. What other
-processes have left there is theirs, or the user's.
+has been saved, or, where nothing can save it any more, until a later run of this process has its own copy. Of the runs
+that were stopped, the last few keep their delta and snapshots. What other processes have left there is theirs, or the
+user's, and so is what somebody has changed, or has under another name.
 """
 
 import contextlib
@@ -13,6 +14,9 @@ from pathlib import Path
 from ...sara_core.delta import SparseDelta
 from ...sara_core.training.snapshot import RunSnapshots
 from . import folders
+
+
+MOST_STOPPED = 10
 
 
 class _OwnFile:
@@ -43,6 +47,8 @@ class _Unsaved:
 
 
 _unsaved: list[_Unsaved] = []
+# Run → what it left when it was stopped, the last one stopped at the end.
+_stopped: dict[str, list[_OwnFile]] = {}
 
 
 def keep_copy(delta: SparseDelta, run: str) -> Path:
@@ -61,6 +67,21 @@ def keep_snapshots(delta: SparseDelta, snapshots: RunSnapshots) -> None:
     """Let the run's snapshots stay until the delta has been saved, in this process; for ever if it is not."""
     files = [_OwnFile(path) for path in snapshots.existing()]
     _unsaved.append(_Unsaved(weakref.ref(delta), files, is_copy=False))
+
+
+def keep_stopped(delta: SparseDelta, run: str, snapshots: RunSnapshots) -> Path:
+    """Write what a stopped run of that name has trained to output/sara; returns the file's path.
+
+    Of the runs that this process has stopped, what the last MOST_STOPPED have left stays: delta and snapshots.
+    Raises DeltaError if it cannot be written.
+    """
+    path = folders.save_own(delta, folders.FOLDER, f"stopped_{run}")
+    files = [_OwnFile(own) for own in (path, *snapshots.existing())]
+    _stopped[run] = [*_stopped.pop(run, ()), *files]
+    for earlier in list(_stopped)[:-MOST_STOPPED]:
+        for file in _stopped.pop(earlier):
+            file.remove()
+    return path
 
 
 def saved(delta: SparseDelta) -> None:

@@ -150,3 +150,34 @@ def test_converted_folders_do_not_take_anothers_place(comfy, model, data, untouc
     mine.mkdir()
     comfy.execute("SaRAConvert", delta=delta, to="shira")
     assert list(mine.iterdir()) == [] and len(list((output / "sara" / "made_00002_").iterdir())) == 2
+
+
+def test_of_stopped_runs_the_last_few_stay_and_nobodys_file_goes(comfy, model, data, untouched, output, monkeypatch):
+    unsaved = comfy.pack_module("nodes.host.unsaved")
+    monkeypatch.setattr(unsaved, "MOST_STOPPED", 2)
+    monkeypatch.setattr(unsaved, "_stopped", {})
+    options = {**OPTIONS, "steps": 8}
+
+    def stop():
+        cancelled(comfy, model, data, 2, **options)
+
+    for _ in range(3):
+        stop()
+    kept = {f"sara/stopped_run_0000{number}.safetensors" for number in (2, 3)}
+    assert {name for name in files(output) if "stopped" in name} == kept
+    assert {name[:24] for name in files(output) if "snapshots" in name} == {
+        "sara_snapshots/run_00002", "sara_snapshots/run_00003",
+    }  # fmt: skip
+
+    # Of the next one to go: one that somebody has replaced, and one under a name of their own.
+    changed = output / "sara" / "stopped_run_00002.safetensors"
+    os.utime(changed, ns=(1, 1))
+    snapshot = next((output / "sara_snapshots").glob("run_00002*"))
+    mine = snapshot.rename(snapshot.with_name("mine.safetensors"))
+    theirs = output / "sara" / "stopped_run_00001.safetensors"
+    theirs.write_bytes(b"theirs")
+    stop()
+    assert changed.exists() and mine.exists() and theirs.read_bytes() == b"theirs"
+    assert not [name for name in files(output) if "snapshots/run_00002" in name]
+    stop()
+    assert "sara/stopped_run_00003.safetensors" not in files(output)
