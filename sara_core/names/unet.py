@@ -35,8 +35,10 @@ _USUAL_LEVELS, _USUAL_BLOCKS = 4, 2
 _UNCLIP_CONTEXT = 1024
 
 _ATTENTION = re.compile(r"norm$|proj_in$|proj_out$|transformer_blocks\.")
-_LDM_BLOCK = re.compile(r"input_blocks\.(\d+)\.\d+\.(?P<down>op\.)?")
-_DIFFUSERS_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(?:resnets|attentions)\.(\d+)\.")
+# Up to there blocks are counted: a name that a file makes up must not mean millions of them.
+_NUMBER = "([0-9]{1,3})"
+_LDM_BLOCK = re.compile(rf"input_blocks\.{_NUMBER}\.\d+\.(?P<down>op\.)?")
+_DIFFUSERS_BLOCK = re.compile(rf"(down|up)_blocks\.{_NUMBER}\.(?:resnets|attentions)\.{_NUMBER}\.")
 
 
 class UNetNames:

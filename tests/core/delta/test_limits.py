@@ -15,6 +15,7 @@ from sara_core.delta import file_v1
 from sara_core.delta.file_v1 import encode_indices, stream_positions, unpacked_stream
 from sara_core.errors import DeltaError
 from sara_core.files import container
+from sara_core.names.unet import UNetNames
 
 
 def delta(weights=3):
@@ -92,6 +93,16 @@ def test_few_positions_in_a_large_weight_are_read_alike(positions, numel):
         with pytest.raises(ValueError, match="points outside|more than its weight"):
             smaller = positions[-1]
             stream_positions(unpacked_stream(packed, len(positions), smaller), len(positions), smaller)
+
+
+@pytest.mark.parametrize("name", [
+    "down_blocks.3.attentions.99999999.norm.weight", "down_blocks.99999999.resnets.99999999.conv1.weight",
+    "input_blocks.99999999.0.op.weight", f"input_blocks.{'9' * 5000}.0.op.weight", "up_blocks.0.resnets.¹.conv1.weight",
+])  # fmt: skip
+def test_blocks_that_a_name_makes_up_are_not_counted(name):
+    ends = ["conv_in.bias", "conv_norm_out.bias"] if "_blocks" in name[:11] else ["input_blocks.0.0.bias", "out.0.bias"]
+    shapes = {name: (8, 8), **dict.fromkeys(ends, (8,))}
+    assert len(UNetNames(shapes)._to_ldm) < 20_000
 
 
 def oddity(kind, path):
