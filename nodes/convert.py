@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..sara_core.conversion.adapters.readings import READINGS, TRAINED
 from ..sara_core.conversion.read import read_delta
 from ..sara_core.conversion.registry import OWN, READERS, WRITERS, format_names
 from ..sara_core.conversion.request import DEFAULT_RANK
@@ -77,6 +78,14 @@ class SaRAConvert(io.ComfyNode):
                     optional=True,
                     tooltip="A delta to save, from SaRA Train or SaRA Loader, instead of a file's.",
                 ),
+                io.Combo.Input(
+                    "reading",
+                    options=list(READINGS),
+                    default=TRAINED,
+                    optional=True,
+                    tooltip="Of the few kinds of adapters that ComfyUI itself shows otherwise than they were trained: "
+                    "trained takes what was trained, comfyui what Load LoRA shows. The report says where they differ.",
+                ),
             ],
             outputs=[
                 SaraDelta.Output(display_name="delta", tooltip="The delta, to apply, merge or save again."),
@@ -93,14 +102,16 @@ class SaRAConvert(io.ComfyNode):
         return [folders.fingerprint(path) for path in paths]
 
     @classmethod
-    def execute(cls, file_name, base_name, density, to, rank, filename_prefix, delta=None) -> io.NodeOutput:
+    def execute(
+        cls, file_name, base_name, density, to, rank, filename_prefix, delta=None, reading=TRAINED
+    ) -> io.NodeOutput:
         base, on_progress = None if base_name == NONE else model_files.base_path(base_name), shown_progress()
         lines = []
         if delta is None:
             if file_name == NONE:
                 raise DeltaError("SaRA Convert has nothing to convert: choose a file, or connect a delta.")
             conversion = read_delta(
-                model_files.foreign_path(file_name), base, density / 100 or None, on_progress, REMEDIES
+                model_files.foreign_path(file_name), base, density / 100 or None, on_progress, REMEDIES, reading
             )
             delta = conversion.delta
             lines.append(conversion.text())

@@ -1,7 +1,9 @@
-"""python -m sara_core convert IN OUT [--base BASE] [--to FORMAT] [--rank R] [--density D]"""
+"""python -m sara_core convert IN OUT [--base BASE] [--to FORMAT] [--rank R] [--density D]
+[--reading trained|comfyui]"""
 
 import argparse
 
+from ..conversion.adapters.readings import READINGS, TRAINED
 from ..conversion.read import read_delta
 from ..conversion.registry import OWN, WRITERS, format_names
 from ..conversion.request import DEFAULT_RANK
@@ -30,10 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--density", type=float, help="share of the model's elements to keep of a LoRA or model, such as 0.05"
     )
+    parser.add_argument(
+        "--reading",
+        choices=list(READINGS),
+        default=TRAINED,
+        help="of the few kinds of adapters that ComfyUI shows otherwise than they were trained: as they were trained, "
+        "or as it shows them (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Convert; returns the report."""
-    conversion = read_delta(arguments.source, arguments.base, arguments.density, remedies=REMEDIES)
+    conversion = read_delta(
+        arguments.source, arguments.base, arguments.density, remedies=REMEDIES, reading=arguments.reading
+    )
     written = write_delta(conversion.delta, arguments.target, arguments.to, arguments.base, arguments.rank)
     return f"{conversion.text()}\n{written}"

@@ -18,17 +18,21 @@ class Sign(NamedTuple):
     """What the name of one tensor tells of its file.
 
     what: "a LoRA"; remedy: a key of remedies.py, what people do with such a file
-    endings, beginnings: the name has one of either
+    endings, beginnings, within: the name has one of them there
     """
 
     what: str
     remedy: str
     endings: tuple[str, ...] = ()
     beginnings: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
     def is_in(self, names: Iterable[str]) -> bool:
         """Whether one of the names tells it."""
-        return any(name.endswith(self.endings) or name.startswith(self.beginnings) for name in names)
+        return any(
+            name.endswith(self.endings) or name.startswith(self.beginnings) or any(part in name for part in self.within)
+            for name in names
+        )
 
 
 class Reader(Protocol):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..errors import DeltaError
 from ..files import container
+from ..wording import one_of
+from .adapters.readings import READINGS, TRAINED
 from .foreign_file import opened_foreign
 from .registry import files_in_folders, format_names, recognised
 from .remedies import BASE, LIBRARY, Remedies
@@ -19,6 +21,7 @@ def read_delta(
     density: float | None = None,
     on_progress: Progress | None = None,
     remedies: Remedies = LIBRARY,
+    reading: str = TRAINED,
 ) -> Conversion:
     """The delta in a file or folder of any known format: see docs/conversion.md.
 
@@ -26,8 +29,11 @@ def read_delta(
     density: share of the base's elements to keep, for files that change every element
     on_progress: called with steps done and steps in all; may raise to stop
     remedies: what the errors tell people to do
+    reading: of adapters that ComfyUI shows otherwise than they were trained: "trained", or "comfyui" for what it shows
     Raises DeltaError for files of an unknown format, damaged ones, and bases that do not fit.
     """
+    if reading not in READINGS:
+        raise DeltaError(f"There is no reading '{reading}'. Choose {one_of(READINGS)}.")
     path = Path(path)
     path = next((path / name for name in files_in_folders() if os.path.isfile(path / name)), path)
     if not (os.path.isdir(path) or os.path.isfile(path)):
@@ -40,7 +46,9 @@ def read_delta(
             reader = recognised(file)
             if reader is None:
                 raise file.unreadable or _unknown(path)
-            request = ReadRequest(reader.called, path.name, base, density, on_progress, remedies, open_until_read)
+            request = ReadRequest(
+                reader.called, path.name, base, density, on_progress, remedies, reading, open_until_read
+            )
             if density is not None and not reader.takes_density:
                 raise DeltaError(f"'{path.name}' is sparse already and loses nothing: leave the density out.")
             if reader.needs_base and request.base is None:

@@ -8,6 +8,7 @@ from .dense.diff import DiffWriter
 from .dense.svd_lora import LoraWriter
 from .foreign_file import ForeignFile
 from .formats import Reader, Writer
+from .peft import plain_name
 from .remedies import MIXED, UNKNOWN, Remedies
 from .sara import SaraReader, SaraWriter
 from .sparse.lt_sft import LtSftReader, WholeWeightsReader
@@ -66,6 +67,7 @@ def advice(names: Collection[str], remedies: Remedies) -> str:
     """
     if is_delta(names):
         return remedies[MIXED]
+    names = {plain_name(name)[0] for name in names}
     signs = (sign for reader in in_order() for sign in reader.signs if sign.is_in(names))
     if (sign := next(signs, None)) is None:
         return remedies[UNKNOWN]

@@ -31,7 +31,7 @@ class ReadRequest:
     base_path: of the model that it was made for, if one was given
     density: share of the base's elements to keep; None keeps every change
     on_progress: called with steps done and steps in all; may raise to stop
-    remedies: what people can do, in their words
+    remedies: what people can do, in their words; reading: of an adapter's numbers, one of adapters.readings.READINGS
     open_until_read: closes what it has opened when the reading is over
     """
 
@@ -41,6 +41,7 @@ class ReadRequest:
     density: float | None
     on_progress: Progress | None
     remedies: Remedies
+    reading: str
     open_until_read: contextlib.ExitStack
 
     @functools.cached_property

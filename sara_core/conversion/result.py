@@ -26,6 +26,4 @@ class Conversion:
         lines = [f"{self.source}: {self.delta.nnz:,} changes in {len(self.delta.entries)} weights."]
         if self.lost > _ROUNDING:
             lines.append(f"Lost with the smaller changes: {self.lost:.2%} of the squared change.")
-        if self.left_out:
-            lines.append(f"Left out: {len(self.left_out)} modules of the text encoder.")
         return "\n".join(lines + self.notes)

@@ -168,6 +168,7 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
         "layers", "include", "exclude", "adjust_at", "low_rank_weight", "class_latents", "class_positive",
         "prior_weight", "resume", "options", "samples",
     ]  # fmt: skip
+    assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading"]
 
 
 def test_every_input_and_output_is_explained(comfy):

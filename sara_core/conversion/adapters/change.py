@@ -5,16 +5,17 @@ or without a Tucker core; differences and whole weights; and what depends on the
 Tensors by the names of `PARTS` (parts.py), in float32.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 import torch
 
 from ...delta.entry import all_finite
 from ...errors import DeltaError
 from .alpha import Alpha, bounded
-from .dora import of_magnitude, scaled
+from .dora import of_magnitude, scaled, scaled_by_the_base
 from .glora import glora
-from .ia3 import of_channels
+from .ia3 import of_channels, of_either
 from .oft import boft, oft
 
 # PyTorch cannot widen every kind of number that a safetensors file may hold.
@@ -36,15 +37,13 @@ def change(
     """
     if unknown := {tensor.dtype for tensor in tensors.values()} - _STORED:
         raise _damaged(module, f"it is stored as {unknown.pop()}")
-    kinds = [kind for kind in _KINDS if any(part.startswith(kind) for part in tensors)]
-    if not kinds:
-        raise _damaged(module, "it has no weight")
+    if len(kinds_of(tensors)) != 1 or len(_MAGNITUDES.keys() & tensors.keys()) > 1:
+        raise _damaged(module, f"it is of no kind or several ({', '.join(sorted(tensors))})")
+    kind = _KINDS[kinds_of(tensors)[0]]
     relative = any(part in _RELATIVE for part in tensors)
-    if relative and len(kinds) > 1 or len(_MAGNITUDES.keys() & tensors.keys()) > 1:
-        raise _damaged(module, f"it is of several kinds ({', '.join(sorted(tensors))})")
     meta = {part: torch.empty(tensor.shape, device="meta") for part, tensor in tensors.items()}
     try:
-        _total(kinds, meta, alpha, torch.empty(shape, device="meta"))
+        _total(kind, meta, alpha, torch.empty(shape, device="meta"))
     except _OtherShape as error:
         raise _damaged(module, f"it is no change of a weight of shape {list(shape)}, the base's") from error
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
@@ -53,7 +52,7 @@ def change(
     if broken := [part for part, tensor in wide.items() if not all_finite(tensor)]:  # a division could hide it later
         raise _damaged(module, f"it has values that are NaN or infinite ({', '.join(broken)})")
     try:
-        return _total(kinds, wide, alpha, weight() if relative else torch.empty(shape, device="meta"))
+        return _total(kind, wide, alpha, weight() if relative else torch.empty(shape, device="meta"))
     except torch.linalg.LinAlgError as error:
         raise _damaged(module, "its numbers make no rotation") from error
 
@@ -62,15 +61,12 @@ class _OtherShape(Exception):
     """A change of another shape than the weight's."""
 
 
-def _total(kinds: list[str], t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
-    """weight: only its shape counts, unless a kind depends on it"""
-    total = None
-    for kind in kinds:
-        one = _KINDS[kind](t, alpha, weight)
-        if one.numel() != weight.numel() or one.shape[:1] != weight.shape[:1]:
-            raise _OtherShape
-        one = one.reshape(weight.shape)
-        total = one if total is None else total + one
+def _total(kind: "Kind", t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
+    """weight: only its shape counts, unless the kind depends on it"""
+    total = kind.change(t, alpha, weight)
+    if total.numel() != weight.numel() or total.shape[:1] != weight.shape[:1]:
+        raise _OtherShape
+    total = total.reshape(weight.shape)
     for part, magnitudes in _MAGNITUDES.items():
         if part in t:
             total = magnitudes(total, weight, t[part])
@@ -108,9 +104,8 @@ def _lokr(t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _rotated(t: Tensors, alpha: Alpha, weight: torch.Tensor) -> torch.Tensor:
-    if t["oft_blocks"].dim() == 4:
-        return boft(t["oft_blocks"], alpha, weight, t.get("rescale"))
-    return oft(t["oft_blocks"], alpha, weight)
+    rotated = boft if t["oft_blocks"].dim() == 4 else oft
+    return rotated(t["oft_blocks"], alpha, weight, t.get("rescale"))
 
 
 def _product(t: Tensors, name: str, core: str) -> torch.Tensor:
@@ -123,21 +118,49 @@ def _product(t: Tensors, name: str, core: str) -> torch.Tensor:
     return torch.einsum("ij...,jr,ip->pr...", t[core], b, a)
 
 
-# How the names of its parts begin → the change of one kind.
-_KINDS: dict[str, Callable[[Tensors, Alpha, torch.Tensor], torch.Tensor]] = {
-    "up": _lora,
-    "lora_bias": _lora_bias,
-    "hada_": _loha,
-    "lokr_": _lokr,
-    "oft_blocks": _rotated,
-    "a1": glora,
-    "outputs": lambda t, alpha, weight: of_channels(t["outputs"], 0, weight),
-    "inputs": lambda t, alpha, weight: of_channels(t["inputs"], 1, weight),
-    "diff": lambda t, alpha, weight: t["diff"],
-    "set": lambda t, alpha, weight: t["set"] - weight,
+class Kind(NamedTuple):
+    """One kind of change.
+
+    called: as its users do; change: Δ, of the module's tensors by part, its alpha and the base's weight
+    """
+
+    called: str
+    change: Callable[[Tensors, Alpha, torch.Tensor], torch.Tensor]
+
+
+# How the names of its parts begin → the kind.
+_KINDS = {
+    "up": Kind("a LoRA", _lora),
+    "lora_bias": Kind("a LoRA's bias", _lora_bias),
+    "hada_": Kind("a LoHa", _loha),
+    "lokr_": Kind("a LoKr", _lokr),
+    "oft_blocks": Kind("an OFT", _rotated),
+    "a1": Kind("a GLoRA", glora),
+    "outputs": Kind("an IA³", lambda t, alpha, weight: of_channels(t["outputs"], 0, weight)),
+    "inputs": Kind("an IA³", lambda t, alpha, weight: of_channels(t["inputs"], 1, weight)),
+    "ia3": Kind("an (IA)³ of PEFT", lambda t, alpha, weight: of_either(t["ia3"], weight)),
+    "diff": Kind("a difference", lambda t, alpha, weight: t["diff"]),
+    "set": Kind("a whole weight", lambda t, alpha, weight: t["set"] - weight),
 }
-_MAGNITUDES = {"dora_scale": scaled, "magnitude": of_magnitude}
-_RELATIVE = {"oft_blocks", "a1", "outputs", "inputs", "set", *_MAGNITUDES}
+# The key of the second is no file's: a reading puts it in the place of the first.
+BY_THE_BASE = "dora_scale by the base"
+_MAGNITUDES = {"dora_scale": scaled, BY_THE_BASE: scaled_by_the_base, "magnitude": of_magnitude}
+_RELATIVE = {"oft_blocks", "a1", "outputs", "inputs", "ia3", "set", *_MAGNITUDES}
+
+
+def kinds_of(parts: Collection[str]) -> list[str]:
+    """The keys of the kinds of change that a module with these parts has; more than one is none that can be applied."""
+    return [kind for kind in _KINDS if any(part.startswith(kind) for part in parts)]
+
+
+def check_one_kind(module: str, parts: Collection[str]) -> None:
+    """Raise DeltaError, by name, if a module has several kinds of change. parts: its, of one weight"""
+    called = [_KINDS[kind].called for kind in kinds_of(parts)]
+    if len(called) > 1:
+        raise DeltaError(
+            f"The file changes '{module}' in several ways at once, by {' and '.join(called)}: programs differ in which "
+            "of them they apply, and none is known to be right. Save it again with one of them."
+        )
 
 
 def _damaged(module: str, finding: str) -> DeltaError:

@@ -1,12 +1,12 @@
 """DoRA (arXiv 2402.09353): W' = m · (W + Δ) / ‖W + Δ‖, a magnitude for each row or column and a direction.
 
-The norm is over all elements of a row (an output channel) or of a column (an input channel). PEFT divides by the norm
-of W + Δ, as the paper does. A `dora_scale` divides by the norm of W, without Δ, where it has one number for each row,
-and by that of W + Δ where it has one for each column: so ComfyUI applies it, and so it is read here.
+The norm is over all elements of a row (an output channel) or of a column (an input channel); PEFT has rows only.
 Shapes that do not fit raise IndexError, as everywhere in change.py.
 """
 
 import torch
+
+_EPS = torch.finfo(torch.float32).eps
 
 
 def scaled(change: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -14,16 +14,15 @@ def scaled(change: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> t
 
     change, weight: Δ and W, float32 [rows, columns, …]; scale: [rows, 1, …] or [1, columns, …]
     """
-    ones = (1,) * (weight.dim() - 2)
-    rows, columns = weight.shape[:2]
     tuned = weight + change
-    if scale.shape == (rows, 1, *ones):
-        norm = _norm(weight, 0)
-    elif scale.shape == (1, columns, *ones):
-        norm = _norm(tuned, 1)
-    else:
-        raise IndexError(scale.shape)
-    return tuned * (scale / (norm + torch.finfo(torch.float32).eps)) - weight
+    return tuned * (scale / (_norm(tuned, _kept(scale, weight)) + _EPS)) - weight
+
+
+def scaled_by_the_base(change: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """As `scaled`, but by rows with the norm of W, without Δ: nobody trains so, and some programs show it so."""
+    kept = _kept(scale, weight)
+    tuned = weight + change
+    return tuned * (scale / (_norm(tuned if kept else weight, kept) + _EPS)) - weight
 
 
 def of_magnitude(change: torch.Tensor, weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
@@ -36,6 +35,17 @@ def of_magnitude(change: torch.Tensor, weight: torch.Tensor, magnitude: torch.Te
     tuned = weight + change
     norm = _norm(tuned, 0)
     return tuned * (magnitude.reshape(norm.shape) / norm) - weight
+
+
+def _kept(scale: torch.Tensor, weight: torch.Tensor) -> int:
+    """The side of the weight that has a magnitude for each place: 0, its rows, or 1, its columns."""
+    ones = (1,) * (weight.dim() - 2)
+    rows, columns = weight.shape[:2]
+    if scale.shape == (rows, 1, *ones):
+        return 0
+    if scale.shape == (1, columns, *ones):
+        return 1
+    raise IndexError(scale.shape)
 
 
 def _norm(weight: torch.Tensor, kept: int) -> torch.Tensor:

@@ -4,18 +4,24 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...errors import DeltaError
-from ..peft import CONFIG
+from ...files.source import Source
+from ..foreign_file import ForeignFile
+from ..peft import CONFIG, WEIGHT_FILES, WEIGHTS
 from .alpha import Alpha
+from .modules import modules_of
 
 # Where diffusers puts the same settings, behind the name of the part of the pipeline.
 _METADATA, _PARTS = "lora_adapter_metadata", ("unet.", "transformer.", "")
 # What stands before a module's name in the files of either.
 _PREFIX = re.compile(r"(base_model\.model\.|unet\.|transformer\.)*")
 _ALPHA_NAMES = {"LORA": "lora_alpha", "SUPERTUNING": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+# How a LoRA is begun for which PEFT first takes something away from the model's own weights.
+_CHANGES_THE_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Parts whose first side is the rank.
+_OF_RANK = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 
 # A file's patterns are matched against names: those that could take long are refused before.
 _MOST_PATTERNS, _MOST_WITH_CHOICES, _MOST_CHOICES, _LONGEST = 4096, 16, 3, 256
@@ -54,18 +60,61 @@ class Alphas:
         return Alpha(_matched(self._alphas, module, self._alpha), int(rank) if whole else None, self._by_root)
 
 
-def alphas_of(path: Path, metadata: Mapping[str, str]) -> Alphas:
-    """The alphas of the adapter in a file.
+def alphas_of(file: ForeignFile) -> tuple[Alphas, list[str]]:
+    """The alphas of the adapter in a file, and lines for people: on settings beside it that are not its own.
 
-    metadata: the file's own
-    Raises DeltaError for settings that cannot be read.
+    Settings count that stand in the file's metadata, or that PEFT saved with it: beside a file of the name that PEFT
+    gives it, with its ranks, for its layers.
+    Raises DeltaError for settings that cannot be read, and for an adapter that also changes the model it is put on.
     """
-    if settings := _diffusers(metadata):
-        return Alphas(settings)
-    config = path.with_name(CONFIG)
-    settings = _parsed(config.read_text(encoding="utf-8", errors="replace")) if config.is_file() else {}
+    if settings := _diffusers(file.source.metadata):
+        return _checked(settings, "LORA"), []
+    config = file.path.with_name(CONFIG)
+    if not config.is_file():
+        return Alphas(), []
+    if file.path.name not in WEIGHT_FILES:
+        return Alphas(), [_ignored(f"PEFT calls the file that it belongs to {WEIGHTS}")]
+    settings = _parsed(config.read_text(encoding="utf-8", errors="replace"))
     peft_type = settings.get("peft_type")
-    return Alphas(settings, peft_type) if isinstance(peft_type, str) and peft_type in _ALPHA_NAMES else Alphas()
+    if not isinstance(peft_type, str) or peft_type not in _ALPHA_NAMES:
+        return Alphas(), []
+    alphas = _checked(settings, peft_type)
+    if (why := _other_adapter(settings, alphas, file.source)) is not None:
+        return Alphas(), [_ignored(why)]
+    return alphas, []
+
+
+def _checked(settings: Mapping[str, Any], peft_type: str) -> Alphas:
+    begun = settings.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(_CHANGES_THE_MODEL):
+        raise DeltaError(
+            f"The LoRA was begun by '{begun}', for which PEFT changes the model's weights before it adds the LoRA: the "
+            "file alone is not what was trained. Save it in PEFT with path_initial_model_for_weight_conversion, or "
+            "merge it (merge_and_unload), save that model, and make a delta of it and the model."
+        )
+    return Alphas(settings, peft_type)
+
+
+def _other_adapter(settings: Mapping[str, Any], alphas: Alphas, source: Source) -> str | None:
+    """Why settings are not those of an adapter, a clause; None if nothing speaks against it."""
+    modules, _ = modules_of(source.names)
+    layers = settings.get("target_modules")
+    for module, parts in modules.items():
+        shown = next((source.shape(parts[part]) for part in _OF_RANK if part in parts), None)
+        if shown is None:
+            continue
+        plain = module[_PREFIX.match(module).end() :]
+        if isinstance(layers, list) and not settings.get("target_parameters"):
+            if not any(plain == layer or plain.endswith(f".{layer}") for layer in layers if isinstance(layer, str)):
+                return f"it is for other layers than '{plain}'"
+        rank = alphas.of(module).rank
+        if rank is not None and shown[:1] != (rank,):
+            return f"it has rank {rank} for '{plain}', and the file {shown[0] if shown else 'none'}"
+    return None
+
+
+def _ignored(why: str) -> str:
+    return f"The {CONFIG} beside the file is not its own ({why}) and was left aside: the factors count as they are."
 
 
 def _diffusers(metadata: Mapping[str, str]) -> dict[str, Any]:

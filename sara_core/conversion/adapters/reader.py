@@ -2,12 +2,13 @@
 
 from ..foreign_file import ForeignFile
 from ..formats import Reader, Sign
-from ..peft import WEIGHT_FILES
+from ..peft import PREFIX, WEIGHT_FILES
 from ..remedies import ADAPTER, CONVERT
 from ..request import ReadRequest
 from ..result import Conversion
 from .file import opened_adapter
-from .parts import are_of_an_adapter
+from .kinds import KINDS
+from .modules import are_of_an_adapter
 from .peft_settings import alphas_of
 
 
@@ -21,9 +22,11 @@ class AdapterReader(Reader):
                                  ".lora.up.weight", "_lora1.up.weight")),
         Sign("a LoHa or LoKr adapter (LyCORIS)", ADAPTER,
              (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
-        Sign("an OFT or BOFT adapter", ADAPTER, (".oft_blocks", ".oft_diag")),
+        Sign("an OFT or BOFT adapter", ADAPTER, (".oft_blocks",)),
         Sign("an IA³ adapter (LyCORIS)", CONVERT, (".on_input",)),
         Sign("a dense weight difference", ADAPTER, (".diff", ".diff_b", ".set_weight")),
+        *(Sign(kind.called, CONVERT, within=kind.marks) for kind in KINDS),
+        Sign("an adapter of PEFT", CONVERT, beginnings=(PREFIX,)),
     )  # fmt: skip
     takes_density = True
     files_in_folder = (*WEIGHT_FILES, "pytorch_lora_weights.safetensors")
@@ -33,9 +36,11 @@ class AdapterReader(Reader):
         return are_of_an_adapter(file.names)
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
-        """The largest changes; modules of text encoders are left out by name."""
-        adapter = opened_adapter(file.source, request.base, alphas_of(file.path, file.source.metadata))
+        """The largest changes; what the base has no place for, like modules of text encoders, is left out by name."""
+        alphas, notes = alphas_of(file)
+        adapter = opened_adapter(file.source, request.base, alphas, request.reading)
         kept = request.keep_largest(adapter.changes, len(adapter.modules))
         conversion = request.made(kept.entries, kept.lost)
         conversion.left_out = adapter.left_out
+        conversion.notes += [*notes, *adapter.notes()]
         return conversion

@@ -10,13 +10,19 @@ from ..peft import PREFIX
 
 
 def layer_names(names: list[str], endings: set[str]) -> dict[str, dict[str, str]]:
-    """Layer → ending → tensor name. Raises DeltaError if a layer lacks one of the endings, or something is foreign."""
+    """Layer → ending → tensor name. Raises DeltaError if a layer lacks one of the endings or
+    has two of it, or something is foreign."""
     layers: dict[str, dict[str, str]] = {}
     for name in names:
         ending = next((ending for ending in endings if name.endswith(ending)), None)
         if ending is None:
             raise DeltaError(f"The file also trains '{name}' as a whole, which is no sparse change.")
-        layers.setdefault(name.removesuffix(ending).removeprefix(PREFIX), {})[ending] = name
+        layer = layers.setdefault(name.removesuffix(ending).removeprefix(PREFIX), {})
+        if (other := layer.setdefault(ending, name)) != name:
+            raise DeltaError(
+                f"The file changes one weight under two names, '{other}' and '{name}'. Get it again from where it came "
+                "from."
+            )
     for layer, tensors in layers.items():
         if missing := endings - tensors.keys():
             raise DeltaError(f"The file's layer '{layer}' lacks its {', '.join(sorted(missing))}. Get the file again.")

@@ -60,9 +60,13 @@ class HybridReader(Reader):
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
         """The largest changes of both together."""
-        hybrid = Hybrid(file.source, request.base, alphas_of(file.path, file.source.metadata))
+        alphas, notes = alphas_of(file)
+        hybrid = Hybrid(file.source, request.base, alphas, request.reading)
         kept = request.keep_largest(hybrid.changes, len(hybrid))
-        return request.made(kept.entries, kept.lost)
+        conversion = request.made(kept.entries, kept.lost)
+        conversion.left_out = hybrid.lora.left_out
+        conversion.notes += [*notes, *hybrid.lora.notes()]
+        return conversion
 
 
 def _is_hybrid(names: Collection[str]) -> bool:
@@ -75,7 +79,7 @@ class Hybrid:
     Raises DeltaError as `read` does, for a LoRA that does not fit the base, and without PEFT's settings.
     """
 
-    def __init__(self, source: Source, base: Base, alphas: Alphas):
+    def __init__(self, source: Source, base: Base, alphas: Alphas, reading: str):
         if not alphas.known:
             raise DeltaError(
                 "The file is a Super-Tuning hybrid with a LoRA inside, whose strength (lora_alpha) stands in the "
@@ -85,12 +89,12 @@ class Hybrid:
         self._sparse = read(source.renamed({name: name for name in source.names if _LORA not in name}), base)
         for name, entry in self._sparse.items():
             check_entry(name, entry)
-        self._lora: AdapterFile = opened_adapter(source.renamed(lora), base, alphas)
+        self.lora: AdapterFile = opened_adapter(source.renamed(lora), base, alphas, reading)
 
     def changes(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, dense change in float32) of each weight, one at a time."""
         rest = dict(self._sparse)
-        for name, change in self._lora.changes():
+        for name, change in self.lora.changes():
             if (entry := rest.pop(name, None)) is not None:
                 add_sparse_(change, entry.indices, entry.values)
             yield name, change
@@ -98,7 +102,7 @@ class Hybrid:
             yield name, dense(entry)
 
     def __len__(self) -> int:
-        return len(self._sparse.keys() | {PREFIX + name for name in self._lora.modules})
+        return len(self._sparse.keys() | {PREFIX + name for name in self.lora.modules})
 
 
 def read(source: Source, base: Base) -> dict[str, SparseEntry]:

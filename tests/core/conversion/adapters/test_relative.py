@@ -1,4 +1,4 @@
-"""Adapters whose change depends on the base's own weights, with ComfyUI's own loader as the measure."""
+"""Adapters whose change depends on the base's own weights, with ComfyUI's own loader as the measure of its reading."""
 
 import math
 
@@ -24,6 +24,7 @@ LINEAR_KINDS = {
     "DoRA of GLoRA": lambda: dora(glora(*LINEAR), *LINEAR),
     "DoRA in float16": lambda: {part: t.half() for part, t in dora(lora(*LINEAR), *LINEAR).items()},
     "OFT": lambda: oft(ROWS, 8),
+    "OFT rescaled": lambda: oft(ROWS, 8) | {".rescale": 1 + 0.1 * random(ROWS, 1)},
     "OFT of one block": lambda: oft(ROWS, ROWS),
     "OFT with a bound that counts": lambda: oft(ROWS, 8, alpha=1.5),
     "OFT with a bound that does not": lambda: oft(ROWS, 8, alpha=1e4),
@@ -62,7 +63,8 @@ def module_of(kind):
 def test_every_kind_changes_a_weight_as_in_comfyui(tmp_path, sd15, kind):
     model, base = sd15
     path = adapter_file(tmp_path / "x.safetensors", module_of(kind), KINDS[kind]())
-    names = assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, model, path)
+    delta = read_delta(path, base, density=1.0, reading="comfyui").delta
+    names = assert_same_as_the_hosts(delta, model, path)
     assert list(names) == [module_of(kind) + ".weight"]
 
 
@@ -121,7 +123,8 @@ def test_in_diffusers_names_a_part_of_a_fused_weight_changes_by_itself(tmp_path,
         one = dora(lora(128, 128), 128, 128, by_column=by_column)
         tensors |= {f"transformer_blocks.0.{module}{part}": tensor for part, tensor in one.items()}
     path = adapter_file(tmp_path / "x.safetensors", "transformer.", tensors)
-    assert_same_as_the_hosts(read_delta(path, base, density=1.0).delta, FAMILIES["Flux"].model(), path)
+    delta = read_delta(path, base, density=1.0, reading="comfyui").delta
+    assert_same_as_the_hosts(delta, FAMILIES["Flux"].model(), path)
 
 
 @pytest.mark.parametrize("kind", ["DoRA by columns", "OFT", "BOFT", "GLoRA"])

@@ -1,0 +1,91 @@
+"""What a file has beside the change of the base's weights: left out, counted and named; the base of another model is
+still refused."""
+
+import pytest
+import torch
+
+from sara_core.conversion.read import read_delta
+from sara_core.errors import DeltaError
+from tests.support.toy_adapters import LAYER, base_file, changes, factors, numbers, of_module, saved
+
+GOOD = of_module(LAYER, factors())
+FLAT = of_module("lora_unet_blocks_0_q", factors())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return base_file(tmp_path_factory.mktemp("toy"))
+
+
+# Names of what is left out → the file's further tensors, and a word of the line about them.
+BESIDE = {
+    "a difference of a bare parameter": ({"blocks.0.diff_m": numbers(1, 6)}, ["blocks.0.diff_m"], "no place for them"),
+    "new words": ({"bundle_emb.my word.clip_l": numbers(4, 8)}, ["bundle_emb.my word.clip_l"], "no place"),
+    "words of pivotal tuning": ({"emb_params": numbers(4, 8)}, ["emb_params"], "1 part of the file"),
+    "a counter": ({"iteration": torch.tensor(4), "global_step": torch.tensor([4])}, ["iteration", "global_step"],
+                  "2 parts of the file"),
+    "moments of an optimizer": ({f"{LAYER}.exp_avg": numbers(8, 6)}, [f"{LAYER}.exp_avg"], "exp_avg"),
+    "layers of another variant": (of_module("blocks.0.k_img", factors()) | of_module("img_emb.proj.1", factors()),
+                                  ["blocks.0.k_img", "img_emb.proj.1"], "blocks.0.k_img, img_emb.proj.1"),
+    "an alpha of nothing": ({"blocks.1.k.alpha": torch.tensor(4.0)}, ["blocks.1.k.alpha"], "blocks.1.k.alpha"),
+    "a VAE": (of_module("lora_vae_decoder_conv_in", factors()), ["lora_vae_decoder_conv_in"], "of the VAE"),
+    "a control net": (of_module("lora_controlnet_input_blocks_1_0", factors()),
+                      ["lora_controlnet_input_blocks_1_0"], "of a control net"),
+    **{f"the text encoder as {name}": (of_module(name, factors()), [name], "1 modules of the text encoder")
+       for name in ("lora_te3_encoder_block_0", "lora_te_layers_0_mlp_down_proj", "text_encoder_3.encoder.block.0.q",
+                    "text_encoders.qwen3_4b.transformer.model.layers.0.q", "clip_l.transformer.x", "t5xxl.encoder.x",
+                    "llama.model.layers.0.q", "qwen25_7b.model.layers.0.q", "lora_llm_layers_0_q",
+                    "base_model.model.text_model.encoder.layers.0.q")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BESIDE)
+@pytest.mark.parametrize("good", [GOOD, FLAT], ids=["dots", "underscores"])
+def test_what_the_base_has_no_place_for_is_left_out_counted_and_named(tmp_path, base, what, good):
+    beside, names, words = BESIDE[what]
+    alone, _ = changes(saved(tmp_path / "alone.safetensors", good), base)
+    found, conversion = changes(saved(tmp_path / "x.safetensors", good | beside), base)
+    assert found.keys() == {f"{LAYER}.weight"} and torch.equal(found[f"{LAYER}.weight"], alone[f"{LAYER}.weight"])
+    assert sorted(conversion.left_out) == sorted(names)
+    assert words in conversion.text() and all(name in conversion.text() for name in names)
+
+
+def test_blocks_that_the_base_lacks_may_be_the_lesser_part(tmp_path, base):
+    """Of an image-to-video model, or a deeper one of the same width."""
+    deeper = of_module("blocks.2.q", factors()) | of_module("blocks.3.q", factors())
+    both = GOOD | of_module("blocks.1.q", factors())
+    _, conversion = changes(saved(tmp_path / "x.safetensors", both | deeper), base)
+    assert conversion.left_out == ["blocks.2.q", "blocks.3.q"]
+
+
+ANOTHER_MODEL = {
+    "more blocks that it lacks than it has": GOOD | of_module("blocks.2.q", factors())
+    | of_module("stages.1.q", factors()),
+    "the same with underscores": FLAT | of_module("lora_unet_down_blocks_1_attentions_0_proj_in", factors())
+    | of_module("lora_unet_down_blocks_2_attentions_0_proj_in", factors()),
+    "none that it has": of_module("double_blocks.0.img_attn.proj", factors()),
+    "none, and a counter": of_module("other", factors()) | {"iteration": torch.tensor(4)},
+    "a layer of another size": GOOD | of_module("blocks.1.q", factors(rows=16)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ANOTHER_MODEL)
+def test_the_base_of_another_model_is_refused(tmp_path, base, what):
+    with pytest.raises(DeltaError, match="Give the base"):
+        read_delta(saved(tmp_path / "x.safetensors", ANOTHER_MODEL[what]), base, density=1.0)
+
+
+def test_a_file_of_an_unknown_kind_with_a_known_part_is_refused_as_that(tmp_path, base):
+    unknown = {f"blocks.{block}.{layer}.wonder_a": numbers(3) for block in (0, 1) for layer in "kv"}
+    path = saved(tmp_path / "x.safetensors", {f"{LAYER}.diff_b": numbers(8)} | unknown)
+    with pytest.raises(DeltaError, match="4 tensors of an unknown kind, such as 'blocks.0.k.wonder_a'"):
+        read_delta(path, base, density=1.0)
+
+
+@pytest.mark.parametrize("beside, words", [
+    (of_module("lora_te_text_model_encoder_layers_0_mlp_fc1", factors()), "only text encoders"),
+    (of_module("lora_vae_decoder_conv_in", factors()), "only the VAE"),
+])  # fmt: skip
+def test_nothing_but_another_part_of_the_pipeline_is_called_by_its_name(tmp_path, base, beside, words):
+    with pytest.raises(DeltaError, match=f"{words}; a SaRA delta changes the diffusion model"):
+        read_delta(saved(tmp_path / "x.safetensors", beside), base, density=1.0)
