@@ -40,7 +40,7 @@ def base_file(folder):
 
 
 def saved(path, tensors, metadata=None):
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, metadata)
     return path
 
 

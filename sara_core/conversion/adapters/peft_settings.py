@@ -4,11 +4,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...errors import DeltaError
 from ...files.source import Source
-from ..foreign_file import ForeignFile
 from ..peft import CONFIG, WEIGHT_FILES, WEIGHTS
 from .alpha import Alpha
 from .modules import modules_of
@@ -20,7 +20,9 @@ _PREFIX = re.compile(r"(base_model\.model\.|unet\.|transformer\.)*")
 _ALPHA_NAMES = {"LORA": "lora_alpha", "SUPERTUNING": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # How a LoRA is begun for which PEFT first takes something away from the model's own weights.
 _CHANGES_THE_MODEL = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Parts whose first side is the rank.
+# The parts that files of a kind have.
+_FACTORS = {"LORA": {"down"}, "SUPERTUNING": {"down"}, "LOHA": {"hada_w1_b"}, "LOKR": {"lokr_w1", "lokr_w1_b"}}
+# Those whose first side is the rank.
 _OF_RANK = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 
 # A file's patterns are matched against names: those that could take long are refused before.
@@ -60,28 +62,37 @@ class Alphas:
         return Alpha(_matched(self._alphas, module, self._alpha), int(rank) if whole else None, self._by_root)
 
 
-def alphas_of(file: ForeignFile) -> tuple[Alphas, list[str]]:
+def alphas_of(path: Path, source: Source) -> tuple[Alphas, list[str]]:
     """The alphas of the adapter in a file, and lines for people: on settings beside it that are not its own.
 
     Settings count that stand in the file's metadata, or that PEFT saved with it: beside a file of the name that PEFT
-    gives it, with its ranks, for its layers.
+    gives it, for its kind, its layers and its ranks.
+    path, source: of the file
     Raises DeltaError for settings that cannot be read, and for an adapter that also changes the model it is put on.
     """
-    if settings := _diffusers(file.source.metadata):
+    if settings := _diffusers(source.metadata):
         return _checked(settings, "LORA"), []
-    config = file.path.with_name(CONFIG)
-    if not config.is_file():
+    config, modules = path.with_name(CONFIG), _without_alpha(source)
+    if not modules or not config.is_file():
         return Alphas(), []
-    if file.path.name not in WEIGHT_FILES:
+    if path.name not in WEIGHT_FILES:
         return Alphas(), [_ignored(f"PEFT calls the file that it belongs to {WEIGHTS}")]
     settings = _parsed(config.read_text(encoding="utf-8", errors="replace"))
     peft_type = settings.get("peft_type")
-    if not isinstance(peft_type, str) or peft_type not in _ALPHA_NAMES:
-        return Alphas(), []
+    parts = {part for module in modules.values() for part in module}
+    if not isinstance(peft_type, str) or parts.isdisjoint(_FACTORS.get(peft_type, ())):
+        return Alphas(), [_ignored(f"it is of a {str(peft_type)[:_LONGEST]}")]
     alphas = _checked(settings, peft_type)
-    if (why := _other_adapter(settings, alphas, file.source)) is not None:
+    if (why := _other_adapter(settings, alphas, source, modules)) is not None:
         return Alphas(), [_ignored(why)]
     return alphas, []
+
+
+def _without_alpha(source: Source) -> dict[str, dict[str, str]]:
+    """The modules that settings would scale: those of factors, without an alpha of their own; as `modules_of`."""
+    factors = {part for parts in _FACTORS.values() for part in parts}
+    modules, _ = modules_of(source.names)
+    return {name: parts for name, parts in modules.items() if "alpha" not in parts and factors & parts.keys()}
 
 
 def _checked(settings: Mapping[str, Any], peft_type: str) -> Alphas:
@@ -95,20 +106,19 @@ def _checked(settings: Mapping[str, Any], peft_type: str) -> Alphas:
     return Alphas(settings, peft_type)
 
 
-def _other_adapter(settings: Mapping[str, Any], alphas: Alphas, source: Source) -> str | None:
-    """Why settings are not those of an adapter, a clause; None if nothing speaks against it."""
-    modules, _ = modules_of(source.names)
+def _other_adapter(
+    settings: Mapping[str, Any], alphas: Alphas, source: Source, modules: Mapping[str, Mapping[str, str]]
+) -> str | None:
+    """Why settings are not those of an adapter with these modules, a clause; None if nothing speaks against it."""
     layers = settings.get("target_modules")
     for module, parts in modules.items():
-        shown = next((source.shape(parts[part]) for part in _OF_RANK if part in parts), None)
-        if shown is None:
-            continue
         plain = module[_PREFIX.match(module).end() :]
         if isinstance(layers, list) and not settings.get("target_parameters"):
             if not any(plain == layer or plain.endswith(f".{layer}") for layer in layers if isinstance(layer, str)):
                 return f"it is for other layers than '{plain}'"
         rank = alphas.of(module).rank
-        if rank is not None and shown[:1] != (rank,):
+        shown = next((source.shape(parts[part])[:1] for part in _OF_RANK if part in parts), None)
+        if None not in (rank, shown) and shown != (rank,):
             return f"it has rank {rank} for '{plain}', and the file {shown[0] if shown else 'none'}"
     return None
 

@@ -19,7 +19,8 @@ class AdapterReader(Reader):
     names = ("LoRA", "LyCORIS", ".diff")
     signs = (
         Sign("a LoRA", ADAPTER, (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
-                                 ".lora.up.weight", "_lora1.up.weight")),
+                                 ".lora_A", ".lora_B", ".lora.up.weight", "_lora.up.weight", "_lora1.up.weight",
+                                 ".lora_linear_layer.up.weight")),
         Sign("a LoHa or LoKr adapter (LyCORIS)", ADAPTER,
              (".hada_w1_a", ".hada_w1_b", ".lokr_w1", ".lokr_w1_a", ".lokr_w2")),
         Sign("an OFT or BOFT adapter", ADAPTER, (".oft_blocks",)),
@@ -37,7 +38,7 @@ class AdapterReader(Reader):
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
         """The largest changes; what the base has no place for, like modules of text encoders, is left out by name."""
-        alphas, notes = alphas_of(file)
+        alphas, notes = alphas_of(file.path, file.source)
         adapter = opened_adapter(file.source, request.base, alphas, request.reading)
         kept = request.keep_largest(adapter.changes, len(adapter.modules))
         conversion = request.made(kept.entries, kept.lost)

@@ -60,7 +60,7 @@ class HybridReader(Reader):
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
         """The largest changes of both together."""
-        alphas, notes = alphas_of(file)
+        alphas, notes = alphas_of(file.path, _lora_of(file.source))
         hybrid = Hybrid(file.source, request.base, alphas, request.reading)
         kept = request.keep_largest(hybrid.changes, len(hybrid))
         conversion = request.made(kept.entries, kept.lost)
@@ -73,6 +73,11 @@ def _is_hybrid(names: Collection[str]) -> bool:
     return any(_LORA in name for name in names)
 
 
+def _lora_of(source: Source) -> Source:
+    """The LoRA of a hybrid, by the names that other LoRAs of PEFT have."""
+    return source.renamed({name.replace(_LORA, ".lora_"): name for name in source.names if _LORA in name})
+
+
 class Hybrid:
     """A file with both parts, opened but for its sparse one not read.
 
@@ -83,13 +88,12 @@ class Hybrid:
         if not alphas.known:
             raise DeltaError(
                 "The file is a Super-Tuning hybrid with a LoRA inside, whose strength (lora_alpha) stands in the "
-                "adapter_config.json that PEFT saved with it. Put both into one folder."
+                "adapter_config.json that PEFT saved with it. Put both into one folder, by PEFT's names."
             )
-        lora = {name.replace(_LORA, ".lora_"): name for name in source.names if _LORA in name}
         self._sparse = read(source.renamed({name: name for name in source.names if _LORA not in name}), base)
         for name, entry in self._sparse.items():
             check_entry(name, entry)
-        self.lora: AdapterFile = opened_adapter(source.renamed(lora), base, alphas, reading)
+        self.lora: AdapterFile = opened_adapter(_lora_of(source), base, alphas, reading)
 
     def changes(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, dense change in float32) of each weight, one at a time."""
