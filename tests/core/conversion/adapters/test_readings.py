@@ -154,8 +154,11 @@ def test_the_command_line_and_the_library_know_the_readings(tmp_path, base, caps
         read_delta(path, base, density=1.0, reading="mine")
 
 
-REMAINDER = {".bias_indices": torch.tensor([[0, 7], [5, 2]], dtype=torch.int16),
-             ".bias_values": torch.tensor([3.0, -2.0]).half(), ".bias_size": torch.tensor([8, 6], dtype=torch.int16)}
+REMAINDER = {
+    ".bias_indices": torch.tensor([[0, 7], [5, 2]], dtype=torch.int16),
+    ".bias_values": torch.tensor([3.0, -2.0]).half(),
+    ".bias_size": torch.tensor([8, 6], dtype=torch.int16),
+}
 
 
 def test_what_lycoris_keeps_beside_an_extracted_lora_is_added_to_it(tmp_path, base):
@@ -216,3 +219,28 @@ def test_glora_with_a_tucker_core_is_read_as_lycoris_computes_it(tmp_path, base)
     b = torch.einsum("mnkl,im,nj->ijkl", t["bm"], t["b1"].flatten(1), t["b2"].flatten(1))
     a = torch.einsum("oikl,ij,jn->onkl", KERNEL, t["a1"].flatten(1), t["a2"].flatten(1))
     torch.testing.assert_close(changes(path, base)[0][f"{CONVOLUTION}.weight"], a + b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.0, 0.5, 2.0])
+def test_an_oft_is_applied_by_its_strength(tmp_path, base, strength):
+    """Where ComfyUI squares it."""
+    path = saved(tmp_path / "x.safetensors", of_module(LAYER, {".oft_blocks": BLOCKS}))
+    model = {f"{LAYER}.weight": WEIGHT.clone()}
+    read_delta(path, base, density=1.0).delta.apply_(model, strength)
+    torch.testing.assert_close(model[f"{LAYER}.weight"], WEIGHT + strength * oft(BLOCKS))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_loha_and_lokr_are_scaled_once_by_alpha_over_rank(tmp_path, base, alpha):
+    """As LyCORIS trains them; where it merges them it scales twice."""
+    loha = {f".hada_w{number}_{part}": numbers(*shape, seed=number) for number in (1, 2)
+            for part, shape in (("a", (ROWS, 2)), ("b", (2, COLUMNS)))}  # fmt: skip
+    lokr = {".lokr_w1": numbers(2, 2), ".lokr_w2_a": numbers(4, 2), ".lokr_w2_b": numbers(2, 3)}
+    expected = {
+        "loha": (loha[".hada_w1_a"] @ loha[".hada_w1_b"]) * (loha[".hada_w2_a"] @ loha[".hada_w2_b"]),
+        "lokr": torch.kron(lokr[".lokr_w1"], lokr[".lokr_w2_a"] @ lokr[".lokr_w2_b"]),
+    }
+    for name, tensors in (("loha", loha), ("lokr", lokr)):
+        tensors = of_module(LAYER, tensors | {".alpha": torch.tensor(alpha)})
+        found, _ = changes(saved(tmp_path / f"{name}.safetensors", tensors), base)
+        torch.testing.assert_close(found[f"{LAYER}.weight"], expected[name] * alpha / 2)
