@@ -10,6 +10,7 @@ from ...delta.translate import dense_to_comfy, dense_to_diffusers
 from ...errors import DeltaError
 from ...files.source import Source
 from ...models.base import Base
+from ...names.families import FAMILIES, family_of
 from ...names.parts import Part
 from ...names.resolve import BIAS, PREFIX, WEIGHT
 from ...wording import listed
@@ -18,7 +19,7 @@ from .change import change, check_one_kind
 from .ia3 import are_of_outputs
 from .kinds import unreadable
 from .modules import modules_of
-from .names import places
+from .names import places, without_prefix
 from .other_parts import in_foreign_blocks, only, part_of, report
 from .peft_settings import Alphas
 from .readings import COMFYUI, TRAINED, Difference, as_comfyui
@@ -162,12 +163,31 @@ def _check_what_is_left(
         )
     if not read and all(map(part_of, file.left_out)):
         raise DeltaError(f"The file changes only {only(file.left_out)}; a SaRA delta changes the diffusion model.")
+    if read and of_model and (other := _other_family(file, modules)) is not None:
+        raise DeltaError(
+            f"The file is for {other}, and '{file.base.label}' is {file.base.family}: {listed(of_model)} do not exist "
+            "there. Give the base model that it was trained on."
+        )
     foreign = of_model if not read else in_foreign_blocks(of_model, known)
     if not read or len(foreign) > len(read):
         raise DeltaError(
             f"{len(foreign or file.left_out)} of the file's {len(modules) + len(unknown)} modules do not exist in "
             f"'{file.base.label}': {listed(foreign or file.left_out)}. Give the base model that it was trained on."
         )
+
+
+def _other_family(file: AdapterFile, modules: Mapping[str, Mapping[str, str]]) -> str | None:
+    """What family of another layout than the base's the file is for, as far as its names tell; else None."""
+    shapes = {}
+    for name, tensors in modules.items():
+        sides = [file.source.shape(tensors[part]) for part in ("up", "down") if part in tensors]
+        shapes[without_prefix(name) + WEIGHT] = (*sides[0][:1], *sides[1][1:]) if len(sides) == 2 else ()
+    try:
+        found = family_of(shapes)
+    except DeltaError:
+        return None
+    own = FAMILIES.get(file.base.family)
+    return None if None in (found, own) or found.names is own.names else found.name
 
 
 def _module_in(name: str, known: Mapping[str, Part]) -> str | None:

@@ -53,6 +53,12 @@ def is_text_encoder(module: str) -> bool:
     return module.startswith(_TEXT_ENCODER)
 
 
+def without_prefix(module: str) -> str:
+    """A module's name without what trainers put before it, if that stands with a dot."""
+    prefixes = sorted({*_COMFY, *_DIFFUSERS}, key=len, reverse=True)
+    return module.removeprefix(next(prefix for prefix in prefixes if module.startswith(prefix)))
+
+
 def _aliases(module: str, prefixes: Iterable[str], flat_prefixes: Iterable[str]) -> Iterable[str]:
     flat = module.replace(".", "_")
     return (*(prefix + module for prefix in prefixes), *(prefix + flat for prefix in flat_prefixes))

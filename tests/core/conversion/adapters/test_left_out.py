@@ -1,11 +1,15 @@
 """What a file has beside the change of the base's weights: left out, counted and named; the base of another model is
 still refused."""
 
+import math
+
 import pytest
 import torch
 
 from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
+from sara_core.models.base import opened_base
+from tests.support.adapter_files import family_file
 from tests.support.toy_adapters import LAYER, base_file, changes, factors, numbers, of_module, saved
 
 GOOD = of_module(LAYER, factors())
@@ -89,3 +93,19 @@ def test_a_file_of_an_unknown_kind_with_a_known_part_is_refused_as_that(tmp_path
 def test_nothing_but_another_part_of_the_pipeline_is_called_by_its_name(tmp_path, base, beside, words):
     with pytest.raises(DeltaError, match=f"{words}; a SaRA delta changes the diffusion model"):
         read_delta(saved(tmp_path / "x.safetensors", beside), base, density=1.0)
+
+
+@pytest.mark.parametrize("file, base", [("SD3", "Flux"), ("Flux", "SD3")])
+def test_another_family_with_some_of_the_same_names_is_refused_by_name(comfy, tmp_path, file, base):
+    """In diffusers' names SD3 and Flux share most of a block, and small models its sizes too."""
+    with opened_base(family_file(file, tmp_path / "own.safetensors")) as own:
+        shapes = own.diffusers_shapes
+    tensors = {}
+    for name, shape in shapes.items():
+        if ("attn" in name or "pos_embed" in name) and name.endswith(".weight") and len(shape) > 1:
+            module = name.removesuffix(".weight")
+            tensors |= of_module(f"transformer.{module}", factors(shape[0], math.prod(shape[1:])))
+    path = saved(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(DeltaError, match=f"The file is for {file}, and 'base.safetensors' is {base}: .*Give the base"):
+        read_delta(path, family_file(base, tmp_path / "base.safetensors"), density=1.0)
+    assert read_delta(path, tmp_path / "own.safetensors", density=1.0).delta.nnz
