@@ -63,6 +63,7 @@ def targets(folder: Path) -> Iterator[Target]:
     yield of_torch("LT-SFT", _lt_sft(), imported)
     yield of_torch("LT-SFT with whole weights", _lt_sft_whole(), thinned)
     yield of_torch("authors' file", _original(base), imported)
+    yield of_torch("LoRA in the state of a run", _state_of_a_run(), thinned)
 
 
 def _check_sound(delta: SparseDelta) -> None:
@@ -122,7 +123,11 @@ def _adapters() -> list[bytes]:
     lokr = {"lokr_w1": (2, 2), "lokr_w2": (rows // 2, columns // 2)}
     locon = {"lora_up.weight": (4, 2, 1, 1), "lora_down.weight": (2, 3, 3, 3)}
     parts = [(LINEAR, lora), (LINEAR, loha), (LINEAR, lokr), (CONVOLUTION, locon), (CONVOLUTION, {"diff": convolution})]
-    return [_adapter(module, tensors) for module, tensors in parts]
+    beside = {f"{LINEAR}.lora_up.weight": _random((rows, 2), 1), f"{LINEAR}.lora_down.weight": _random((2, columns), 2),
+              f"{LINEAR}.bias_indices": torch.tensor([[0, 7], [5, 2]], dtype=torch.int16),
+              f"{LINEAR}.bias_values": torch.ones(2), f"{LINEAR}.bias_size": torch.tensor([8, 6], dtype=torch.int16),
+              "iteration": torch.tensor(4), "lora_te_a.lora_up.weight": torch.ones(2, 2)}  # fmt: skip
+    return [*(_adapter(module, tensors) for module, tensors in parts), save(beside)]
 
 
 def _relative_adapters() -> list[bytes]:
@@ -143,6 +148,9 @@ def _relative_adapters() -> list[bytes]:
         _adapter(CONVOLUTION, {"set_weight": convolution}),
         _adapter(CONVOLUTION, {"weight": (1, 3, 1, 1), "on_input": ()}),
         _adapter(LINEAR, {**lora, "lora_magnitude_vector": (rows,)}),
+        _adapter(LINEAR, {"lora_B.style.weight": (rows, 2), "lora_A.style.weight": (2, columns)}),
+        _adapter(LINEAR, {"ia3_l": (rows, 1)}),
+        _adapter(CONVOLUTION, {"ia3_l": (1, 3, 1, 1), "ln_tuning_layers.bias": (4,)}),
         _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "lora_B.bias": (4,)}),
         _adapter(CONVOLUTION, {"lora_B.weight": (4, 2, 1, 1), "lora_A.weight": (2, 3, 3, 3), "base_layer.bias": (4,)}),
         _adapter(LINEAR, lora, {"lora_alpha": 2, "r": 2, "use_rslora": True, **patterns}),
@@ -179,6 +187,12 @@ def _lt_sft() -> dict:
 
 def _lt_sft_whole() -> dict:
     return {**_lt_sft(), "abs": {f"{CONVOLUTION}.bias": torch.ones(4)}}
+
+
+def _state_of_a_run() -> dict:
+    rows, columns = SHAPES[f"{LINEAR}.weight"]
+    lora = {f"{LINEAR}.lora_up.weight": _random((rows, 2), 1), f"{LINEAR}.lora_down.weight": _random((2, columns), 2)}
+    return {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "state_dict": {**lora, "step": 4}}
 
 
 def _original(base: dict[str, torch.Tensor]) -> dict:
