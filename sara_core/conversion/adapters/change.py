@@ -36,7 +36,10 @@ def change(
     Raises DeltaError, before memory is taken, if the tensors do not make a change of this shape.
     """
     if unknown := {tensor.dtype for tensor in tensors.values()} - _STORED:
-        raise _damaged(module, f"it is stored as {unknown.pop()}")
+        raise DeltaError(
+            f"The file's module '{module}' is stored as {unknown.pop()}, as in quantised files, and only its own "
+            "program knows its numbers. Get the file in fp16, bf16 or fp32."
+        )
     if len(kinds_of(tensors)) != 1 or len(_MAGNITUDES.keys() & tensors.keys()) > 1:
         raise _damaged(module, f"it is of no kind or several ({', '.join(sorted(tensors))})")
     kind = _KINDS[kinds_of(tensors)[0]]

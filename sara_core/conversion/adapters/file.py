@@ -19,7 +19,7 @@ from .change import change, check_one_kind
 from .ia3 import are_of_outputs
 from .kinds import unreadable
 from .modules import modules_of
-from .names import places, without_prefix
+from .names import known_name, places, without_prefix
 from .other_parts import in_foreign_blocks, only, part_of, report
 from .peft_settings import Alphas
 from .readings import COMFYUI, TRAINED, Difference, as_comfyui
@@ -110,11 +110,23 @@ class _Module:
         self, tensors: Mapping[str, torch.Tensor], alpha: Alpha, shape: tuple[int, ...], base: Base
     ) -> torch.Tensor:
         factors = {part: tensor for part, tensor in tensors.items() if part not in REMAINDER}
-        made = change(self.name, factors, shape, alpha, lambda: self._weight(base))
+        try:
+            made = change(self.name, factors, shape, alpha, lambda: self._weight(base))
+        except DeltaError:
+            self._check_not_packed(base)
+            raise
         if len(factors) == len(tensors):
             return made
         # By whoever applies it at all it is scaled like the LoRA that it is left from.
         return made + remainder(self.name, tensors, shape) * alpha.scale(factors["down"].shape[0])
+
+    def _check_not_packed(self, base: Base) -> None:
+        """Raises DeltaError for a weight of the base that is quantised in a shape of its own, as in nvfp4."""
+        if not (dtype := base.weight(self.place.name).dtype).is_floating_point:
+            raise DeltaError(
+                f"'{base.label}' has the weight that '{self.name}' changes quantised ({dtype}), in a shape that is not "
+                "the layer's. Give the base in fp16, bf16 or fp32."
+            )
 
     def _weight(self, base: Base) -> torch.Tensor:
         """The base's values of this part, float32, as the file's own model has them."""
@@ -139,10 +151,12 @@ def opened_adapter(source: Source, base: Base, alphas: Alphas, reading: str = TR
     modules, unknown = modules_of(source.names)
     known = places(base)
     file = AdapterFile(source, base, alphas, reading)
-    missing = [name for name in modules if name not in known]
+    missing = []
     for name, tensors in modules.items():
-        if name in known:
-            _add(file, name, tensors, known[name])
+        if (own := known_name(name, known)) is None:
+            missing.append(name)
+        else:
+            _add(file, name, tensors, known[own])
     _check_overlaps(file)
     file.left_out += missing + unknown
     _check_what_is_left(file, modules, unknown, known)
@@ -161,8 +175,9 @@ def _check_what_is_left(
             f"The file has {len(unknown)} tensors of an unknown kind, such as '{unknown[0]}'. Bake it into a "
             "checkpoint in its own program, and extract the difference of the checkpoints."
         )
-    if not read and all(map(part_of, file.left_out)):
-        raise DeltaError(f"The file changes only {only(file.left_out)}; a SaRA delta changes the diffusion model.")
+    elsewhere = [name for name in modules if part_of(name) is not None]
+    if not read and elsewhere and not of_model:
+        raise DeltaError(f"The file changes only {only(elsewhere)}; a SaRA delta changes the diffusion model.")
     if read and of_model and (other := _other_family(file, modules)) is not None:
         raise DeltaError(
             f"The file is for {other}, and '{file.base.label}' is {file.base.family}: {listed(of_model)} do not exist "
@@ -193,7 +208,7 @@ def _other_family(file: AdapterFile, modules: Mapping[str, Mapping[str, str]]) -
 def _module_in(name: str, known: Mapping[str, Part]) -> str | None:
     """The module of the base whose name a tensor's begins with."""
     while name := name.rpartition(".")[0]:
-        if name in known:
+        if known_name(name, known) is not None:
             return name
     return None
 

@@ -1,7 +1,7 @@
 """The names that adapter files (LoRA, LyCORIS, weight differences) give the modules of a diffusion model."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ...models.base import Base
 from ...names.diffusers import diffusers_aliases
@@ -10,13 +10,11 @@ from ...names.resolve import PREFIX, WEIGHT
 
 # What trainers put before a module's name; after the underscore every dot of the name is one too.
 _COMFY = (PREFIX, "model." + PREFIX, "", "transformer.", "base_model.model.")
-_COMFY_FLAT = ("lora_unet_", "lora_unet__", "lora_prior_unet_", "lycoris_")
+_COMFY_FLAT = ("lora_unet_", "lora_unet__", "lora_prior_unet_", "lora_transformer_", "lycoris_")
 _DIFFUSERS = ("unet.", "transformer.", "base_model.model.", "unet.base_model.model.", "")
 _DIFFUSERS_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
-_TEXT_ENCODER = (
-    "lora_te", "lycoris_te", "lora_prior_te", "text_encoder", "clip_l.", "clip_g.", "clip_h.", "t5xxl.",
-    "cond_stage_model.", "conditioner.",
-)  # fmt: skip
+# One within the other, in whatever order: PEFT, torch.compile, DistributedDataParallel, and what a model is called.
+_WRAPPED = re.compile(r"((base_model\.model|_orig_mod|module|model|net|diffusion_model|unet|transformer)\.)*")
 _FLUX_DOUBLE = re.compile(r"(double_blocks\.\d+)\.(img|txt)_attn\.(qkv|proj)\.weight")
 _FLUX_SINGLE = re.compile(r"(single_blocks\.\d+)\.(linear1|linear2)\.weight")
 _STREAMS = {"img": 1, "txt": 2}
@@ -48,15 +46,14 @@ def places(base: Base) -> dict[str, Part]:
     return found
 
 
-def is_text_encoder(module: str) -> bool:
-    """Whether a module's name in an adapter file is one of a text encoder, which a delta does not hold."""
-    return module.startswith(_TEXT_ENCODER)
+def known_name(module: str, known: Collection[str]) -> str | None:
+    """The name among the known ones that a module of a file has, whatever it is wrapped in; None if it has none."""
+    return next((name for name in (module, without_prefix(module)) if name in known), None)
 
 
 def without_prefix(module: str) -> str:
-    """A module's name without what trainers put before it, if that stands with a dot."""
-    prefixes = sorted({*_COMFY, *_DIFFUSERS}, key=len, reverse=True)
-    return module.removeprefix(next(prefix for prefix in prefixes if module.startswith(prefix)))
+    """A module's name without all that trainers and what wraps their models put before it with dots."""
+    return module[_WRAPPED.match(module).end() :]
 
 
 def _aliases(module: str, prefixes: Iterable[str], flat_prefixes: Iterable[str]) -> Iterable[str]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from ...wording import counted, listed
 from ..peft import PREFIX
+from .names import without_prefix
 
 _TEXT, _VAE, _CONTROL = "of the text encoder", "of the VAE", "of a control net"
 _BEFORE = rf"({re.escape(PREFIX)})?((lora|lycoris)_)?"
@@ -35,7 +36,7 @@ def in_foreign_blocks(missing: Iterable[str], known: Collection[str]) -> list[st
     missing: by their names in the file; known: all names that the base's modules may have there
     """
     blocks = {found[1] for name in known if (found := _BLOCK.fullmatch(name))}
-    return [name for name in missing if (found := _BLOCK.fullmatch(name)) and found[1] not in blocks]
+    return [name for name in missing if (found := _BLOCK.fullmatch(without_prefix(name))) and found[1] not in blocks]
 
 
 def only(names: Collection[str]) -> str:

@@ -18,6 +18,7 @@ class AdapterReader(Reader):
     called = "A LoRA or weight difference"
     names = ("LoRA", "LyCORIS", ".diff")
     signs = (
+        *(Sign(kind.called, CONVERT, within=kind.marks) for kind in KINDS),
         Sign("a LoRA", ADAPTER, (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight",
                                  ".lora_A", ".lora_B", ".lora.up.weight", "_lora.up.weight", "_lora1.up.weight",
                                  ".lora_linear_layer.up.weight")),
@@ -26,7 +27,6 @@ class AdapterReader(Reader):
         Sign("an OFT or BOFT adapter", ADAPTER, (".oft_blocks",)),
         Sign("an IA³ adapter (LyCORIS)", CONVERT, (".on_input",)),
         Sign("a dense weight difference", ADAPTER, (".diff", ".diff_b", ".set_weight")),
-        *(Sign(kind.called, CONVERT, within=kind.marks) for kind in KINDS),
         Sign("an adapter of PEFT", CONVERT, beginnings=(PREFIX,)),
     )  # fmt: skip
     takes_density = True

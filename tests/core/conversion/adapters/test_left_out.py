@@ -10,7 +10,9 @@ from sara_core.conversion.read import read_delta
 from sara_core.errors import DeltaError
 from sara_core.models.base import opened_base
 from tests.support.adapter_files import family_file
-from tests.support.toy_adapters import LAYER, base_file, changes, factors, numbers, of_module, saved
+from tests.support.toy_adapters import (
+    COLUMNS, LAYER, ROWS, base_file, changes, factors, numbers, of_module, saved, weights,
+)  # fmt: skip
 
 GOOD = of_module(LAYER, factors())
 FLAT = of_module("lora_unet_blocks_0_q", factors())
@@ -109,3 +111,33 @@ def test_another_family_with_some_of_the_same_names_is_refused_by_name(comfy, tm
     with pytest.raises(DeltaError, match=f"The file is for {file}, and 'base.safetensors' is {base}: .*Give the base"):
         read_delta(path, family_file(base, tmp_path / "base.safetensors"), density=1.0)
     assert read_delta(path, tmp_path / "own.safetensors", density=1.0).delta.nnz
+
+
+@pytest.mark.parametrize("wrapped", ["base_model.model.", "base_model.model.unet.", "transformer.base_model.model.",
+                                     "base_model.model.diffusion_model.", "_orig_mod.", "module.", "net.",
+                                     "model.diffusion_model.", "base_model.model._orig_mod."])  # fmt: skip
+def test_what_a_model_was_wrapped_in_may_stand_before_its_names(tmp_path, base, wrapped):
+    deeper = of_module(f"{wrapped}blocks.2.q", factors())
+    path = saved(tmp_path / "x.safetensors", of_module(wrapped + LAYER, factors()) | deeper)
+    found, conversion = changes(path, base)
+    assert found.keys() == {f"{LAYER}.weight"} and conversion.left_out == [f"{wrapped}blocks.2.q"]
+
+
+PACKED = {
+    "nvfp4": {"blocks.0.q.weight": torch.zeros(ROWS, COLUMNS // 2, dtype=torch.uint8),
+              "blocks.0.q.weight_scale": torch.ones(ROWS, 1)},
+    "four bits in one row": {"blocks.0.q.weight": torch.zeros(ROWS * COLUMNS // 2, 1, dtype=torch.uint8)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PACKED)
+def test_a_base_whose_quantisation_has_shapes_of_its_own_is_called_that(tmp_path, what):
+    base = saved(tmp_path / "base.safetensors", weights() | PACKED[what])
+    with pytest.raises(DeltaError, match="quantised .torch.uint8., in a shape that is not the layer's. Give the base"):
+        read_delta(saved(tmp_path / "x.safetensors", GOOD), base, density=1.0)
+
+
+def test_a_quantised_adapter_is_called_that(tmp_path, base):
+    packed = {name: torch.zeros(tensor.shape, dtype=torch.uint8) for name, tensor in GOOD.items()}
+    with pytest.raises(DeltaError, match="stored as torch.uint8, as in quantised files.*Get the file in fp16"):
+        read_delta(saved(tmp_path / "x.safetensors", packed), base, density=1.0)
