@@ -231,7 +231,7 @@ def _add(file: AdapterFile, name: str, tensors: dict[str, str], place: Part) -> 
     if "on_input" in tensors:
         channels = "inputs" if _number(file.source, tensors["on_input"]) else "outputs"
         tensors = {channels: tensors["factors"]} if "factors" in tensors else {}
-    if "mid" in tensors and REMAINDER[1] in tensors:  # it holds no changes then: see remainder.py
+    if "mid" in tensors or "down" not in tensors:  # a remainder holds no changes then, or is of nothing: remainder.py
         file.left_out += [tensors[part] for part in REMAINDER if part in tensors]
         tensors = {part: found for part, found in tensors.items() if part not in REMAINDER}
     scale = {"alpha": tensors["alpha"]} if "alpha" in tensors else {}

@@ -35,7 +35,6 @@ class Kind(NamedTuple):
 
 _LYCORIS = "the program it was trained in"
 _BY_NOISE_LEVEL = "its strength follows the noise level, and a delta has one strength"
-_OTHER_MODEL = "it has layers of its own beside the model's, and is no change of weights"
 
 KINDS = (
     Kind("OFT of an early LyCORIS", (".oft_diag",), _LYCORIS, "its versions meant different things by its numbers"),
@@ -71,8 +70,6 @@ KINDS = (
     Kind("a LoRA of embeddings (PEFT)", (".lora_embedding_",)),
     Kind("a set of trainable tokens of PEFT", (".trainable_tokens_",)),
     Kind("an X-LoRA of PEFT", ("xlora_",)),
-    Kind("a prompt of PEFT", ("prompt_embeddings",), because=_OTHER_MODEL),
-    Kind("an adaption prompt of PEFT", (".adaption_prompt", ".adaption_gate"), because=_OTHER_MODEL),
 )
 
 

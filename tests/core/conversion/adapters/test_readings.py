@@ -244,3 +244,11 @@ def test_loha_and_lokr_are_scaled_once_by_alpha_over_rank(tmp_path, base, alpha)
         tensors = of_module(LAYER, tensors | {".alpha": torch.tensor(alpha)})
         found, _ = changes(saved(tmp_path / f"{name}.safetensors", tensors), base)
         torch.testing.assert_close(found[f"{LAYER}.weight"], expected[name] * alpha / 2)
+
+
+@pytest.mark.parametrize("beside", [{".lokr_w1": numbers(2, 2), ".lokr_w2": numbers(4, 3)}, {".diff_b": numbers(ROWS)}])
+def test_a_remainder_of_no_lora_is_left_out(tmp_path, base, beside):
+    alone, _ = changes(saved(tmp_path / "alone.safetensors", of_module(LAYER, beside)), base)
+    found, conversion = changes(saved(tmp_path / "x.safetensors", of_module(LAYER, beside | REMAINDER)), base)
+    torch.testing.assert_close(found, alone)
+    assert len(conversion.left_out) == 3
