@@ -64,6 +64,11 @@ class WholeWeightsReader(Reader):
         """All its sparse changes, and the largest of those that whole weights make."""
         content, base = file.content, request.base
         entries = read(content)
+        if twice := entries.keys() & content["abs"].keys():
+            raise DeltaError(
+                f"The file changes '{min(twice)}' in several ways at once, by single elements and as a whole: nothing "
+                "says which counts. Save it again with one of them."
+            )
         kept = request.keep_largest(lambda: whole_weights(content, base), len(content["abs"]))
         return request.made(base.from_diffusers(entries | kept.entries), kept.lost)
 

@@ -92,6 +92,19 @@ def test_whole_weights_become_differences_from_the_base(tmp_path):
         read_delta(tmp_path / "pytorch_diff.bin")
 
 
+def test_a_weight_that_is_changed_by_elements_and_as_a_whole_is_refused(tmp_path):
+    model = small_unet()
+    base = pipeline_folder(tmp_path / "base", model)
+    twice = "mid_block.resnets.0.conv1.weight"
+    content = {
+        "diffs": {name: encoded(change) for name, change in tuned(model).items()},
+        "abs": {twice: dict(model.named_parameters())[twice].detach()},
+    }
+    torch.save(content, tmp_path / "pytorch_diff.bin")
+    with pytest.raises(DeltaError, match=f"'{twice}' in several ways at once"):
+        read_delta(tmp_path / "pytorch_diff.bin", base, 0.5)
+
+
 @pytest.mark.parametrize("with_base", [True, False])
 def test_what_is_sparse_is_not_thinned(tmp_path, base, with_base):
     torch.save({"diffs": {NAME: SOUND}}, tmp_path / "x.bin")
