@@ -61,7 +61,7 @@ def opened_foreign(path: Path) -> Iterator[ForeignFile]:
     else:
         with contextlib.ExitStack() as stack:
             try:
-                file = ForeignFile(path, _plain(stack.enter_context(opened([path], path.name))))
+                file = ForeignFile(path, _plain(stack.enter_context(opened([path], path.name, copied=True))))
             except DeltaError as error:
                 file = ForeignFile(path, unreadable=error)
             yield file

@@ -83,11 +83,11 @@ def read(
     advice: what to do with a file that is not only a delta, by the names of its tensors: a sentence for the error
     on_progress: called with entries done and entries in all; may raise to stop
     """
-    with container.opened(path) as file:
+    with container.opened_copied(path) as file:
         found = stems(file.keys(), advice)
         if len(found) > MOST_ENTRIES:
             raise _too_much(f"{len(found):,} weights, and no more than {MOST_ENTRIES:,}")
-        parts = [_parts(stem, file.get_tensor) for stem in found]  # mapped, not read yet
+        parts = [_parts(stem, file.not_read, file.get_tensor) for stem in found]
         if (elements := sum(math.prod(part.shape) for part in parts)) > MOST_ELEMENTS:
             raise _too_much(f"weights of {elements:,} elements together, and of no more than {MOST_ELEMENTS:,}")
         check_distinct(part.name for part in parts)
@@ -161,18 +161,19 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
 def decode(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> tuple[str, SparseEntry]:
     """The weight's name and its entry, from the entry's three tensors, each by its full name. Raises DeltaError if they
     are not sound."""
-    parts = _parts(stem, tensor_named)
+    parts = _parts(stem, tensor_named, lambda name: tensor_named(name).clone())
     return parts.name, _entry(parts, _stream(parts))
 
 
 class _Parts(NamedTuple):
-    """An entry's three tensors, each of them sound by itself."""
+    """An entry's three tensors, each of them sound by itself. values: not read yet; content: name → tensor of its own
+    memory, read now."""
 
     stem: str
     kind: int
     shape: tuple[int, ...]
-    index: torch.Tensor
     values: torch.Tensor
+    content: Callable[[str], torch.Tensor]
 
     @property
     def name(self) -> str:
@@ -180,11 +181,11 @@ class _Parts(NamedTuple):
         return self.stem + WEIGHT if self.kind == _KIND_WEIGHT else self.stem
 
 
-def _parts(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> _Parts:
-    head, index, values = map(tensor_named, part_names(stem))
+def _parts(stem: str, not_read: Callable[[str], torch.Tensor], content: Callable[[str], torch.Tensor]) -> _Parts:
+    head, index, values = map(not_read, part_names(stem))
     if head.dtype != torch.int64 or head.dim() != 1 or not 2 <= len(head) <= 2 + MAX_DIMENSIONS:
         raise _damaged(stem, "its head is not a short list of int64")
-    kind, count, *shape = head.tolist()
+    kind, count, *shape = content(part_name(stem, "head")).tolist()
     if kind not in (_KIND_WEIGHT, _KIND_WHOLE_KEY):
         raise _damaged(stem, f"its kind is {kind}, which this version does not know")
     if values.dtype not in STORED_DTYPES or values.dim() != 1 or len(values) != count:
@@ -192,21 +193,21 @@ def _parts(stem: str, tensor_named: Callable[[str], torch.Tensor]) -> _Parts:
     if index.dtype != torch.uint8 or index.dim() != 1:
         raise _damaged(stem, "its index is not a list of bytes")
     check_shape(stem, tuple(shape))
-    return _Parts(stem, kind, tuple(shape), index, values)
+    return _Parts(stem, kind, tuple(shape), values, content)
 
 
 def _stream(parts: _Parts) -> bytes:
     try:
-        return unpacked_stream(parts.index.numpy().tobytes(), len(parts.values), math.prod(parts.shape))
+        packed = parts.content(part_name(parts.stem, "index")).numpy().tobytes()
+        return unpacked_stream(packed, len(parts.values), math.prod(parts.shape))
     except ValueError as error:
         raise _damaged(parts.stem, f"its index {error}") from error
 
 
 def _entry(parts: _Parts, stream: bytes) -> SparseEntry:
     """All of check_entry holds of it: no stream says positions out of order, and the rest is checked here or before."""
-    stem, _, shape, _, mapped = parts
-    # safetensors hands out a view of the mapped file, which anyone may truncate or replace while it is in use.
-    values = mapped.clone()
+    stem, _, shape, _, content = parts
+    values = content(part_name(stem, "values"))
     check_finite(stem, values)
     try:
         indices = stream_positions(stream, len(values), math.prod(shape))

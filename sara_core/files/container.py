@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +35,7 @@ DTYPE_NAMES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @contextlib.contextmanager
@@ -75,6 +77,77 @@ def _check_amounts(label: str, file: safe_open) -> None:
                 f"'{label}' has {amount:,} {what}, and no more than {most:,} are read: no model needs as many. Get the "
                 "file from somewhere else."
             )
+
+
+class Copied:
+    """What `opened` gives of a file, but each tensor read into memory of its own.
+
+    What is mapped is gone, and the process with it, when another program cuts the file short: one that downloads it
+    again under its name, or a synchronised folder. For files that are small or read a tensor at a time.
+    """
+
+    def __init__(self, file: safe_open, content: BinaryIO):
+        self._file, self._content, self._reading = file, content, threading.Lock()
+        # Read once more, because what `opened` has checked may be another file by now: then it says anything.
+        with self._changed_if(ValueError, struct.error, OverflowError, MemoryError, RecursionError):
+            self._header, self._begin = read_header(content)
+
+    def keys(self) -> list[str]:
+        """The tensors' names."""
+        return self._file.keys()
+
+    def metadata(self) -> dict[str, str] | None:
+        """Text → text; None if the file has none."""
+        return self._file.metadata()
+
+    def get_slice(self, name: str) -> Any:
+        """What safe_open gives: a tensor's shape without its content."""
+        return self._file.get_slice(name)
+
+    def not_read(self, name: str) -> torch.Tensor:
+        """What has a tensor's dtype and shape, and no content (on the device "meta") but for a dtype that is not in
+        DTYPE_NAMES: that is the mapped tensor. Raises DeltaError as `get_tensor`."""
+        shape = self._file.get_slice(name).get_shape()
+        with self._changed_if(KeyError, TypeError):
+            same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
+        if not same_shape:
+            raise self._changed()
+        return self._file.get_tensor(name) if dtype is None else torch.empty(shape, dtype=dtype, device="meta")
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """A tensor in memory of its own, from any thread. Raises DeltaError if the file has changed since it was
+        opened."""
+        not_read = self.not_read(name)
+        if not not_read.is_meta:
+            return not_read.clone()
+        tensor = torch.empty_like(not_read, device="cpu")
+        with self._reading, self._changed_if(KeyError, TypeError, ValueError, OverflowError):
+            start, end = self._header[name]["data_offsets"]
+            if start < 0 or end - start != tensor.nbytes:
+                raise self._changed()
+            self._content.seek(self._begin + start)
+            read = self._content.readinto(tensor.view(-1).view(torch.uint8).numpy())
+        if read != tensor.nbytes:
+            raise self._changed()
+        return tensor
+
+    @contextlib.contextmanager
+    def _changed_if(self, *errors: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except errors as error:
+            raise self._changed() from error
+
+    def _changed(self) -> DeltaError:
+        name = Path(self._content.name).name
+        return DeltaError(f"'{name}' was changed by another program while it was read. Wait until that is done.")
+
+
+@contextlib.contextmanager
+def opened_copied(path: str | os.PathLike) -> Iterator[Copied]:
+    """As `opened`, for a file that others may be writing: its tensors are copies."""
+    with opened(path) as file, open(path, "rb") as content:
+        yield Copied(file, content)
 
 
 def read_header(file: BinaryIO) -> tuple[dict, int]:

@@ -20,10 +20,15 @@ class Source:
     """Names, shapes and tensors of one or several safetensors files, or of a state dict.
 
     label: what the user calls it; metadata: text → text, of the first file
-    files: as container.opened gives them; a name that two of them have is the last one's
+    files: as container.opened or opened_copied gives them; a name that two of them have is the last one's
     """
 
-    def __init__(self, label: str, files: Sequence[safe_open] = (), tensors: Mapping[str, torch.Tensor] | None = None):
+    def __init__(
+        self,
+        label: str,
+        files: Sequence[safe_open | container.Copied] = (),
+        tensors: Mapping[str, torch.Tensor] | None = None,
+    ):
         self.label = label
         self._files = {name: file for file in files for name in file.keys()}
         self._tensors = tensors or {}
@@ -56,15 +61,16 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(paths: Iterable[str | os.PathLike], label: str) -> Iterator[Source]:
+def opened(paths: Iterable[str | os.PathLike], label: str, copied: bool = False) -> Iterator[Source]:
     """The tensors of one or several .safetensors files, which are open as long as the block lasts.
 
-    label: what the user calls them
+    label: what the user calls them; copied: whether others may be writing the files, so that nothing is to be mapped
 
     Raises DeltaError if one is missing, unreadable or damaged.
     """
     with contextlib.ExitStack() as stack:
-        yield Source(label, [stack.enter_context(container.opened(path)) for path in paths])
+        open_file = container.opened_copied if copied else container.opened
+        yield Source(label, [stack.enter_context(open_file(path)) for path in paths])
 
 
 def model_files(folder: Path) -> list[Path]:

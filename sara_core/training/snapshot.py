@@ -47,7 +47,7 @@ def load(path: str | os.PathLike, words: Words = Words()) -> tuple[dict, dict]:
     Raises DeltaError for a file that is not whole. What the state says is for whoever takes it to check
     (Training.check_state).
     """
-    with container.opened(path) as file:
+    with container.opened_copied(path) as file:
         metadata = file.metadata() or {}
         if metadata.get(_VERSION) != VERSION:
             raise DeltaError(
@@ -58,8 +58,7 @@ def load(path: str | os.PathLike, words: Words = Words()) -> tuple[dict, dict]:
 
             def own_copy(name: str) -> torch.Tensor:
                 unread.remove(name)  # one that is named a thousand times would take a thousand times its memory
-                # What is mapped is gone, and the process with it, when another program cuts the file short.
-                return file.get_tensor(name).clone()
+                return file.get_tensor(name)
 
             state = fields(_with_tensors(json.loads(metadata[_TREE]), own_copy), "it", ())
             return state, fields(json.loads(metadata[_SETTINGS]), "the table of its settings", ())

@@ -177,7 +177,7 @@ def test_of_many_writers_of_one_name_exactly_one_gets_it(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        winner, = results
+        (winner,) = results
         assert path.read_bytes() == bytes([winner]) and list(tmp_path.iterdir()) == [path]
         path.unlink()
         results.clear()
