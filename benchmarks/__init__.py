@@ -1,3 +1,3 @@
-"""Measurements, run by ``python dev.py bench NAME``. They take minutes and judge nothing: tests do that. The one that
-judges, ``golden``, compares two revisions, which no test of one can.
+"""Measurements, run by ``python dev.py bench NAME``. They take minutes and judge nothing: tests do that. The ones that
+judge do what no test can: ``golden`` compares two revisions, ``soak`` goes on for an hour.
 """

@@ -1,6 +1,7 @@
 """What any client of ComfyUI's HTTP interface does: queue a prompt, follow it, fetch what it made."""
 
 import asyncio
+import contextlib
 import json
 import mimetypes
 import threading
@@ -15,7 +16,14 @@ from typing import NamedTuple
 
 
 class PromptError(Exception):
-    """A prompt was refused or failed; the message is the node's own."""
+    """A prompt was refused or failed; the message is the node's own.
+
+    kind: the name of what the node raised, with its module; empty if the prompt was refused
+    """
+
+    def __init__(self, message: str, kind: str = ""):
+        super().__init__(message)
+        self.kind = kind
 
 
 class PromptInterrupted(PromptError):
@@ -45,16 +53,20 @@ class Client:
         """What the server says of its nodes, or of the one ``node_id``."""
         return json.loads(self._get("/object_info" + (f"/{urllib.parse.quote(node_id)}" if node_id else "")))
 
-    def run(self, prompt: dict, on_progress: Callable[[NodeProgress], None] | None = None) -> dict[str, dict]:
+    def run(
+        self, prompt: dict, on_progress: Callable[[NodeProgress], None] | None = None, limit: float = float("inf")
+    ) -> dict[str, dict]:
         """Execute an API-format workflow and return each output node's ``ui`` data by node id.
 
+        limit: seconds after which TimeoutError is raised; the prompt goes on
         Raises:
             PromptError: it was refused or a node failed. PromptInterrupted: it was cancelled.
         """
         if on_progress is None:
-            return self.wait(self.queue(prompt))
+            return self.wait(self.queue(prompt), limit=limit)
         with _ProgressListener(self.address, self._id) as listener:
-            return self.wait(self.queue(prompt), lambda: listener.latest and on_progress(listener.latest))
+            prompt_id = self.queue(prompt)
+            return self.wait(prompt_id, lambda: listener.latest and on_progress(listener.latest), limit)
 
     def queue(self, prompt: dict) -> str:
         """Queue an API-format workflow; return its prompt id. Raises PromptError when validation refuses it."""
@@ -65,19 +77,31 @@ class Client:
             raise PromptError(_refusal(error.read())) from None
         return json.loads(answer)["prompt_id"]
 
-    def wait(self, prompt_id: str, each_poll: Callable[[], None] = lambda: None) -> dict[str, dict]:
+    def wait(
+        self, prompt_id: str, each_poll: Callable[[], None] = lambda: None, limit: float = float("inf")
+    ) -> dict[str, dict]:
         """Wait until a queued prompt is done; returns and raises as ``run`` does."""
-        while True:
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
             entry = json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id)
             if entry is not None:
                 _raise_failure(entry["status"])
                 return entry["outputs"]
             each_poll()
             time.sleep(0.1)
+        raise TimeoutError(f"The prompt was not done after {limit:.0f} s.")
 
     def interrupt(self) -> None:
         """Press Cancel."""
         self._post("/interrupt", b"{}", "application/json")
+
+    def free(self) -> None:
+        """Ask for the memory of models and of kept outputs back, as the page's button does."""
+        self._post("/free", b'{"unload_models": true, "free_memory": true}', "application/json")
+
+    def remaining(self) -> int:
+        """How many prompts run or wait."""
+        return json.loads(self._get("/prompt"))["exec_info"]["queue_remaining"]
 
     def upload_image(self, path: Path, subfolder: str = "") -> str:
         """Put an image into ComfyUI's input folder; return its name there."""
@@ -133,10 +157,14 @@ class _ProgressListener:
         import aiohttp
 
         self._stop = asyncio.Event()
-        async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as socket:
-            reading = asyncio.ensure_future(self._read(socket))
-            await asyncio.wait([reading, asyncio.ensure_future(self._stop.wait())], return_when="FIRST_COMPLETED")
-            reading.cancel()
+        # A server that is gone is told by the request for the prompt.
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as socket:
+                waited_for = [asyncio.ensure_future(what) for what in (self._read(socket), self._stop.wait())]
+                await asyncio.wait(waited_for, return_when="FIRST_COMPLETED")
+                for task in waited_for:
+                    task.cancel()
+        self._connected.set()
 
     async def _read(self, socket) -> None:
         self._connected.set()
@@ -154,7 +182,8 @@ class _ProgressListener:
 def _raise_failure(status: dict) -> None:
     for kind, details in status["messages"]:
         if kind == "execution_error":
-            raise PromptError(f"{details['node_type']}: {details['exception_message'].strip()}")
+            message = f"{details['node_type']}: {details['exception_message'].strip()}"
+            raise PromptError(message, details["exception_type"])
         if kind == "execution_interrupted":
             raise PromptInterrupted(f"{details['node_type']}: interrupted")
 

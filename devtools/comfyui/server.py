@@ -57,6 +57,15 @@ class Server:
         return self.base / "input"
 
     @property
+    def pid(self) -> int | None:
+        """Of the running server's process; None without one."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log_file(self) -> Path:
         return self.base / "server.log"
 
