@@ -52,8 +52,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-soak-", ignore_cleanup_errors=True) as folder:
         site = Site(prepare(progress=progress), demo_checkpoint(progress), Path(folder, "base"))
         progress.say(disk_text(site))
+        judge = Judge(site)
         try:
-            judge = soak(site, arguments.seed, goes_on, report, progress)
+            soak(site, judge, arguments.seed, goes_on, report, progress)
+        except KeyboardInterrupt:
+            progress.say("stopped")
         finally:
             site.server.stop()
         lives = [memory_text(watch) for watch in judge.watches if watch.readings]
@@ -73,18 +76,15 @@ def main() -> int:
     return 1 if report.violations else 0
 
 
-def soak(site: Site, seed: int, goes_on: Callable[[], bool], report: Report, progress: Progress) -> Judge:
+def soak(site: Site, judge: Judge, seed: int, goes_on: Callable[[], bool], report: Report, progress: Progress) -> None:
     """All turns, as long as it goes on; what they did and what was broken is in the report."""
     site.start()
-    judge = Judge(site)
-    wrong = [*judge.begin(), *first_files(site, judge)]
-    if wrong:
-        raise SystemExit("The first files could not be made:\n" + "\n".join(wrong) + "\n" + site.server.log())
+    report.violated(0, "the start", plan.NOTHING, judge.begin(), progress.say)
+    first_files(site, judge, report, progress.say)
     for turn in plan.turns(seed, list(ACTIONS), list(FAULTS)):
         if not goes_on():
             break
         take(turn, site, judge, report, progress.say)
-    return judge
 
 
 def disk_text(site: Site) -> str:

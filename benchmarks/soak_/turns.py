@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from . import actions, faults, prompts
 from .judge import Judge, resumed
 from .outcome import DONE, attempt
-from .plan import Turn
+from .plan import NOTHING, Turn
 from .promises import Promises
 from .site import Site
 from .small_disk import SIZE
@@ -31,16 +31,26 @@ class Report:
     violations: list[dict] = field(default_factory=list)
     turns: int = 0
 
+    def violated(self, turn: int, action: str, fault: str, broken: list[str], say: Callable[[str], None]) -> None:
+        """Add what is broken after a turn, and say it now."""
+        for text in broken:
+            self.violations.append({"turn": turn, "action": action, "fault": fault, "broken": text})
+            say(f"VIOLATION in turn {turn} ({action}; {fault}): {text}")
 
-def first_files(site: Site, judge: Judge) -> list[str]:
-    """What the actions take from: deltas of two recipes, a baked checkpoint, a snapshot. Returns what went wrong."""
+
+def first_files(site: Site, judge: Judge, report: Report, say: Callable[[str], None]) -> None:
+    """Turn 0, what the actions take from: deltas of two recipes, a baked checkpoint, a snapshot.
+
+    Raises SystemExit if they cannot be made.
+    """
     client, choose = site.server.client, random.Random(0)
     outcomes = [attempt(client, prompts.training(site, seed, "sara/trained")) for seed in list(prompts.RECIPES)[:2]]
     outcomes.append(attempt(client, prompts.baking(site, choose)))
     if failed := [outcome.message for outcome in outcomes if outcome.kind != DONE]:
-        return failed
+        raise SystemExit("The first files could not be made:\n" + "\n".join([*failed, site.server.log()]))
     outcomes.append(actions.cancelled(site, client, min(prompts.RECIPES), at=2))
-    return judge.judge(outcomes, faults.Disturbance({faults.INTERRUPTED}), time.time())
+    broken = judge.judge(outcomes, faults.Disturbance({faults.INTERRUPTED}), time.time())
+    report.violated(0, "the first files", NOTHING, broken, say)
 
 
 def take(turn: Turn, site: Site, judge: Judge, report: Report, say: Callable[[str], None]) -> None:
@@ -50,7 +60,7 @@ def take(turn: Turn, site: Site, judge: Judge, report: Report, say: Callable[[st
     with fault(site, random.Random(choose.random())) as disturbance:
         outcomes = actions.ACTIONS[turn.action](site, site.server.client, random.Random(choose.random()))
     disturbance.excuses |= ACTION_EXCUSES.get(turn.action, set())
-    wrong = judge.judge(outcomes, disturbance, began)
+    broken = judge.judge(outcomes, disturbance, began)
     everybodys = [*outcomes, *disturbance.beside, *disturbance.second]
     endings = Counter(outcome.kind for outcome in everybodys)
     report.turns += 1
@@ -60,9 +70,7 @@ def take(turn: Turn, site: Site, judge: Judge, report: Report, say: Callable[[st
     report.resumed += len(resumed(outcome for outcome in outcomes if outcome.kind == DONE))
     report.said += Counter(outcome.message for outcome in everybodys if outcome.message)
     say(f"{turn.number}: {turn.action}, {turn.fault}: " + ", ".join(f"{n} {kind}" for kind, n in endings.items()))
-    for text in wrong:
-        report.violations.append({"turn": turn.number, "action": turn.action, "fault": turn.fault, "broken": text})
-        say(f"VIOLATION in turn {turn.number} ({turn.action}; {turn.fault}): {text}")
+    report.violated(turn.number, turn.action, turn.fault, broken, say)
     make_room(site, judge.promises)
 
 
