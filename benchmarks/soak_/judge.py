@@ -38,6 +38,7 @@ class Judge:
         self.site, self.promises, self.files = site, Promises(site.output), WholeFiles(site.output)
         self.temporary, self.pictures = FolderWatch(site.temporary), FolderWatch(site.base / "temp")
         self.first: dict[str, str] = {}
+        self._last: dict[str, str] = {}
         self.watches: list[ProcessWatch] = []
         self._life, self._watch = 0, ProcessWatch(site.output)
 
@@ -102,7 +103,10 @@ class Judge:
         return self._as_first(f"what recipe {inputs['seed']} trains", contents(path)) if path.is_file() else []
 
     def _as_first(self, what: str, found: str) -> list[str]:
-        return [] if self.first.setdefault(what, found) == found else [f"{what} has changed"]
+        """Told once, until it changes again."""
+        is_new = self._last.get(what) != found
+        self._last[what] = found
+        return [f"{what} has changed"] if self.first.setdefault(what, found) != found and is_new else []
 
     def _killed(self, before: str, outcomes: list[Outcome], excuses: set[str], began: float) -> list[str]:
         """What a killed server leaves stays; what it had done by then is there."""

@@ -52,6 +52,7 @@ class ProcessWatch:
     def __init__(self, output: Path, warm_up: int = WARM_UP):
         self._own = [f"{output}/sara/", f"{output}/sara_snapshots/"]
         self._warm_up, self._last = warm_up, deque(maxlen=LAST)
+        self._told: set[str] = set()
         self.readings: list[Reading] = []
 
     def wrong(self, reading: Reading) -> list[str]:
@@ -59,8 +60,9 @@ class ProcessWatch:
         warm = self.readings[: self._warm_up]
         self.readings.append(reading)
         self._last.append(reading.memory)
-        held = [path for path in dict.fromkeys([*reading.files, *reading.mapped]) if path.startswith(tuple(self._own))]
-        lines = [f"the server holds {path} open" for path in held]
+        held = {path for path in [*reading.files, *reading.mapped] if path.startswith(tuple(self._own))} - self._told
+        self._told |= held  # once is enough
+        lines = [f"the server holds {path} open" for path in sorted(held)]
         if len(warm) < self._warm_up:
             return lines
         most_files, most_threads = max(len(r.files) for r in warm), max(r.threads for r in warm)

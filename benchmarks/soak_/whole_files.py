@@ -25,17 +25,17 @@ class WholeFiles:
         self.output = output
         self._whole: dict[Path, str] = {}
         self._left_by_killed: set[Path] = set()
+        self._told: set[str] = set()
 
     def server_was_killed(self) -> None:
         """What is unfinished now stays for ever, and is nobody's fault."""
         self._left_by_killed.update(path for path in self._files() if path.name.endswith(_UNFINISHED))
 
     def wrong(self) -> list[str]:
-        """A line for each file that is not as it should be, while no server is at work."""
-        lines = []
-        for path in self._files():
-            if text := self._wrong_with(path):
-                lines.append(f"{path.relative_to(self.output).as_posix()} {text}")
+        """A line for each file that is not as it should be, while no server is at work; told once."""
+        found = ((path.relative_to(self.output).as_posix(), self._wrong_with(path)) for path in self._files())
+        lines = [line for name, text in found if text and (line := f"{name} {text}") not in self._told]
+        self._told.update(lines)
         return lines
 
     def _files(self) -> list[Path]:
