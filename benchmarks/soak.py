@@ -58,7 +58,7 @@ def main() -> int:
         except KeyboardInterrupt:
             progress.say("stopped")
         finally:
-            site.server.stop()
+            site.close()
         lives = [memory_text(watch) for watch in judge.watches if watch.readings]
         kept = len(judge.promises)
     print(f"seed {arguments.seed}: {report.turns} turns, {sum(report.endings.values())} prompts "

@@ -16,7 +16,7 @@ from devtools.comfyui.install import Host
 from devtools.comfyui.server import Server
 from devtools.demo import STYLE_FOLDER
 
-from .small_disk import mounted_on
+from .small_disk import mounted_on, taken_off
 from .watched_model import NODE
 
 PICTURES = "few"
@@ -51,6 +51,12 @@ class Site:
             self.server.start()
         self.lives += 1
         self.info = self.info or self.server.client.object_info()
+
+    def close(self) -> None:
+        """Stop the server, and let go of the small disk."""
+        self.server.stop()
+        if self.has_small_disk:
+            taken_off(self.output)
 
     def kill(self) -> None:
         """Kill the server, and keep what it has said."""

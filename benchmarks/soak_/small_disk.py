@@ -9,7 +9,7 @@ from pathlib import Path
 
 SIZE = 320 * 2**20
 FILLER = ".filler"
-_NEW_MOUNTS, _RECURSIVE, _PRIVATE = 0x20000, 0x4000, 0x40000
+_NEW_MOUNTS, _RECURSIVE, _PRIVATE, _DETACH = 0x20000, 0x4000, 0x40000, 2
 
 
 def mounted_on(folder: Path) -> bool:
@@ -23,6 +23,11 @@ def mounted_on(folder: Path) -> bool:
     if system.unshare(_NEW_MOUNTS) or system.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
         return False
     return system.mount(b"sara-soak", os.fsencode(folder), b"tmpfs", 0, f"size={SIZE}".encode()) == 0
+
+
+def taken_off(folder: Path) -> None:
+    """Remove the small disk from a folder, with all that is on it."""
+    ctypes.CDLL(None).umount2(os.fsencode(folder), _DETACH)
 
 
 @contextlib.contextmanager
