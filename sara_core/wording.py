@@ -37,6 +37,12 @@ def rounded(value: float) -> str:
     return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
+def shown(error: BaseException, most: int = 200) -> str:
+    """What an error of a library says, on one line of at most `most` characters; it may quote a file's content."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def capitalised(text: str) -> str:
     """As a sentence begins: "a whole model" → "A whole model"; what is large already stays so."""
     return text[:1].upper() + text[1:]

@@ -57,6 +57,9 @@ def _images(arguments: argparse.Namespace, terminal: Terminal) -> tuple[ImageFol
     if arguments.class_folder is not None:
         class_images = read_image_folder(arguments.class_folder)
         terminal.say(f"In the class folder: {class_images.text()}")
+    for folder in filter(None, (images, class_images)):
+        if remarks := folder.checked():
+            terminal.say(remarks)
     return images, class_images
 
 

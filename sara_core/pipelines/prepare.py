@@ -13,6 +13,7 @@ import torch
 from ..data.denoising_loss import Sample
 from ..data.image_folder import CaptionedImage
 from ..data.noising import DiffusionNoising, FlowNoising
+from ..data.pictures import INSTALL, read_picture
 from ..diffusers_bridge import denoiser
 from ..errors import TrainingError, UnsupportedModelError
 from ..memory.estimate import is_out_of_memory
@@ -20,7 +21,8 @@ from ..wording import one_of
 from .families import FAMILIES, Conditions, PipelineFamily
 
 _PREDICTIONS = ("epsilon", "v_prediction")
-_INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
+# How many times as long as wide a picture may be before its ends are cut off.
+LONGEST_STRIP = 8
 
 
 class Prepared(NamedTuple):
@@ -100,7 +102,7 @@ def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
             **{**absent, **family.left_out},
         )  # fmt: skip
     except ImportError as error:
-        raise TrainingError(f"This needs diffusers and its company ({error}): {_INSTALL}.") from error
+        raise TrainingError(f"This needs diffusers and its company ({error}): {INSTALL}.") from error
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(
             f"The model in '{folder}' cannot be opened ({error}). Its weights must be .safetensors files: download or "
@@ -174,16 +176,21 @@ def _encoded_images(
 
 def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tuple[tuple[int, int], torch.Tensor]:
     """Width and height of an image in pixels, and its latent."""
-    from diffusers.utils import load_image
-
-    try:
-        image = load_image(str(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TrainingError(f"The image '{path.name}' is damaged or no image: {error}") from error
-    pixels = pipeline.image_processor.preprocess(image, resolution, resolution, resize_mode="crop")
+    image = read_picture(path).image
+    pixels = pipeline.image_processor.preprocess(_middle(image), resolution, resolution, resize_mode="crop")
     config = pipeline.vae.config
     latent = pipeline.vae.encode(pixels.to(device)).latent_dist.mode()[0]
     return image.size, ((latent - (config.shift_factor or 0.0)) * config.scaling_factor).cpu()
+
+
+def _middle(image):
+    """A strip, of which only the middle is used, cut so far that scaling it up takes no memory to speak of."""
+    width, height = image.size
+    wide, high = min(width, LONGEST_STRIP * height), min(height, LONGEST_STRIP * width)
+    if (wide, high) == (width, height):
+        return image
+    left, top = (width - wide) // 2, (height - high) // 2
+    return image.crop((left, top, left + wide, top + high))
 
 
 def _encoded_texts(

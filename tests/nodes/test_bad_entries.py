@@ -139,7 +139,7 @@ def test_training_images_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     def unreadable(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", unreadable)
+    monkeypatch.setattr(Path, "open", unreadable)
     with pytest.raises(TrainingError, match="'a.txt' cannot be read.*permissions"):
         read_image_folder(tmp_path)
     monkeypatch.setattr(Path, "iterdir", unreadable)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 from sara_core import SparseDelta
 from sara_core.__main__ import main
@@ -225,6 +226,19 @@ def test_8_bit_moments_that_no_package_has_are_refused_before_the_model_is_loade
     options = ["--optimizer", "AdamW 8-bit"]
     assert main(["train", str(base), str(images), str(tmp_path / "o.safetensors"), *options]) == 1
     assert "neither is installed in this Python. Choose AdamW" in capsys.readouterr().err
+
+
+def test_pictures_are_looked_at_before_the_model_is_loaded(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sara_core.commands.train.prepare_training", lambda *_: pytest.fail("it was begun"))
+    folder = tiny_diffusers.image_folder(tmp_path / "images")
+    Image.new("RGBA", (8, 8)).save(folder / "0.png")
+    (folder / "2.png").write_bytes(b"")
+    assert main(["train", str(base), str(folder), str(tmp_path / "o.safetensors")]) == 1
+    assert "error: The image '2.png' is damaged or no image" in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save(folder / "2.png")
+    with pytest.raises(pytest.fail.Exception):
+        main(["train", str(base), str(folder), str(tmp_path / "o.safetensors")])
+    assert "1 image with transparent places, which become white: 0.png" in capsys.readouterr().err
 
 
 def test_the_help_has_every_setting_in_the_words_that_the_node_has_too(capsys, monkeypatch):

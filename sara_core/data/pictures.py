@@ -1,0 +1,129 @@
+"""A picture file as a person sees it: upright, in sRGB, on one plain ground, with 8 bits a channel.
+
+Pillow, which reads it, is imported only where a picture or a folder of them is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import TrainingError
+from ..wording import shown
+from . import colours
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INSTALL = "pip install diffusers transformers accelerate sentencepiece pillow"
+# What a picture's file may hold that the training does not see, or not so: in words, of one or several pictures.
+FRAMES = "more than one frame or page, of which the first is taken"
+TRANSPARENT = "transparent places, which become white"
+PROFILE = "a colour profile that cannot be used; the colours are taken for sRGB"
+EXIF = "damaged EXIF data; they are taken as they are stored, not turned"
+# Formats that Pillow knows by name and that are no pictures to it, or none without another program.
+_NO_PICTURES = {"EPS", "IPTC", "MPEG"}
+# Of pictures, too, but read by other programs: what to name instead of passing over it in silence.
+OTHER_ENDINGS = frozenset(
+    ".heic .heif .hif .jxl .jxr .wdp .hdp .avif .avifs .webp .jp2 .j2k .jpx .svg .svgz .eps .ai .exr .hdr .xcf .kra "
+    ".ora .clip .afphoto .emf .wmf .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr "
+    ".iiq .erf .mrw .raw .jif .jfi .webm .mp4 .mov .mkv .avi .m4v .mpg .mpeg".split()
+)
+
+
+class Picture(NamedTuple):
+    """image: a PIL image of mode RGB; remarks: those of FRAMES, TRANSPARENT, PROFILE and EXIF that hold for its file"""
+
+    image: Image.Image
+    remarks: tuple[str, ...]
+
+
+@functools.cache
+def _formats() -> dict[str, frozenset[str]]:
+    """Pillow's name of each format that can be decoded here → the endings of its files, in small letters."""
+    Image = _pillow()
+    from PIL import ImageFile, features
+
+    Image.init()
+    lacking = {
+        name for name, codec in (("AVIF", "avif"), ("WEBP", "webp"), ("JPEG2000", "jpg_2000"), ("JPEG", "jpg"))
+        if not features.check(codec)
+    }  # fmt: skip
+    endings = Image.registered_extensions().items()
+    return {
+        name: frozenset(ending for ending, its_format in endings if its_format == name)
+        for name, (opener, _) in Image.OPEN.items()
+        if name not in _NO_PICTURES | lacking
+        and not (isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile))
+    }
+
+
+def readable_endings() -> frozenset[str]:
+    """The endings, like ".jpg", of the picture files that can be read here. Raises TrainingError without Pillow."""
+    # A second picture in a JPEG, as cameras make them, is a format of its own that has no opener.
+    return frozenset().union({".mpo"}, *_formats().values())
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in a file: turned as its EXIF data say, its colour profile converted to sRGB, what is transparent on
+    white, 16-bit and float values scaled to 8 bits; of several frames or pages the first.
+
+    Raises TrainingError, with the file's name, if it is damaged, no picture, too large to open safely, or has values
+    whose white is not known; and without Pillow.
+    """
+    Image = _pillow()
+    try:
+        with _without_warnings(), Image.open(path, formats=list(_formats())) as file:
+            remarks = [FRAMES] if file.format != "PSD" and getattr(file, "n_frames", 1) > 1 else []
+            stored = colours.stored_as(file)
+            file.load()
+            image, its_exif_is_sound = _upright(file)
+            if not its_exif_is_sound:
+                remarks.append(EXIF)
+            plain = colours.plain(image, stored)
+    except Image.DecompressionBombError as error:
+        raise TrainingError(
+            f"The image '{path.name}' has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which is "
+            "too many to open safely: make it smaller."
+        ) from error
+    except TrainingError as error:
+        raise TrainingError(f"The image '{path.name}' {error}") from error
+    except Exception as error:  # Pillow's readers raise what they run into: struct.error, IndexError, SyntaxError …
+        raise TrainingError(
+            f"The image '{path.name}' is damaged or no image: {shown(error) or type(error).__name__}"
+        ) from error
+    if plain.is_transparent:
+        remarks.append(TRANSPARENT)
+    if not plain.profile_is_sound:
+        remarks.append(PROFILE)
+    return Picture(plain.image, tuple(remarks))
+
+
+def _pillow():
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise TrainingError(f"This needs diffusers and its company ({error}): {INSTALL}.") from error
+    return Image
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of large pictures, odd EXIF data and the like, which either are errors in the end or do not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _upright(image) -> tuple[object, bool]:
+    """The image turned as its EXIF data say; and whether they could be read."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image), True
+    except Exception:  # what damaged data lead to is not foreseen there
+        return image.copy(), False
