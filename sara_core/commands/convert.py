@@ -8,6 +8,7 @@ from ..conversion.read import read_delta
 from ..conversion.registry import OWN, WRITERS, format_names
 from ..conversion.request import DEFAULT_RANK
 from ..conversion.write import write_delta
+from .options import number
 from .remedies import REMEDIES
 
 HELP = "make a delta of a foreign file, or write a delta in another format"
@@ -27,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="the model that IN was made for: a diffusers folder or a .safetensors file")
     parser.add_argument("--to", choices=list(WRITERS), default=OWN, help=f"{written} (default: %(default)s)")
     parser.add_argument(
-        "--rank", type=int, default=DEFAULT_RANK, help="of the LoRA, with --to lora (default: %(default)s)"
-    )
+        "--rank", type=number(1, 1 << 16, whole=True), default=DEFAULT_RANK,
+        help="of the LoRA, with --to lora (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
-        "--density", type=float, help="share of the model's elements to keep of a LoRA or model, such as 0.05"
-    )
+        "--density", type=number(above=0, most=1),
+        help="share of the model's elements to keep of a LoRA or model, such as 0.05",
+    )  # fmt: skip
     parser.add_argument(
         "--reading",
         choices=list(READINGS),

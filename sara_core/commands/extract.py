@@ -3,6 +3,7 @@
 import argparse
 
 from ..extraction.extract import extract_with_report
+from .options import number
 from .remedies import load_delta
 
 HELP = "make a delta of a tuned model and its base"
@@ -14,8 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tuned", metavar="TUNED", help="the same, of the model that was tuned from it")
     parser.add_argument("target", metavar="OUT", help="the delta, a .safetensors file")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--density", type=float, help="keep the largest changes, this share of the model, such as 0.01")
-    amount.add_argument("--count", type=int, help="keep the largest changes, this many")
+    amount.add_argument(
+        "--density", type=number(above=0, most=1),
+        help="keep the largest changes, this share of the model, such as 0.01",
+    )  # fmt: skip
+    amount.add_argument("--count", type=number(1, whole=True), help="keep the largest changes, this many")
     amount.add_argument("--support", metavar="DELTA", help="keep exactly the positions of this delta file")
 
 

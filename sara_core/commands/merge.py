@@ -4,6 +4,7 @@ import argparse
 
 from ..merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
+from .options import number
 from .weighted import WeightedFile
 
 HELP = "merge deltas into one, each with its weight"
@@ -16,11 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("deltas", metavar="FILE[=WEIGHT]", nargs="+", type=WeightedFile.parse, help="weight: default 1")
     parser.add_argument("--method", choices=METHODS, default=defaults.method, help="default %(default)s")
     parser.add_argument(
-        "--keep", type=float, default=defaults.keep,
+        "--keep", type=number(above=0, most=1), default=defaults.keep,
         help="share of each delta's changes that ties and dare take (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--sign", choices=SIGNS, default=defaults.sign, help="what ties votes by: default %(default)s")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of dare's choice (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=number(whole=True), default=defaults.seed, help="of dare's choice (default %(default)s)"
+    )
     parser.add_argument("--preset", choices=block_presets(), default=ALL_BLOCKS, help="parts of the model to merge")
     parser.add_argument(
         "--block", action="append", default=[], metavar="'WORDS = FACTOR'",

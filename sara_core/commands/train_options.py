@@ -3,7 +3,7 @@ command's own."""
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.image_folder import ImageFolder
@@ -13,6 +13,7 @@ from ..training.record import parts_of_a_run, selection_asked_for
 from ..training.settings import (
     CLASS_IMAGES, COURSE, METHOD, NOISE_AND_CAPTIONS, SETTINGS, SNAPSHOTS, WHICH_WEIGHTS, Setting,
 )  # fmt: skip
+from .options import number
 from .terminal import WORDS, option
 
 DEFAULT_DENSITY = 0.01
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which weights are trained")
     amount = which.add_mutually_exclusive_group()
     amount.add_argument(
-        "--density", type=float, metavar="X",
+        "--density", type=number(above=0, most=1), metavar="X",
         help="Share of the weights to train, smallest first. 0.01 is a good start, 0.05 learns more. "
         f"(default {DEFAULT_DENSITY})",
     )  # fmt: skip
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add(class_images, CLASS_IMAGES)
     model = parser.add_argument_group("the model and its memory")
     model.add_argument(
-        "--resolution", type=int, default=512,
+        "--resolution", type=number(1, 1 << 16, whole=True), default=512,
         help="Images are cut to such squares; SDXL, SD3 and Flux were made for 1024. (default %(default)s)",
     )  # fmt: skip
     model.add_argument(
@@ -126,22 +127,5 @@ def _kind(setting: Setting) -> dict:
         return {"choices": setting.choices, "metavar": "NAME"}
     if isinstance(setting.default, str):
         return {"metavar": "TEXT"}
-    return {"type": _parser_of(setting), "metavar": "N" if isinstance(setting.default, int) else "X"}
-
-
-def _parser_of(setting: Setting) -> Callable[[str], float]:
-    """Reads a number of a setting's kind and range, for argparse."""
-    kind = type(setting.default)
-    what = f"whole number from {setting.least} to" if kind is int else f"number from {setting.least:g} to"
-    most = f"{setting.most}" if kind is int else f"{setting.most:g}"
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not setting.least <= value <= setting.most:
-            raise argparse.ArgumentTypeError(f"'{text}' is no {what} {most}")
-        return value
-
-    return parse
+    parse = number(setting.least, setting.most, whole=setting.is_whole)
+    return {"type": parse, "metavar": "N" if setting.is_whole else "X"}

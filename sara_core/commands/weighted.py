@@ -1,11 +1,12 @@
 """Delta files with a number behind each, as `merge` and `bake` take them: style.safetensors=0.6."""
 
 import argparse
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 from ..delta import SparseDelta
+from ..errors import DeltaError
+from ..numbers import read
 from .remedies import load_delta
 
 
@@ -22,12 +23,11 @@ class WeightedFile(NamedTuple):
         if not path or Path(text).is_file():  # a name may have an equals sign of its own
             return cls(Path(text), 1.0)
         try:
-            number = float(weight)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise argparse.ArgumentTypeError(f"'{weight}' in '{text}' is no number: write FILE=0.6")
-        return cls(Path(path), number)
+            return cls(Path(path), read(weight, "it"))
+        except DeltaError as error:
+            raise argparse.ArgumentTypeError(
+                f"'{weight}' in '{text}' is no number that float32 can hold: write FILE=0.6"
+            ) from error
 
     def load(self) -> SparseDelta:
         """The delta in the file; raises DeltaError if it is none."""

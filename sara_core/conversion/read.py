@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import DeltaError
 from ..files import container
+from ..numbers import checked
 from ..wording import one_of
 from .adapters.readings import READINGS, TRAINED
 from .foreign_file import opened_foreign
@@ -34,6 +35,8 @@ def read_delta(
     """
     if reading not in READINGS:
         raise DeltaError(f"There is no reading '{reading}'. Choose {one_of(READINGS)}.")
+    if density is not None:
+        density = checked(density, "The density", above=0, most=1)
     path = Path(path)
     path = next((path / name for name in files_in_folders() if os.path.isfile(path / name)), path)
     if not (os.path.isdir(path) or os.path.isfile(path)):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..delta import SparseDelta
 from ..errors import DeltaError
+from ..numbers import checked
 from .registry import WRITERS
 from .request import DEFAULT_RANK, Progress, WriteRequest
 
@@ -25,7 +26,7 @@ def write_delta(
     rank: of a LoRA; on_progress: called with steps done and steps in all; may raise to stop
     Raises DeltaError if the delta cannot be written so; NameTakenError if it would replace something and must not.
     """
-    path = Path(path)
+    path, rank = Path(path), checked(rank, "The rank of a LoRA", 1, whole=True)
     if not delta.entries:
         raise DeltaError("The delta changes nothing: there is nothing to write.")
     if to not in WRITERS:

@@ -1,7 +1,6 @@
 """A sparse delta: the changed elements of some weights, what it can be combined with, and how it is applied."""
 
 import itertools
-import math
 import os
 import threading
 import weakref
@@ -11,6 +10,7 @@ import torch
 
 from ..errors import DeltaError, UnsupportedModelError
 from ..names.resolve import check_distinct, resolve
+from ..numbers import checked
 from ..tensors.elements import (
     added, has_own_operations, may_overflow, memory_span, overlaps_itself, shared_count, union_sum,
 )  # fmt: skip
@@ -129,9 +129,10 @@ class SparseDelta:
         return SparseDelta(entries, dict(self.metadata.items() & other.metadata.items()))
 
     def __mul__(self, factor: float) -> "SparseDelta":
-        """Every change times `factor`, in float32. Raises DeltaError for products that are too large for it."""
+        """Every change times `factor`, in float32. Raises DeltaError if one is too large then."""
         if not isinstance(factor, (int, float)):
             return NotImplemented
+        factor = checked(factor, "The factor of a delta")
         entries = {
             name: SparseEntry(i, in_float32_range(name, v.float() * factor), shape)
             for name, (i, v, shape) in self.entries.items()
@@ -211,7 +212,7 @@ class AppliedDelta:
         one of the same weights is still in place; nothing is changed then. For a strength that makes an element too
         large for its dtype every bit is as before the delta.
         """
-        _check_strength(strength)
+        strength = checked(strength, "The strength")
         with self._lock:
             if not self._targets:
                 raise DeltaError("This delta was removed from the model: apply it again.")
@@ -264,11 +265,6 @@ def _overlapping(weights: Iterable[torch.Tensor]) -> bool:
     """Whether two of the weights share memory, so that one's base values are what the other has written."""
     spans = sorted((str(weight.device), *memory_span(weight)) for weight in weights)
     return any(a[0] == b[0] and b[1] < a[2] for a, b in zip(spans, spans[1:]))
-
-
-def _check_strength(strength: float) -> None:
-    if not math.isfinite(strength):
-        raise DeltaError(f"Strength must be a finite number, not {strength}.")
 
 
 def check_precision(name: str, weight: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from ..errors import DeltaError
 from ..foreign_text import NAME, plain
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
+from ..numbers import checked
 from ..tensors.elements import gather, sum_of_squares
 from .largest_changes import LargestChanges
 
@@ -146,7 +147,7 @@ def extract_with_report(
         if support is not None:
             entries = _on_support(comparison, support, changes.squares, report)
         else:
-            wanted = count if count is not None else round((density or 1.0) * report.elements)
+            wanted = amount.get("count") or round(amount.get("density", 1.0) * report.elements)
             entries, report.squared_share = changes.keep(wanted, report.add_kept)
         steps.finish()
         report.kept = sum(len(entry.indices) for entry in entries.values())
@@ -158,13 +159,13 @@ def extract_with_report(
     return SparseDelta(entries, {**metadata, keys.EXTRACTION: json.dumps(record, ensure_ascii=False)}), report
 
 
-def _check_amount(amount: Mapping) -> None:
+def _check_amount(amount: dict) -> None:
     if len(amount) > 1:
         raise DeltaError(f"Give at most one of density, count and support (got {', '.join(amount)}).")
-    if "count" in amount and amount["count"] < 1:
-        raise DeltaError(f"The count must be at least 1, not {amount['count']}.")
-    if "density" in amount and not 0 < amount["density"] <= 1:
-        raise DeltaError(f"The density must be above 0 and at most 1, not {amount['density']}.")
+    if "count" in amount:
+        amount["count"] = checked(amount["count"], "The count", 1, whole=True)
+    if "density" in amount:
+        amount["density"] = checked(amount["density"], "The density", above=0, most=1)
 
 
 class _Steps:

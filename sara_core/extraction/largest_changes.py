@@ -13,6 +13,7 @@ import torch
 from ..delta import SparseEntry
 from ..delta.entry import all_finite, check_shape
 from ..errors import DeltaError
+from ..numbers import checked
 from ..tensors.elements import sum_of_squares
 from ..tensors.largest import LargestCut, MagnitudeHistogram, largest_cut
 
@@ -114,8 +115,8 @@ def keep_largest(changes: Changes, density: float | None, elements: int) -> Kept
     Raises DeltaError for a density outside 0 … 1, without one for changes that are not sparse, and for a change that
     is not finite.
     """
-    if density is not None and not 0 < density <= 1:
-        raise DeltaError(f"The density must be above 0 and at most 1, such as 0.05 for 5 %; it is {density}.")
+    if density is not None:
+        density = checked(density, "The density", above=0, most=1)
 
     def pieces() -> Iterable[Piece]:
         for name, change in changes():

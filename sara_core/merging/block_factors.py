@@ -9,7 +9,6 @@ every pattern here). Of several lines that hold for a weight the last counts; wh
 is for all deltas, or there is one for each, in their order.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from ..errors import DeltaError
 from ..names import patterns
 from ..names.families import FAMILIES
 from ..names.patterns import Patterns, matches_name, split_patterns
+from ..numbers import read_list
 from ..wording import listed
 
 
@@ -68,15 +68,19 @@ def parse_blocks(text: str) -> tuple[BlockFactor, ...]:
 def _parse(line: str) -> BlockFactor:
     words, _, factors = line.rpartition("=")
     try:
-        block = BlockFactor(split_patterns(words), tuple(map(float, split_patterns(factors))))
-    except ValueError:
-        block = BlockFactor((), ())
-    if not block.words or not block.factors or not all(map(math.isfinite, block.factors)):
-        raise DeltaError(
-            f"The block line '{line}' cannot be understood. Write words, an equals sign and a number, like "
-            "'output_blocks = 0.5'."
-        )
+        block = BlockFactor(split_patterns(words), tuple(read_list(factors, "its factor")))
+    except DeltaError as error:
+        raise _not_understood(line, f" ({str(error).rstrip('.')})") from error
+    if not block.words:
+        raise _not_understood(line)
     return block
+
+
+def _not_understood(line: str, why: str = "") -> DeltaError:
+    return DeltaError(
+        f"The block line '{line}' cannot be understood{why}. Write words, an equals sign and a number, like "
+        "'output_blocks = 0.5'."
+    )
 
 
 def check_blocks(blocks: Sequence[BlockFactor], weights: Collection[str], deltas: int) -> None:

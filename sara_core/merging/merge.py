@@ -15,8 +15,7 @@ wᵢ ≠ 0 has, even where the changes cancel; ties and dare, which are there to
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..delta import metadata as keys
 from ..delta.delta import in_float32_range
 from ..errors import DeltaError
 from ..names.resolve import common_name, prefix_of
+from ..numbers import checked
 from ..tensors.largest import MagnitudeHistogram, largest_cut
 from .block_factors import BlockFactor, check_blocks, factors_of
 from .report import MergeReport
@@ -62,8 +62,8 @@ class MergeSettings:
             raise DeltaError(f"There is no merge method '{self.method}'. Choose one of {', '.join(METHODS)}.")
         if self.sign not in SIGNS:
             raise DeltaError(f"The sign cannot be elected by '{self.sign}'. Choose one of {', '.join(SIGNS)}.")
-        if not 0 < self.keep <= 1:
-            raise DeltaError(f"The share to keep must be above 0 and at most 1, not {self.keep}.")
+        object.__setattr__(self, "keep", checked(self.keep, "The share to keep", above=0, most=1))
+        object.__setattr__(self, "seed", checked(self.seed, "The seed", whole=True))
 
     @property
     def title(self) -> str:
@@ -113,7 +113,8 @@ def merge_with_report(
 ) -> tuple[SparseDelta, MergeReport]:
     """As `merge`, with a report on how the deltas lie to each other, and raising the same."""
     names = list(names or (f"delta {number}" for number in range(1, len(deltas) + 1)))
-    weights = [float(weights)] * len(deltas) if isinstance(weights, (int, float)) else [float(w) for w in weights]
+    weights = list(weights) if isinstance(weights, Iterable) else [weights] * len(deltas)
+    weights = [float(checked(weight, "A weight of the merge")) for weight in weights]
     deltas = _checked(deltas, weights, names)
     every_weight = sorted({name for delta in deltas for name in delta.entries})
     check_blocks(settings.blocks, every_weight, len(deltas))
@@ -152,8 +153,6 @@ def _checked(deltas: Sequence[SparseDelta], weights: Sequence[float], names: Seq
         raise DeltaError("There is nothing to merge: connect or name at least one delta.")
     if len(weights) != len(deltas):
         raise DeltaError(f"There are {len(deltas)} deltas but {len(weights)} weights. Give one weight for each.")
-    if not all(map(math.isfinite, weights)):
-        raise DeltaError(f"Weights must be finite numbers, not {weights}.")
     families = [delta.metadata.get(keys.FAMILY) for delta in deltas]
     known = [place for place, family in enumerate(families) if family is not None]
     for place in known:

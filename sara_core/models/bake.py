@@ -1,7 +1,6 @@
 """Streaming a delta into a checkpoint file: one tensor in memory at a time, untouched tensors byte for byte."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ..delta.delta import check_fits
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import atomic, container
 from ..names.resolve import resolve
+from ..numbers import checked
 from . import quantised
 
 _DTYPES = quantised.DTYPES | quantised.FLOAT8
@@ -70,8 +70,7 @@ def bake(
     not; UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
     """
     base, target = Path(base), Path(target)
-    if not math.isfinite(strength):
-        raise DeltaError(f"Strength must be a finite number, not {strength}.")
+    strength = checked(strength, "The strength")
     if base.suffix.lower() == ".gguf":
         raise UnsupportedModelError(
             f"'{base.name}' is quantised (GGUF). Bake into the fp16, bf16 or fp32 version of the checkpoint, a "

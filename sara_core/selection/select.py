@@ -1,6 +1,5 @@
 """Which elements are trained: as many as are asked for, by a rule."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -8,6 +7,7 @@ import torch
 
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
+from ..numbers import SEED_RANGE, checked
 from ..tensors.elements import overlaps_itself
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
@@ -99,13 +99,12 @@ def select(
     if len(given) != 1:
         raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
     (amount, value), = given.items()
+    value = checked(value, amount, above=0, whole=amount == "count", error=SelectionError)
+    seed = checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, by_gradient)
     weights = {weight_name: weight.detach() for weight_name, weight in weights.items()}
     total = _check_weights(weights)
-    if not math.isfinite(value) or value <= 0:
-        raise SelectionError(f"{amount} must be a number above 0 (got {value}).")
-
     asked_for = {"rule": name, amount: value}
     if rule.takes_seed:
         asked_for["seed"] = seed
@@ -116,7 +115,7 @@ def select(
     _check_enough(weights, shares, not_finite)
     counts = write_counts(weights)
     if shares is None:
-        chosen = rule.below(weights, threshold)
+        chosen = rule.below(weights, value)
     else:
         generator = torch.Generator().manual_seed(seed)
         chosen = rule.choose(Request(weights, shares, generator, by_gradient, not_finite))
@@ -126,7 +125,7 @@ def select(
     check_finite(name, weights, indices, not_finite)
     theta = None
     if rule.has_theta and not per_layer:
-        theta = float(threshold) if shares is None else largest_chosen(weights, indices)
+        theta = float(value) if shares is None else largest_chosen(weights, indices)
     return Selection(indices, sum(map(len, indices.values())), theta, total, asked_for, sum(not_finite.values()))
 
 
@@ -181,7 +180,7 @@ def _shares(weights: Mapping[str, torch.Tensor], amount: str, value: float, per_
     if per_layer:
         shares = [([name], max(1, round(value * weight.numel()))) for name, weight in weights.items()]
     else:
-        shares = [(list(weights), int(value) if amount == "count" else round(value * total))]
+        shares = [(list(weights), value if amount == "count" else round(value * total))]
     n = sum(share for _, share in shares)
     if n < 1:
         raise SelectionError(f"{amount} {value} selects nothing of {total:,} elements: raise it.")

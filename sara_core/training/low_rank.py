@@ -9,7 +9,6 @@ few elements, and only elements of one line meet: in the Gram matrix of the shor
 matrices, drawn at random.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from ..backward.store import Store
 from ..backward.support import Segment, Support
 from ..errors import TrainingError
 from ..files.saved_state import fields, generator_state
+from ..numbers import checked
 
 # Singular values below this share of the largest are noise, and their directions arbitrary: rounding the elements to
 # fp32 moves them by about 1e-7 of the largest. A Gram matrix squares them: in fp32 it would bury everything below
@@ -60,8 +60,7 @@ class LowRankLoss:
     """
 
     def __init__(self, store: Store, weight: float, seed: int, samples_per_step: int = 1):
-        if not (math.isfinite(weight) and weight >= 0):
-            raise TrainingError(f"The low-rank weight must be 0 (off) or a positive number, not {weight}.")
+        weight = checked(weight, "The low-rank weight", 0, error=TrainingError)
         self.store = store
         self.weight = weight
         self.samples_per_step = samples_per_step

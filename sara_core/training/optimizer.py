@@ -19,6 +19,7 @@ from ..delta import SparseDelta
 from ..errors import DeltaError, TrainingError
 from ..files.saved_state import fields
 from ..names.patterns import ALL_LAYERS
+from ..numbers import checked
 from ..selection.gradient import GradientScores
 from ..selection.rules import SMALLEST, Chosen, Request, Rule
 from ..selection.select import select
@@ -31,12 +32,17 @@ from .optimizer_state import checked_optimizer_state
 PAPER_RATE, PAPER_DECAY = 1e-3, 350.0
 # The largest threshold that the paper uses for a whole model.
 PAPER_THETA = 2e-3
+# Far above every rate and decay that trains: with more, each step would be skipped for giving no finite change.
+LARGEST_RATE = 1e6
 PARAMETER_NAME = "sara_values"
 
 
 def learning_rate_for(theta: float | None) -> float:
     """The paper's rule (equation 12): lr = 1e-3 · exp(-350 θ), θ the largest magnitude trained; for a selection without
-    a θ, which the paper has no rule for, as for θ = 2e-3: 5e-4."""
+    a θ, which the paper has no rule for, as for θ = 2e-3: 5e-4. Raises TrainingError for a θ that is no number
+    not below 0."""
+    if theta is not None:
+        theta = checked(theta, "theta", 0, error=TrainingError)
     return PAPER_RATE * math.exp(-PAPER_DECAY * (PAPER_THETA if theta is None else theta))
 
 
@@ -65,7 +71,8 @@ class SaRA(torch.optim.Optimizer):
         time (backward/streaming.py); everything else of the model moves there. The weights are written by `detach`
         only.
 
-    Raises SelectionError, and UnsupportedModelError for what cannot be trained (quantised weights, compiled models)
+    Raises TrainingError for a learning rate or another option that is no number to compute with, SelectionError, and
+    UnsupportedModelError for what cannot be trained (quantised weights, compiled models)
     and for a `weight_gradient` that does not work on the model's device.
 
     >>> import torch
@@ -118,6 +125,7 @@ class SaRA(torch.optim.Optimizer):
         stream_to: torch.device | str | None = None,
         **options: Any,
     ):
+        _check_options({**options, "lr": lr})
         weights = trainable_weights(model, include, exclude, preset)
         tensors = {name: holder.weight for name, holder in weights.items()}
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
@@ -211,7 +219,7 @@ class SaRA(torch.optim.Optimizer):
         theta = self.selection.theta if theta is None else theta
         if theta is None:
             raise TrainingError("This selection has no threshold to adjust by: give adjust() one.")
-        return adjust(self.store, self.inner, theta)
+        return adjust(self.store, self.inner, checked(theta, "theta", above=0, error=TrainingError))
 
     def delta(self, metadata: dict[str, str] | None = None) -> SparseDelta:
         """What was trained so far, named as in `model.named_parameters()`."""
@@ -254,6 +262,14 @@ class SaRA(torch.optim.Optimizer):
             hook.remove()
         del self.model._parameters[PARAMETER_NAME]
         unfreeze(self._frozen)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise TrainingError for a number that no optimizer can compute with; what each takes, its class knows."""
+    for name, value in options.items():
+        least, most = (0, LARGEST_RATE) if name in ("lr", "weight_decay") else (None, None)
+        if isinstance(value, float) or (least is not None and value is not None):
+            checked(value, name, least, most, error=TrainingError)
 
 
 def make_inner(

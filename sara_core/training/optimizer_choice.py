@@ -2,12 +2,11 @@
 
 import functools
 import importlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from ..errors import TrainingError
-from .record import RunSettings
 from .words import Words
 
 ADAMW_8BIT = "AdamW 8-bit"
@@ -24,6 +23,14 @@ _8BIT = (("bitsandbytes.optim", "AdamW8bit"), ("torchao.optim", "AdamW8bit"))
 OPTIMIZERS = (*_CLASSES, ADAMW_8BIT)
 
 
+class OptimizerSettings(Protocol):
+    """Of a run's settings (record.RunSettings) those that are looked at here."""
+
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+
+
 class ChosenOptimizer(NamedTuple):
     """An optimizer, as `SaRA` and `make_inner` take it.
 
@@ -35,7 +42,7 @@ class ChosenOptimizer(NamedTuple):
     options: dict[str, Any]
 
 
-def chosen_optimizer(settings: RunSettings, words: Words = Words()) -> ChosenOptimizer:
+def chosen_optimizer(settings: OptimizerSettings, words: Words = Words()) -> ChosenOptimizer:
     """The optimizer of a run's settings, which can be asked for before there is a model.
 
     Raises TrainingError if it is not installed, or is one that the paper's learning rate is not for and is given none.

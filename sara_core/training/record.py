@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ..delta import metadata as keys
 from ..errors import TrainingError
+from ..numbers import checked, read_list
 from ..selection.rules import RULES
 from ..selection.select import Selection
 from . import snapshot
+from .settings import SETTINGS
 from .words import Words
 
 
@@ -36,6 +38,8 @@ class RunSettings:
     prior_weight: of the class images; ignored without any
     seed: of all that is drawn but the selection, which has its own
     data: digest of images and captions
+
+    Raises TrainingError, naming it, for a number that is none or is out of its range.
     """
 
     selection: dict
@@ -61,6 +65,16 @@ class RunSettings:
     prior_weight: float
     seed: int
     data: str
+
+    def __post_init__(self):
+        for name, setting in SETTINGS.items():
+            if setting.is_number and name in self.__dataclass_fields__:
+                # Several processes share a batch, each of which may have as much as a setting allows.
+                most = None if name == "batch_size" else setting.most
+                value = checked(
+                    getattr(self, name), name, setting.least, most, whole=setting.is_whole, error=TrainingError
+                )
+                object.__setattr__(self, name, value)
 
     @property
     def samples_per_step(self) -> int:
@@ -89,8 +103,8 @@ def selection_asked_for(rule: str, amount: str, value: float, per_layer: bool, s
 def parts_of_a_run(text: str, words: Words = Words()) -> list[float]:
     """"0.5" or "0.3, 0.6" → the numbers, each above 0 and below 1. Raises TrainingError for anything else."""
     try:
-        parts = sorted(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
+        parts = sorted(read_list(text, "it", TrainingError)) if text.strip(" ,") else []
+    except TrainingError:
         parts = [0.0]
     if not all(0 < part < 1 for part in parts):
         raise TrainingError(

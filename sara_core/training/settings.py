@@ -25,6 +25,16 @@ class Setting(NamedTuple):
     most: float | None = None
     choices: Collection[str] = ()
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one with a range."""
+        return self.least is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole number."""
+        return isinstance(self.default, int)
+
 
 WHICH_WEIGHTS = {
     "count": Setting(5_000_000, "Number of weights that are trained, smallest first.", 1, 2**31 - 1),

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "sara_core"
 
-EVERYWHERE = {"errors", "wording", "foreign_text"}
+EVERYWHERE = {"errors", "wording", "foreign_text", "numbers"}
 _TOOLS = {"tensors", "names", "files"}
 _DELTA = _TOOLS | {"delta"}
 _MODELS = _DELTA | {"models"}
@@ -18,6 +18,7 @@ LAYERS = {
     "foreign_text": set(),
     "errors": {"foreign_text"},
     "wording": {"foreign_text"},
+    "numbers": {"errors"},
     "tensors": EVERYWHERE,
     "names": EVERYWHERE,
     "files": EVERYWHERE,

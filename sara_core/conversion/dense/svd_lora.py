@@ -14,10 +14,10 @@ import torch
 
 from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
-from ...errors import DeltaError
 from ...files import atomic, container
 from ...foreign_text import NAME, plain
 from ...names.resolve import PREFIX, WEIGHT
+from ...numbers import checked
 from ...tensors.elements import sum_of_squares
 from ..formats import Writer
 from ..request import WriteRequest
@@ -68,8 +68,7 @@ def write(
     Raises DeltaError for a rank below 1, or if the file cannot be written; NameTakenError if it would replace something
     and must not.
     """
-    if rank < 1:
-        raise DeltaError(f"The rank of a LoRA must be at least 1, not {rank}.")
+    rank = checked(rank, "The rank of a LoRA", 1, whole=True)
     tensors: dict[str, torch.Tensor] = {}
     layers: dict[str, float] = {}
     missed = changed = 0.0

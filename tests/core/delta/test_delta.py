@@ -176,8 +176,14 @@ def test_sum_is_in_float32_whatever_the_values_dtype():
 def test_sum_refuses_different_shapes_and_product_refuses_overflow():
     with pytest.raises(DeltaError, match=r"\[4, 4\].*\[16\]"):
         SparseDelta({"a": entry((4, 4), 3)}) + SparseDelta({"a": entry((16,), 3)})
-    with pytest.raises(DeltaError, match="larger than float32"):
-        SparseDelta({"a": entry((4, 4), 3)}) * math.inf
+    for factor in (math.inf, math.nan, 1e308):
+        with pytest.raises(DeltaError, match="factor of a delta is .* number that float32 can hold"):
+            SparseDelta({"a": entry((4, 4), 3)}) * factor
+    large = SparseDelta({"a": SparseEntry(torch.tensor([0], dtype=torch.int32), torch.tensor([3e38]), (4, 4))})
+    with pytest.raises(DeltaError, match="'a' come out larger than float32"):
+        large + large
+    with pytest.raises(DeltaError, match="'a' come out larger than float32"):
+        large * 2
 
 
 def test_overlap():
