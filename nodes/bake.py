@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..sara_core.models.bake import bake
+from .checks import checked_inputs, refusal
 from .host import folders
 from .host.progress import show_text, shown_progress
 from .sockets import SaraDelta
@@ -51,6 +52,11 @@ class SaRABake(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, strength=None, filename_prefix=None):
+        return refusal(cls, strength=strength, filename_prefix=filename_prefix)
+
+    @classmethod
+    @checked_inputs
     def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
         checkpoint, on_progress = folders.checkpoint_path(ckpt_name), shown_progress()
         path, report = folders.save_new(

@@ -9,6 +9,7 @@ from ..sara_core.conversion.request import DEFAULT_RANK
 from ..sara_core.conversion.write import write_delta
 from ..sara_core.errors import DeltaError
 from ..sara_core.foreign_text import plain_lines
+from .checks import checked_inputs, refusal
 from .host import folders, model_files, unsaved
 from .host.progress import show_text, shown_progress
 from .host.remedies import REMEDIES
@@ -102,6 +103,11 @@ class SaRAConvert(io.ComfyNode):
         return [folders.fingerprint(path) for path in paths]
 
     @classmethod
+    def validate_inputs(cls, density=None, filename_prefix=None):
+        return refusal(cls, density=density, filename_prefix=filename_prefix)
+
+    @classmethod
+    @checked_inputs
     def execute(
         cls, file_name, base_name, density, to, rank, filename_prefix, delta=None, reading=TRAINED
     ) -> io.NodeOutput:
@@ -120,10 +126,11 @@ class SaRAConvert(io.ComfyNode):
                 folders.output_paths(filename_prefix, WRITERS[to].ending),
                 lambda path: write_delta(delta, path, to, base, rank, on_progress, overwrite=False),
             )
+            saved = f"Saved as output/{folders.relative_to_output(path)}"
             if to == OWN:
                 unsaved.saved(delta)
+                saved = "\n".join(filter(None, [saved, folders.not_offered(path)]))
             lines.append(report)
-            saved = f"Saved as output/{folders.relative_to_output(path)}"
             show_text(cls, saved)
             lines.append(saved)
         text = plain_lines("\n".join(lines))

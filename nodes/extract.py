@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..sara_core.delta.describe import density_by_block
 from ..sara_core.extraction.extract import extract_with_report
 from ..sara_core.foreign_text import plain_lines
+from .checks import checked_inputs
 from .host import folders
 from .host.progress import show_text, shown_progress
 from .pictures.density import density_picture
@@ -71,6 +72,7 @@ class SaRAExtract(io.ComfyNode):
         return [folders.fingerprint(folders.model_path(name)) for name in (base_name, tuned_name)]
 
     @classmethod
+    @checked_inputs
     def execute(cls, base_name, tuned_name, select_by, density, count, support=None) -> io.NodeOutput:
         base, tuned = folders.model_path(base_name), folders.model_path(tuned_name)
         kept = {"density": {"density": density / 100}, "count": {"count": count}, "everything": {}}[select_by]

@@ -8,6 +8,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..sara_core.delta.describe import describe
 from ..sara_core.errors import SelectionError
 from ..sara_core.models.survey import WeightSurvey
+from .checks import checked_inputs
 from .host import identity, zeroing
 from .host.progress import show_text
 from .pictures.density import density_picture
@@ -68,6 +69,7 @@ class SaRAInspect(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, threshold, delta=None, model=None, positive=None, latent=None) -> io.NodeOutput:
         texts, sheets = [], []
         zeroed = ExecutionBlocker("SaRA Inspect has no model: connect one to its model input.")

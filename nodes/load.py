@@ -6,6 +6,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..sara_core.delta import SparseDelta
 from ..sara_core.errors import DeltaError
+from .checks import checked_inputs, refusal
 from .host import folders, identity, patching
 from .host.progress import show_text
 from .host.remedies import advice
@@ -81,18 +82,20 @@ class SaRALoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sara_name):
-        # None: the name comes from another node and is not known yet.
+    def validate_inputs(cls, sara_name=None, strength=None):
         try:
-            return sara_name is None or bool(folders.delta_path(sara_name))
+            if sara_name is not None:  # otherwise it comes from another node and is not known yet
+                folders.delta_path(sara_name)
         except DeltaError as error:
             return str(error)
+        return refusal(cls, strength=strength)
 
     @classmethod
     def fingerprint_inputs(cls, sara_name, **others):
         return folders.fingerprint(folders.delta_path(sara_name))
 
     @classmethod
+    @checked_inputs
     def execute(cls, sara_name, strength, model=None) -> io.NodeOutput:
         delta = _last_read.load(folders.delta_path(sara_name))
         if model is None:
@@ -119,5 +122,10 @@ class SaRAApply(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, strength=None):
+        return refusal(cls, strength=strength)
+
+    @classmethod
+    @checked_inputs
     def execute(cls, model, delta, strength) -> io.NodeOutput:
         return io.NodeOutput(_patched(cls, model, delta, strength))

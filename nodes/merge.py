@@ -5,6 +5,8 @@ from comfy_api.latest import io, ui
 from ..sara_core.errors import DeltaError
 from ..sara_core.merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..sara_core.merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
+from ..sara_core.numbers import read_list
+from .checks import checked_inputs, refusal
 from .host.progress import show_text
 from .pictures.merge import merge_picture
 from .sockets import SaraDelta
@@ -92,6 +94,16 @@ class SaRAMerge(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, deltas=None, weights=None, keep=None, blocks=None):  # the host hands in what grows, too
+        try:
+            _numbers(weights or "1")
+            parse_blocks(blocks or "")
+        except DeltaError as error:
+            return str(error)
+        return refusal(cls, keep=keep)
+
+    @classmethod
+    @checked_inputs
     def execute(cls, deltas, weights, method, keep, sign, seed, preset, blocks) -> io.NodeOutput:
         connected = {name: delta for name, delta in deltas.items() if delta is not None}
         settings = MergeSettings(method, keep / 100, sign, seed, (*block_presets()[preset], *parse_blocks(blocks)))
@@ -110,9 +122,10 @@ def _title(delta, socket: str) -> str:
 
 def _numbers(text: str) -> list[float] | float:
     try:
-        numbers = [float(number) for number in text.split(",")]
-    except ValueError:
+        numbers = read_list(text, "a weight")
+    except DeltaError as error:
         raise DeltaError(
-            f"The weights '{text}' are not numbers with commas between them. Write them like 0.6, -0.4."
-        ) from None
+            f"The weights '{text}' are not numbers with commas between them ({str(error).rstrip('.')}). Write them "
+            "like 0.6, -0.4."
+        ) from error
     return numbers[0] if len(numbers) == 1 else numbers

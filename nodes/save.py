@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from ..sara_core.delta import SparseDelta, modelspec
 from ..sara_core.delta.rounding import differing_weights, rounded_values
 from ..sara_core.errors import DeltaError
+from .checks import checked_inputs, refusal
 from .host import folders, unsaved
 from .host.base_weights import base_weights
 from .host.family import delta_family
@@ -70,6 +71,11 @@ class SaRASave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return refusal(cls, filename_prefix=filename_prefix)
+
+    @classmethod
+    @checked_inputs
     def execute(cls, delta, filename_prefix, values, thumbnail=None, model=None, **said) -> io.NodeOutput:
         if thumbnail is not None:
             said["thumbnail"] = modelspec.data_url(_jpeg(thumbnail))
@@ -83,7 +89,7 @@ class SaRASave(io.ComfyNode):
         path, _ = folders.save_new(folders.output_paths(filename_prefix), save)
         unsaved.saved(delta)
         filename = folders.relative_to_output(path)
-        lines = [f"Saved as output/{filename}"]
+        lines = [f"Saved as output/{filename}", *filter(None, [folders.not_offered(path)])]
         if values == "bf16":
             lines.append(_rounding(delta, model))
         show_text(cls, "\n".join(lines))

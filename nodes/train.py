@@ -14,6 +14,7 @@ from ..sara_core.training.optimizer_choice import chosen_optimizer
 from ..sara_core.training.record import RunSettings, parts_of_a_run, resumed_state, selection_asked_for
 from ..sara_core.training.session import TrainingSession
 from ..sara_core.training.snapshot import RunSnapshots
+from .checks import checked_inputs
 from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.isolation import training_model
@@ -49,6 +50,7 @@ class SaRATrain(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, **inputs):
         lists = {name: [value for value in inputs.pop(name, []) if value is not None] for name in LISTS}
         scalars = {**default_inputs(), **{name: values[0] for name, values in inputs.items()}}

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .checks import checked_inputs
 from .settings import setting_input
 from .sockets import SaraOptions, SaraSamples
 
@@ -20,6 +21,7 @@ class SaRATrainOptions(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, **options) -> io.NodeOutput:
         return io.NodeOutput(options)
 
@@ -39,6 +41,7 @@ class SaRATrainSamples(io.ComfyNode):
         )
 
     @classmethod
+    @checked_inputs
     def execute(cls, positive, vae, every, steps, cfg, negative=()) -> io.NodeOutput:
         return io.NodeOutput({
             "positive": sum(positive, []), "negative": sum(negative, []) or None, "vae": vae[0],

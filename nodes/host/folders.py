@@ -14,6 +14,7 @@ import folder_paths
 
 from ...sara_core.delta import SparseDelta
 from ...sara_core.errors import DeltaError, NameTakenError
+from ...sara_core.files.names import check_name, check_path
 from ...sara_core.files.run_name import numbered, reserved
 from ...sara_core.training.snapshot import run_of
 
@@ -98,22 +99,46 @@ def save_new(paths: Iterable[Path], write: Callable[[Path], _T]) -> tuple[Path, 
 def output_paths(prefix: str, ending: str = ENDING) -> Iterator[Path]:
     """Names under the output folder in their order: <prefix>_<number>_<ending>, from the number after the last on.
 
-    Raises DeltaError if the prefix leaves the output folder, can name no file, or its folder cannot be made.
+    Raises DeltaError as `check_prefix`, and if its folder cannot be made.
     """
-    if "\0" in prefix or not _is_text(prefix):
-        raise DeltaError(f"The filename_prefix {prefix!r} holds what no file's name can have. Choose another one.")
+    check_prefix(prefix, ending)
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     except OSError as error:
         raise DeltaError(
             f"The folder for '{prefix}' cannot be used ({error.strerror or error}). Choose another filename_prefix."
         ) from error
-    except Exception as error:  # the host raises a bare Exception for a prefix that leaves the folder
-        raise DeltaError(
-            f"The filename_prefix '{prefix}' leads out of ComfyUI's output folder. Choose one inside it, like "
-            "'sara/delta'."
-        ) from error
     return (Path(folder, f"{name}_{number:05}_{ending}") for number in itertools.count(counter))
+
+
+def check_prefix(prefix: str, ending: str = ENDING) -> None:
+    """Raise DeltaError if a prefix leads out of the output folder, names a folder and no file in it, or has a part that
+    no file or folder can be called on this system. Nothing is made for it."""
+    what = f"The filename_prefix {_shown(prefix)}"
+    output = os.path.abspath(folder_paths.get_output_directory())
+    parts = prefix.replace(os.sep, "/").split("/")
+    if parts[-1] in ("", ".", ".."):
+        raise DeltaError(f"{what} names a folder and no file in it. Write a name behind it, like 'sara/delta'.")
+    check_name(f"{parts[-1]}_00001_{ending}" if parts[-1].strip(". ") else parts[-1], what)
+    for part in parts[:-1]:
+        if part not in ("", ".", ".."):
+            check_name(part, what)
+    folder = os.path.abspath(os.path.join(output, *parts[:-1])) if parts[0] else os.path.abspath("/".join(parts[:-1]))
+    if os.path.commonpath([output, folder]) != output:
+        raise DeltaError(f"{what} leads out of ComfyUI's output folder. Choose one inside it, like 'sara/delta'.")
+    check_path(os.path.join(folder, f"{parts[-1]}_00001_{ending}"), what)
+
+
+def _shown(prefix: str) -> str:
+    return f"{prefix[:60]!r}" if len(prefix) <= 60 else f"{prefix[:60]!r}…"
+
+
+def not_offered(path: Path) -> str:
+    """A sentence, if a delta was saved where SaRA Loader and Load LoRA do not look; otherwise empty."""
+    places = [Path(folder).absolute() for folder in folder_paths.get_folder_paths(FOLDER)]
+    if any(place in path.absolute().parents for place in places):
+        return ""
+    return "SaRA Loader does not look there: begin the filename_prefix with sara/ for it to offer the file."
 
 
 def save_own(delta: SparseDelta, folder: str, name: str) -> Path:
@@ -228,7 +253,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _existing(folder: str, name: str, where: str) -> Path:
-    path = folder_paths.get_full_path(folder, name)
+    path = folder_paths.get_full_path(folder, name) if isinstance(name, str) else None
     if path is None or name not in file_names(folder):
         raise DeltaError(f"There is no file '{name}' in {where}. Put it there, or press R and choose another one.")
     return Path(path)
