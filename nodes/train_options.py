@@ -71,10 +71,7 @@ def _options():
         setting_input("selection_rule"),
         setting_input("per_layer"),
         setting_input("snapshot_every"),
-        io.Int.Input(
-            "snapshots_kept", default=1, min=1, max=1000,
-            tooltip="How many of a run's snapshots are kept. They go when the finished delta is on the disk.",
-        ),
+        setting_input("snapshots_kept"),
         io.Int.Input(
             "checkpoint_depth", default=1, min=1, max=4,
             tooltip="With gradient_checkpointing: 1 recomputes whole blocks, 2 their parts (attention, feed-forward), "

@@ -103,22 +103,24 @@ def places(target: Path, snapshots: RunSnapshots, snapshot_every: int) -> Places
 
 
 @contextlib.contextmanager
-def own_snapshots(target: Path, resumed: str | None, processes: Processes) -> Iterator[RunSnapshots]:
+def own_snapshots(
+    target: Path, resumed: str | None, processes: Processes, kept: int = SNAPSHOTS_KEPT
+) -> Iterator[RunSnapshots]:
     """The snapshots of a run, in <OUT>_snapshots, under OUT's name or, if another run has left or is writing some under
-    it, OUT's with a number. The folder goes if nothing is left in it."""
+    it, OUT's with a number; at most `kept` of them. The folder goes if nothing is left in it."""
     folder, name = target.with_name(f"{target.stem}_snapshots"), target.stem
     if not processes.is_first:  # it writes none
-        yield RunSnapshots(folder, name, SNAPSHOTS_KEPT)
+        yield RunSnapshots(folder, name, kept)
         return
     is_here = resumed is not None and Path(resumed).parent.resolve() == folder.resolve()
     before = run_of(resumed) if is_here else None
 
     def is_taken(name: str) -> bool:
-        return bool(RunSnapshots(folder, name, SNAPSHOTS_KEPT).existing())
+        return bool(RunSnapshots(folder, name, kept).existing())
 
     try:
         with reserved(folder, before, numbered(name), is_taken) as own:
-            yield RunSnapshots(folder, own, SNAPSHOTS_KEPT)
+            yield RunSnapshots(folder, own, kept)
     finally:
         with contextlib.suppress(OSError):  # absent, or with files in it
             folder.rmdir()

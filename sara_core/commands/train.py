@@ -4,6 +4,7 @@ On several GPUs: torchrun --nproc-per-node N -m sara_core train …"""
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..errors import TrainingError
 from ..files import atomic
 from ..memory.estimate import is_out_of_memory
 from ..pipelines.prepare import prepare_training
-from ..pipelines.run import DTYPES, assembled_run
+from ..pipelines.run import DTYPES, assembled_run, check_selection
 from ..training.optimizer_choice import chosen_optimizer
 from ..training.processes import joined_processes
 from ..training.record import resumed_state
@@ -37,12 +38,14 @@ def run(arguments: argparse.Namespace) -> str:
         prepared = prepare_training(
             arguments.base, images.images, settings.resolution, processes.device, DTYPES[settings.dtype],
             class_images.images if class_images else (), settings.caption_dropout > 0,
+            functools.partial(check_selection, settings=settings),
         )  # fmt: skip
         run = assembled_run(
             prepared, settings, chosen, processes, checkpointing=arguments.gradient_checkpointing,
             stream=arguments.stream, words=WORDS,
         )  # fmt: skip
-        with own_snapshots(arguments.target, arguments.resume, processes) as snapshots, terminal.stops():
+        own = own_snapshots(arguments.target, arguments.resume, processes, arguments.snapshots_kept)
+        with own as snapshots, terminal.stops():
             session = TrainingSession(
                 run, places(arguments.target, snapshots, arguments.snapshot_every), terminal, processes
             )

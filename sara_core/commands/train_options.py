@@ -14,7 +14,7 @@ from ..training.settings import (
     CLASS_IMAGES, COURSE, METHOD, NOISE_AND_CAPTIONS, SETTINGS, SNAPSHOTS, WHICH_WEIGHTS, Setting,
 )  # fmt: skip
 from .options import number
-from .terminal import WORDS, option
+from .terminal import SNAPSHOTS_KEPT, WORDS, option
 
 DEFAULT_DENSITY = 0.01
 AMOUNTS = ("density", "count", "threshold")
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     going_on = parser.add_argument_group("stopping and going on")
     _add(going_on, SNAPSHOTS)
+    parser.set_defaults(snapshots_kept=SNAPSHOTS_KEPT)
     going_on.add_argument(
         "--resume", metavar="SNAPSHOT",
         help="Go on with a stopped run: give its snapshot and leave everything else as it was.",

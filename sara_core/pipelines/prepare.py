@@ -4,7 +4,7 @@ diffusers is imported only here, and only when a folder is opened.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +47,14 @@ def prepare_training(
     dtype: torch.dtype = torch.float32,
     class_images: Sequence[CaptionedImage] = (),
     without_captions: bool = False,
+    check_model: Callable[[torch.nn.Module], None] = lambda model: None,
 ) -> Prepared:
     """Open the pipeline in a diffusers folder and encode the images and captions on `device`.
 
     resolution: side of the squares, in pixels, that images are cut and scaled to
     dtype: of the network and the text encoders; pictures are encoded in fp32, as some VAEs overflow below it
     without_captions: whether the samples are to have the empty caption, too
+    check_model: called with the network before anything is encoded; raises what speaks against training it
 
     Raises TrainingError if diffusers is missing, the folder cannot be read, an image is damaged or the resolution does
     not suit the model; UnsupportedModelError for pipelines other than those of `FAMILIES`.
@@ -61,6 +63,7 @@ def prepare_training(
     model = denoiser(pipeline)
     patch = pipeline.vae_scale_factor * family.patch(model)
     _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"))
+    check_model(model)
     noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
     latents = _encoded_images(pipeline, (*images, *class_images), resolution, device)
     captions = {image.caption for image in (*images, *class_images)} | ({""} if without_captions else set())

@@ -8,6 +8,8 @@ import torch
 from ..data.denoising_loss import DenoisingLoss, repeated
 from ..diffusers_bridge import comfyui_delta, identity_metadata
 from ..selection.rules import RULES
+from ..selection.select import check_selectable
+from ..selection.trainable import trainable_weights
 from ..training.optimizer import SaRA
 from ..training.optimizer_choice import ChosenOptimizer
 from ..training.processes import Processes
@@ -71,6 +73,12 @@ def assembled_run(
         named=lambda delta: comfyui_delta(model, delta),
         average=processes.average_ if processes.count > 1 else None,
     )  # fmt: skip
+
+
+def check_selection(model: torch.nn.Module, settings: PipelineSettings) -> None:
+    """Raise SelectionError if the selection is impossible in a model, without making it."""
+    holders = trainable_weights(model, settings.include, settings.exclude, settings.layers)
+    check_selectable({name: holder.weight.detach() for name, holder in holders.items()}, **settings.selection)
 
 
 def _ready(

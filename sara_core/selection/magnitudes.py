@@ -38,18 +38,34 @@ def below(weights: Mapping[str, torch.Tensor], threshold: float) -> dict[str, to
     magnitudes = _Magnitudes(weights)
     indices = {name: magnitudes.positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
     chosen = sum(index.numel() for index in indices.values())
-    if chosen == 0:
+    _refuse_all_or_none(magnitudes, weights, threshold, chosen > 0, chosen < sum(w.numel() for w in weights.values()))
+    return indices
+
+
+def check_threshold(weights: Mapping[str, torch.Tensor], threshold: float) -> None:
+    """Raise SelectionError where `below` would; no further than needed is looked for that."""
+    magnitudes, some, others = _Magnitudes(weights), False, False
+    for weight in weights.values():
+        for _, chunk in magnitudes.chunks(weight):
+            is_below = chunk < threshold
+            some, others = some or bool(is_below.any()), others or not bool(is_below.all())
+            if some and others:
+                return
+    _refuse_all_or_none(magnitudes, weights, threshold, some, others)
+
+
+def _refuse_all_or_none(magnitudes: "_Magnitudes", weights, threshold: float, some: bool, others: bool) -> None:
+    if not some:
         least = min(magnitudes.least(weight) for weight in weights.values())
         raise SelectionError(
             f"No weight is smaller than the threshold {threshold}: the smallest is {least:.3g}. "
             "Raise the threshold, or choose by density."
         )
-    if chosen == sum(weight.numel() for weight in weights.values()):
+    if not others:
         raise SelectionError(
             f"Every weight is smaller than the threshold {threshold}: that is full fine-tuning. "
             "Lower the threshold, or choose by density."
         )
-    return indices
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:

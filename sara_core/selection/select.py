@@ -11,7 +11,7 @@ from ..numbers import SEED_RANGE, checked
 from ..tensors.elements import overlaps_itself
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
-from .magnitudes import Shares, largest_chosen
+from .magnitudes import Shares, check_threshold, largest_chosen
 from .rules import RULES, SMALLEST, ByGradient, Chosen, Request, Rule, named_rule
 
 
@@ -94,12 +94,7 @@ def select(
     >>> select(weights, density=0.5, per_layer=True, rule=first_ones).indices
     {'one': tensor([0, 1], dtype=torch.int32), 'two': tensor([0], dtype=torch.int32)}
     """
-    given = {"threshold": threshold, "count": count, "density": density}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != 1:
-        raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
-    (amount, value), = given.items()
-    value = checked(value, amount, above=0, whole=amount == "count", error=SelectionError)
+    amount, value = _amount(threshold, count, density)
     seed = checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, by_gradient)
@@ -127,6 +122,39 @@ def select(
     if rule.has_theta and not per_layer:
         theta = float(value) if shares is None else largest_chosen(weights, indices)
     return Selection(indices, sum(map(len, indices.values())), theta, total, asked_for, sum(not_finite.values()))
+
+
+def check_selectable(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    threshold: float | None = None,
+    count: int | None = None,
+    density: float | None = None,
+    rule: str | Rule | Callable[[Request], Chosen] = SMALLEST,
+    per_layer: bool = False,
+    seed: int = 0,
+) -> None:
+    """Raise SelectionError for what `select` would refuse before it chooses, with the same arguments and, for a rule
+    that needs one, a loss: to be asked before work that such a selection would make vain."""
+    amount, value = _amount(threshold, count, density)
+    checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
+    name, rule = named_rule(rule)
+    _check_rule(name, rule, amount, per_layer, rule.needs_loss or None)
+    _check_weights(weights)
+    if amount != "threshold":
+        _shares(weights, amount, value, per_layer)
+    elif rule is RULES[SMALLEST]:
+        check_threshold(weights, value)
+
+
+def _amount(threshold: float | None, count: int | None, density: float | None) -> tuple[str, float]:
+    """Which of them is given, and its value."""
+    given = {"threshold": threshold, "count": count, "density": density}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
+    (amount, value), = given.items()
+    return amount, checked(value, amount, above=0, whole=amount == "count", error=SelectionError)
 
 
 def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient) -> None:

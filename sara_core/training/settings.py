@@ -113,5 +113,8 @@ SNAPSHOTS = {
         500, "A snapshot after so many steps, and before the last step if there is none yet, from which a run can be "
         "resumed exactly. When a run is stopped it always leaves one. 0: only then.", 0, 1_000_000,
     ),
+    "snapshots_kept": Setting(
+        1, "How many of a run's snapshots are kept. They go when the finished delta is on the disk.", 1, 1000
+    ),
 }  # fmt: skip
 SETTINGS = {**WHICH_WEIGHTS, **COURSE, **METHOD, **NOISE_AND_CAPTIONS, **CLASS_IMAGES, **SNAPSHOTS}

@@ -123,7 +123,8 @@ def test_a_rule_that_somebody_adds_is_given_the_loss_it_needs(command, usual, mo
 
 def test_every_setting_has_an_option_that_is_tried_here():
     tried = {word for options in OPTIONS for word in re.findall("--[a-z-]+", options)}
-    elsewhere = {"--count", "--threshold", "--caption-dropout", "--prior-weight", "--snapshot-every"}
+    elsewhere = {"--count", "--threshold", "--caption-dropout", "--prior-weight", "--snapshot-every",
+                 "--snapshots-kept"}  # fmt: skip
     assert set(map(option, SETTINGS)) <= tried | elsewhere
 
 
@@ -183,6 +184,10 @@ BAD = {
     "--prior-weight many": "argument --prior-weight: 'many' is no number from 0 to 100",
     "--seed -1": "argument --seed: '-1' is no whole number from 0 to 9223372036854775807",
     "--snapshot-every -1": "argument --snapshot-every: '-1' is no whole number from 0 to 1000000",
+    "--snapshots-kept 0": "argument --snapshots-kept: '0' is no whole number from 1 to 1000",
+    "--density 0": "argument --density: '0' is no number above 0 and at most 1",
+    "--density 1.5": "argument --density: '1.5' is no number above 0 and at most 1",
+    "--resolution 512.5": "argument --resolution: '512.5' is no whole number from 1 to 65536",
     "--optimizer Lion": "argument --optimizer: invalid choice: 'Lion'",
     "--schedule up": "argument --schedule: invalid choice: 'up'",
     "--noise-levels normal": "argument --noise-levels: invalid choice: 'normal'",
@@ -226,6 +231,23 @@ def test_8_bit_moments_that_no_package_has_are_refused_before_the_model_is_loade
     options = ["--optimizer", "AdamW 8-bit"]
     assert main(["train", str(base), str(images), str(tmp_path / "o.safetensors"), *options]) == 1
     assert "neither is installed in this Python. Choose AdamW" in capsys.readouterr().err
+
+
+IMPOSSIBLE = {
+    "--threshold 9": "full fine-tuning", "--threshold 1e-12": "No weight is smaller than the threshold",
+    "--count 2147483647": "full fine-tuning", "--density 1": "full fine-tuning", "--density 1e-12": "selects nothing",
+    "--include no_such_layer": "matches no weight of this model", "--per-layer --count 5": "Per layer only a density",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", IMPOSSIBLE)
+def test_what_cannot_be_selected_is_refused_before_anything_is_encoded(
+    base, images, tmp_path, capsys, monkeypatch, options
+):
+    monkeypatch.setattr("sara_core.pipelines.prepare._encoded_images", lambda *_: pytest.fail("it was begun"))
+    words = ["--resolution", "32", *options.split()]
+    assert main(["train", str(base), str(images), str(tmp_path / "o.safetensors"), *words]) == 1
+    assert IMPOSSIBLE[options] in capsys.readouterr().err
 
 
 def test_pictures_are_looked_at_before_the_model_is_loaded(base, tmp_path, capsys, monkeypatch):

@@ -50,6 +50,13 @@ def test_a_resumed_run_goes_on_under_its_name_unless_that_lives(target):
         assert elsewhere.run == "out_2"
 
 
+def test_as_many_are_kept_as_are_asked_for(target):
+    with own_snapshots(target, None, ALONE, 3) as snapshots:
+        for step in range(1, 6):
+            snapshots.save(step, {"step": step}, {})
+    assert names(target.parent / "out_snapshots") == [f"out_step000000{step}.safetensors" for step in (3, 4, 5)]
+
+
 def test_of_several_processes_the_others_take_no_name(target):
     with own_snapshots(target, None, ALONE), own_snapshots(target, None, Processes(1, 2, ALONE.device)) as other:
         assert isinstance(other, snapshot.RunSnapshots)
