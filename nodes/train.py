@@ -109,6 +109,7 @@ def _places(scalars, run_name: str, host: NodeHost) -> Places:
         save_stopped=lambda delta: unsaved.keep_stopped(delta, run_name, snapshots),
         save_finished=keep_copy,
         keep_without_file=lambda delta: unsaved.keep_snapshots(delta, snapshots),
+        other_bytes=host.samples.disk_bytes(host.settings.steps) if host.samples is not None else 0,
     )  # fmt: skip
 
 

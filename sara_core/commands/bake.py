@@ -4,6 +4,7 @@ import argparse
 
 from ..merging.merge import MergeSettings, merge_with_report
 from ..models.bake import bake
+from .target import check_target
 from .weighted import WeightedFile
 
 HELP = "write a checkpoint with deltas baked in"
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Bake; several deltas are added up first, so that each weight is rounded once. Returns a line on it."""
+    check_target(arguments.target)
     deltas, strengths = [file.load() for file in arguments.deltas], [file.weight for file in arguments.deltas]
     delta, strength = deltas[0], strengths[0]
     if len(deltas) > 1:

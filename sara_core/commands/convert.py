@@ -10,6 +10,7 @@ from ..conversion.request import DEFAULT_RANK
 from ..conversion.write import write_delta
 from .options import number
 from .remedies import REMEDIES
+from .target import check_target
 
 HELP = "make a delta of a foreign file, or write a delta in another format"
 
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Convert; returns the report."""
+    ending = WRITERS[arguments.to].ending
+    check_target(arguments.target, ending, is_folder=not ending)
     conversion = read_delta(
         arguments.source, arguments.base, arguments.density, remedies=REMEDIES, reading=arguments.reading
     )

@@ -2,9 +2,12 @@
 
 import argparse
 
+from ..delta.file_v1 import SUFFIX, VALUE_BYTES
 from ..extraction.extract import extract_with_report
 from .options import number
+from ..files.disk import check_room
 from .remedies import load_delta
+from .target import check_target
 
 HELP = "make a delta of a tuned model and its base"
 
@@ -25,9 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Extract and save; returns the report."""
+    check_target(arguments.target, SUFFIX)
+    support = None if arguments.support is None else load_delta(arguments.support)
+    if support is not None:
+        check_room(arguments.target, VALUE_BYTES * support.nnz, "The delta")
     delta, report = extract_with_report(
-        arguments.base, arguments.tuned, density=arguments.density, count=arguments.count,
-        support=None if arguments.support is None else load_delta(arguments.support),
-    )  # fmt: skip
+        arguments.base, arguments.tuned, density=arguments.density, count=arguments.count, support=support
+    )
     delta.save(arguments.target)
     return report.text()

@@ -2,9 +2,12 @@
 
 import argparse
 
+from ..delta.file_v1 import SUFFIX, VALUE_BYTES
+from ..files.disk import check_room
 from ..merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from .options import number
+from .target import check_target
 from .weighted import WeightedFile
 
 HELP = "merge deltas into one, each with its weight"
@@ -33,9 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Merge and save; returns the report."""
+    check_target(arguments.target, SUFFIX)
     blocks = (*block_presets()[arguments.preset], *parse_blocks("\n".join(arguments.block)))
     settings = MergeSettings(arguments.method, arguments.keep, arguments.sign, arguments.seed, blocks)
     names, weights = [file.path.stem for file in arguments.deltas], [file.weight for file in arguments.deltas]
-    merged, report = merge_with_report([file.load() for file in arguments.deltas], weights, settings, names)
+    deltas = [file.load() for file in arguments.deltas]
+    if arguments.method in ("sum", "mean"):  # which keep every change
+        check_room(arguments.target, VALUE_BYTES * max(delta.nnz for delta in deltas), "The merged delta")
+    merged, report = merge_with_report(deltas, weights, settings, names)
     merged.save(arguments.target)
     return report.text()

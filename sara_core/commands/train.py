@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..data.image_folder import ImageFolder, read_image_folder
 from ..errors import TrainingError
-from ..files import atomic
 from ..memory.estimate import is_out_of_memory
 from ..pipelines.prepare import prepare_training
 from ..pipelines.run import DTYPES, assembled_run, check_selection
@@ -18,6 +17,7 @@ from ..training.optimizer_choice import chosen_optimizer
 from ..training.processes import joined_processes
 from ..training.record import resumed_state
 from ..training.session import TrainingSession
+from .target import check_target
 from .terminal import WORDS, Terminal, own_snapshots, places
 from .train_options import add_arguments, run_settings
 
@@ -101,4 +101,4 @@ def _check_target(target: Path) -> None:
     """Refuse before any work what would fail after it."""
     if target.suffix.lower() != ".safetensors" or not target.parent.is_dir():
         raise TrainingError(f"'{target}' must be a .safetensors file in a folder that exists.")
-    atomic.check_writable(target)
+    check_target(target)

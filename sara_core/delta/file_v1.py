@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from ..errors import DeltaError
-from ..files import atomic, container
+from ..files import atomic, container, disk
 from ..names.resolve import WEIGHT, check_distinct
 from . import metadata as keys
 from . import modelspec
@@ -25,6 +25,8 @@ SUFFIX = ".safetensors"
 Progress = Callable[[int, int], None]
 PARTS = ("head", "index", "values")
 STORED_DTYPES = (torch.float32, torch.bfloat16)
+# Of a change in a file in float32, beside its position.
+VALUE_BYTES = 4
 
 _MARK = ".sara1_"
 _PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.DOTALL)
@@ -70,6 +72,7 @@ def write(
     metadata.pop(modelspec.HASH, None)  # of the file that the delta came from
     if modelspec.VERSION_KEY in metadata:
         metadata[modelspec.HASH] = "0x" + container.content_sha256(tensors)
+    disk.check_room(path, sum(tensor.nbytes for tensor in tensors.values()), "The delta")
     with atomic.writing(path, overwrite) as file:
         container.write(file, tensors, metadata)
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from ..errors import DeltaError, NameTakenError
 from . import long_paths
+from .names import check_path
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full. Free some space there or choose another folder, then save again",
@@ -39,8 +40,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     device would be gone.
     """
     path = Path(path)
-    _check_ordinary(path)
     temporary = _temporary(path)
+    _check_replaceable(path)
     with errors_in_words(path), _removed_afterwards(temporary):
         with open(temporary, "xb") as file:
             yield file
@@ -50,13 +51,13 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise DeltaError, with a remedy, where `replacing` could not even begin or has the name of a folder."""
+    """Raise DeltaError, with a remedy, where `replacing` could not even begin, or under a name that no file can have or
+    that something other than a file has."""
     path = Path(path)
+    check_path(path, f"The name '{path.name}'")
+    _check_replaceable(path)
     temporary = _temporary(path)
     with errors_in_words(path), _removed_afterwards(temporary):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        _check_ordinary(path)
         open(temporary, "xb").close()
 
 
@@ -102,9 +103,16 @@ def errors_in_words(path: Path) -> Iterator[None]:
         raise DeltaError(f"'{path}' could not be saved: {remedy}. What was there before is unchanged.") from error
 
 
-def _check_ordinary(path: Path) -> None:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise DeltaError(f"'{path}' is no ordinary file (a pipe or a device). Choose another name.")
+def _check_replaceable(path: Path) -> None:
+    """Only a file is replaced: a device or a pipe would be gone, and a link to nothing is somebody's mistake."""
+    with errors_in_words(path):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise DeltaError(
+            f"'{path}' is no file (but a device, a pipe, a socket or a link to nothing), and is not replaced. Choose "
+            "another name."
+        )
 
 
 def _temporary(path: Path) -> Path:

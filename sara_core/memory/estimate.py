@@ -80,7 +80,7 @@ def sparse_state(store: Store, optimizer: torch.optim.Optimizer) -> SparseState:
     """Of a run that is about to begin, with an optimizer over `store.values`."""
     values, device = store.values.detach(), store.values.device
     vector = bytes_of([values], device)
-    moments, working = _optimizer_bytes(optimizer)
+    moments, working = optimizer_bytes(optimizer)
     present = bytes_of(_tensors(store), device) + vector  # the last good values are there too
     per_element = max(CHECKS, COPIES if device.type == "cpu" else 0)
     return SparseState(
@@ -98,7 +98,7 @@ def _tensors(store: Store) -> list[torch.Tensor]:
     return tensors + [base for base in (*store.base, *(group.base for group in frozen)) if base is not None]
 
 
-def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """Bytes per element that an optimizer keeps, and that it needs beyond them during a step: seen in one step of
     another one of its kind, over a short vector."""
     group, kind = optimizer.param_groups[0], type(optimizer)

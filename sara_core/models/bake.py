@@ -13,7 +13,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
 from ..errors import DeltaError, UnsupportedModelError
-from ..files import atomic, container
+from ..files import atomic, container, disk
 from ..names.resolve import resolve
 from ..numbers import checked
 from . import quantised
@@ -86,6 +86,7 @@ def bake(
         header, begin = container.read_header(source)
         metadata = header.pop(container.METADATA, {})
         report, changes = BakeReport(delta.nnz), _changes(source, begin, header, delta, base.name)
+        disk.check_room(target, os.path.getsize(base), "The checkpoint")
         total = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         with atomic.writing(target, overwrite) as file:
             container.write_header(file, {container.METADATA: _recorded(metadata, delta, strength), **header})

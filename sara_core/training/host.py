@@ -22,6 +22,7 @@ class Places:
     keep_without_file: for a host that hands the finished delta on in memory, where somebody will save it: told of a
         delta that could not be written, and that the run's snapshots stay for it. Without this, such a run has ended
         early.
+    other_bytes: that the host itself writes meanwhile, as pictures
     """
 
     snapshots: RunSnapshots
@@ -29,6 +30,7 @@ class Places:
     save_stopped: Callable[[SparseDelta], Path]
     save_finished: Callable[[SparseDelta], None]
     keep_without_file: Callable[[SparseDelta], None] | None = None
+    other_bytes: int = 0
 
 
 @dataclass(frozen=True)

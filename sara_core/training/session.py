@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..delta import SparseDelta
 from ..errors import SaRAError, TrainingError
+from .disk import check_disk
 from .host import Host, Places, StepDone
 from .processes import Processes
 from .run import Run
@@ -36,10 +37,13 @@ class TrainingSession:
 
         However the run ends before that, what was trained is kept as a snapshot and as a delta. Errors in words, memory
         that runs out and a stop then are a SaRAError that says where; anything else is raised as it came. A snapshot
-        that cannot be written is no reason to end a run.
+        that cannot be written is no reason to end a run; a disk on which the finished delta has no room is one not to
+        begin it.
         """
         if warning := self.run.warning(self.host.words):
             self.host.log(warning, logging.WARNING)
+        if self.processes.is_first and (warning := check_disk(self.run, self.places)):
+            self.host.warn("disk", warning)
         try:
             self._train()
             delta = self.run.delta() if self.processes.is_first else None

@@ -6,6 +6,7 @@ again, because a VAE that is loaded in between may have driven the model out of 
 
 import contextlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 from ....sara_core.errors import TrainingError
 from ....sara_core.files import atomic
 
+# The side of what a latent's one element becomes, in every usual VAE or less.
+PIXELS = 16
 SAMPLER, SCHEDULER = "euler", "normal"
 
 
@@ -47,6 +50,12 @@ class Samples:
                 f"The VAE of SaRA Train Samples decodes {settings.vae.latent_channels} channels, the training latents "
                 f"have {settings.size[0]}: connect the VAE that the images were encoded with."
             )
+
+    def disk_bytes(self, steps: int) -> int:
+        """How much all pictures of a run of so many steps take at most, packed not at all."""
+        settings = self.settings
+        pixels = math.prod(settings.size[-2:]) * PIXELS**2
+        return len(settings.positive) * (steps // settings.every) * pixels * 3
 
     def is_due(self, step: int) -> bool:
         return step % self.settings.every == 0

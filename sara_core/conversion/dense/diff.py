@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
-from ...files import atomic, container
+from ...files import atomic, container, disk
 from ...names.resolve import BIAS, PREFIX, WEIGHT, prefix_of
 from ..formats import Writer
 from ..request import WriteRequest
@@ -42,6 +42,7 @@ def write(
     for name, entry in sorted(named.items()):
         begin, end = end, end + 4 * entry.numel
         header[name] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [begin, end]}
+    disk.check_room(path, end, "The file of dense differences")
     with atomic.writing(path, overwrite) as file:
         container.write_header(file, header)
         for _, entry in sorted(named.items()):

@@ -131,7 +131,7 @@ def test_whether_a_file_can_be_written_is_known_before_and_leaves_nothing(tmp_pa
     assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
     refused = {
         tmp_path: "name of a folder", tmp_path / "no" / "x": "folder does not exist",
-        path / "x": "is not a folder", tmp_path / ("x" * 250): "name is too long",
+        path / "x": "is not a folder", tmp_path / ("x" * 250): "is too long: with what is added",
     }  # fmt: skip
     for place, message in refused.items():
         with pytest.raises(DeltaError, match=message):

@@ -1,0 +1,44 @@
+"""How much a run will write, compared with what is free before its first step."""
+
+from ..errors import TrainingError
+from ..files.disk import free_bytes
+from ..memory.estimate import optimizer_bytes
+from ..wording import readable_size
+from .host import Places
+from .run import Run
+
+# Bytes per trained element: in a delta's file the change, and its position in one or more; in a snapshot, beside the
+# optimizer's moments, change, position and whether it still trains.
+DELTA_AT_LEAST, DELTA_AT_MOST, SNAPSHOT = 5, 8, 9
+
+
+def disk_needed(run: Run, places: Places) -> tuple[int, int]:
+    """Bytes of the finished delta at least, and of all that a run has on the disk at once at most: the finished delta,
+    the snapshots that are kept and the one that is being written, and the host's own files."""
+    count, settings = len(run.store.values), run.settings
+    moments, _ = optimizer_bytes(run.training.optimizer)
+    due = settings.steps // places.snapshot_every if places.snapshot_every else 0
+    snapshots = min(places.snapshots.keep + 1, max(1, due))  # one that is stopped always leaves one
+    most = round(count * (DELTA_AT_MOST + snapshots * (SNAPSHOT + moments))) + places.other_bytes
+    return count * DELTA_AT_LEAST, most
+
+
+def check_disk(run: Run, places: Places) -> str | None:
+    """A warning if a run may not find room for all that it writes.
+
+    Raises TrainingError if the finished delta alone finds none.
+    """
+    free = free_bytes(places.snapshots.folder / "x")
+    least, most = disk_needed(run, places)
+    if free is None or free >= most:
+        return None
+    where = f"in '{places.snapshots.folder.parent}' {readable_size(free)} are free"
+    if free < least:
+        raise TrainingError(
+            f"The finished delta would take at least {readable_size(least)}, and {where}: free some space there, or "
+            "train fewer weights."
+        )
+    return (
+        f"This run may write {readable_size(most)} (the delta, snapshots and pictures), and {where}: free some space "
+        "there, or snapshots and pictures may be missing."
+    )
