@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ..data.image_folder import ImageFolder, read_image_folder
 from ..errors import TrainingError
+from ..files.names import check_name
 from ..memory.estimate import is_out_of_memory
 from ..pipelines.prepare import prepare_training
 from ..pipelines.run import DTYPES, assembled_run, check_selection
+from ..training import snapshot
 from ..training.optimizer_choice import chosen_optimizer
 from ..training.processes import joined_processes
 from ..training.record import resumed_state
@@ -102,3 +104,4 @@ def _check_target(target: Path) -> None:
     if target.suffix.lower() != ".safetensors" or not target.parent.is_dir():
         raise TrainingError(f"'{target}' must be a .safetensors file in a folder that exists.")
     check_target(target)
+    check_name(snapshot.file_name(target.stem, 0), "With what a snapshot adds to it, OUT")

@@ -26,7 +26,8 @@ _SRGB_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.05
 class Stored(NamedTuple):
     """What the pixels do not say themselves once they are decoded.
 
-    most: the largest value of a sample in a mode of 16 or 32 bits; is_inverted: whether that one is black
+    most: the largest value of a sample in a mode of 16 or 32 bits
+    is_inverted: whether that one, or 1 as a float, is black
     transparent: the colour or palette entries that are transparent, in the decoded samples; None without any
     profile: an ICC profile, or None; gamma: of the file, or None if its colours are sRGB's
     """
@@ -56,7 +57,7 @@ def stored_as(file: Image.Image) -> Stored:
     gamma = file.info.get("gamma") if profile is None and "srgb" not in file.info else None
     return Stored(
         most=(1 << bits) - 1,
-        is_inverted=file.mode.startswith("I") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
+        is_inverted=file.mode.startswith(("I", "F")) and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         transparent=_in_decoded_samples(file.info.get("transparency"), file.mode, raw),
         profile=profile,
         gamma=float(gamma) if gamma else None,
@@ -101,7 +102,7 @@ def _colour_and_alpha(image, stored: Stored) -> tuple:
         samples = np.asarray(image)
         return _grey(_of_one(samples, stored)), None if transparent is None else _mask(samples != transparent)
     if mode == "F":
-        return _grey(_within_one(np.asarray(image))), None
+        return _grey(_as_white_is(_within_one(np.asarray(image)), stored)), None
     if mode == "1":
         image = image.convert("L")
     elif mode == "P" and (transparent is not None or image.palette.mode == "RGBA"):
@@ -122,8 +123,11 @@ def _of_one(samples: np.ndarray, stored: Stored) -> np.ndarray:
     """Whole numbers → 0 … 1."""
     if stored.most == 2**32 - 1:  # without a sign in the file, and read as if they had one
         samples = samples.view(np.uint32)
-    share = samples.clip(0, None) / stored.most
-    return 1 - share if stored.is_inverted else share
+    return _as_white_is(samples.clip(0, None) / stored.most, stored)
+
+
+def _as_white_is(shares: np.ndarray, stored: Stored) -> np.ndarray:
+    return 1 - shares if stored.is_inverted else shares
 
 
 def _within_one(samples: np.ndarray) -> np.ndarray:

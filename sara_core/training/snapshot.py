@@ -90,7 +90,7 @@ class RunSnapshots:
 
         Raises DeltaError as `save`.
         """
-        path = self.folder / _file_name(self.run, step)
+        path = self.folder / file_name(self.run, step)
         with atomic.errors_in_words(path), contextlib.suppress(FileExistsError):  # the file's own error is better
             self.folder.mkdir(parents=True, exist_ok=True)
         save(path, state, settings)
@@ -122,13 +122,14 @@ def run_of(path: str | os.PathLike) -> str | None:
     return run_and_step and run_and_step[0]
 
 
-def _file_name(run: str, step: int) -> str:
+def file_name(run: str, step: int) -> str:
+    """What the snapshot of a run after a step is called."""
     return f"{run}_step{step:07}.safetensors"
 
 
 def _run_and_step(name: str) -> tuple[str, int] | None:
     match = _NAME.fullmatch(name)
-    if match is None or name != _file_name(match[1], int(match[2])):
+    if match is None or name != file_name(match[1], int(match[2])):
         return None
     return match[1], int(match[2])
 

@@ -250,6 +250,12 @@ def test_what_cannot_be_selected_is_refused_before_anything_is_encoded(
     assert IMPOSSIBLE[options] in capsys.readouterr().err
 
 
+def test_a_name_that_leaves_no_room_for_that_of_a_snapshot_is_refused_before_the_work(base, images, tmp_path, capsys):
+    for length, words in ((230, "With what a snapshot adds to it, OUT is too long"), (240, "is too long")):
+        assert main(["train", str(base), str(images), str(tmp_path / ("x" * (length - 12) + ".safetensors"))]) == 1
+        assert words in capsys.readouterr().err
+
+
 def test_pictures_are_looked_at_before_the_model_is_loaded(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sara_core.commands.train.prepare_training", lambda *_: pytest.fail("it was begun"))
     folder = tiny_diffusers.image_folder(tmp_path / "images")

@@ -146,6 +146,10 @@ def test_grey_of_16_bits_and_float_is_as_light_as_it_was(tmp_path, name, image, 
 
 def test_a_tiff_whose_white_is_zero(tmp_path):
     assert_near(seen(saved(tmp_path / "a.tif", sixteen_bits(0.25), tiffinfo={262: 0})), (191,) * 3)
+    path = saved(tmp_path / "b.tif", Image.fromarray(np.full((SIDE, SIDE), 0.25, np.float32)))
+    black, white = (struct.pack("<HHII", 262, 3, 1, kind) for kind in (1, 0))
+    path.write_bytes(path.read_bytes().replace(black, white))
+    assert_near(seen(path), (191,) * 3)
 
 
 def test_whole_numbers_of_32_bits_fill_their_range(tmp_path):
