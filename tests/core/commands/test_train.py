@@ -278,7 +278,7 @@ def test_where_no_delta_can_be_written_is_said_before_the_model_is_loaded(
         target, message = tmp_path / "folder.safetensors", "it is the name of a folder. Choose another name"
         target.mkdir()
     elif what == "a long name":
-        target, message = tmp_path / f"{'a' * 300}.safetensors", "the name is too long. Choose a shorter one"
+        target, message = tmp_path / f"{'a' * 300}.safetensors", "is too long: with what is added to it"
     else:
         monkeypatch.setattr("sara_core.files.atomic.open", not_allowed, raising=False)
     monkeypatch.setattr("sara_core.commands.train.prepare_training", lambda *_: pytest.fail("it was begun"))
