@@ -11,6 +11,8 @@ from .errors import DeltaError, SaRAError
 LARGEST = (2 - 2**-23) * 2.0**127
 SMALLEST = 2.0**-149
 SEED_RANGE = -(2**63), 2**64 - 1
+# Of elements: more than any model has.
+LARGEST_COUNT = 2**63 - 1
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 # A comma that an English reader takes for the end of a number, and many others for its point.

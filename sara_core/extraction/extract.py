@@ -21,7 +21,7 @@ from ..errors import DeltaError
 from ..foreign_text import NAME, plain
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
 from ..names.resolve import resolve
-from ..numbers import checked
+from ..numbers import LARGEST_COUNT, checked
 from ..tensors.elements import gather, sum_of_squares
 from .largest_changes import LargestChanges
 
@@ -163,7 +163,7 @@ def _check_amount(amount: dict) -> None:
     if len(amount) > 1:
         raise DeltaError(f"Give at most one of density, count and support (got {', '.join(amount)}).")
     if "count" in amount:
-        amount["count"] = checked(amount["count"], "The count", 1, whole=True)
+        amount["count"] = checked(amount["count"], "The count", 1, LARGEST_COUNT, whole=True)
     if "density" in amount:
         amount["density"] = checked(amount["density"], "The density", above=0, most=1)
 

@@ -7,7 +7,7 @@ import torch
 
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
-from ..numbers import SEED_RANGE, checked
+from ..numbers import LARGEST_COUNT, SEED_RANGE, checked
 from ..tensors.elements import overlaps_itself
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
@@ -154,7 +154,9 @@ def _amount(threshold: float | None, count: int | None, density: float | None) -
     if len(given) != 1:
         raise SelectionError(f"Give exactly one of threshold, count and density (got {sorted(given) or 'none'}).")
     (amount, value), = given.items()
-    return amount, checked(value, amount, above=0, whole=amount == "count", error=SelectionError)
+    if amount == "count":
+        return amount, checked(value, amount, most=LARGEST_COUNT, above=0, whole=True, error=SelectionError)
+    return amount, checked(value, amount, above=0, error=SelectionError)
 
 
 def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient) -> None:

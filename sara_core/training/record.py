@@ -17,6 +17,9 @@ from .settings import SETTINGS
 from .words import Words
 
 
+MOST_PROCESSES = 4096
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """All that decides a run's numbers, under the names that snapshots and deltas have it by. Runs of equal settings
@@ -70,7 +73,7 @@ class RunSettings:
         for name, setting in SETTINGS.items():
             if setting.is_number and name in self.__dataclass_fields__:
                 # Several processes share a batch, each of which may have as much as a setting allows.
-                most = None if name == "batch_size" else setting.most
+                most = setting.most * MOST_PROCESSES if name == "batch_size" else setting.most
                 value = checked(
                     getattr(self, name), name, setting.least, most, whole=setting.is_whole, error=TrainingError
                 )

@@ -58,6 +58,6 @@ def test_weights_behind_a_file_too(tmp_path, capsys, command, text):
 
 @pytest.mark.parametrize("factors", ["nan", "inf", "1e400", "0,5", "０.５", "1;2", "", "1_0"])
 def test_block_factors_too(tmp_path, capsys, factors):
-    arguments = ["merge", str(tmp_path / "out"), str(tmp_path / "a"), "--block", f"attn = {factors}"]
+    arguments = ["merge", str(tmp_path / "out.safetensors"), str(tmp_path / "a"), "--block", f"attn = {factors}"]
     assert main(arguments) == 1
     assert f"The block line 'attn = {factors}".rstrip() in capsys.readouterr().err
