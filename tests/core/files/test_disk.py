@@ -87,7 +87,7 @@ def test_nothing_but_a_file_is_replaced(tmp_path):
     for path in no_files(tmp_path):
         before = os.lstat(path)
         for attempt in (atomic.check_writable, lambda path: atomic.replacing(path).__enter__()):
-            with pytest.raises(DeltaError, match="name of a folder|is no file .*, and is not replaced"):
+            with pytest.raises(DeltaError, match="name of a folder|is no ordinary file .*, and is not replaced"):
                 attempt(path)
         after = os.lstat(path)
         assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
@@ -120,7 +120,7 @@ def test_every_command_looks_at_out_before_anything_else(tmp_path, capsys, comma
         arguments = [part.format(out=out, none=tmp_path / "none.safetensors") for part in COMMANDS[command]]
         assert main(arguments) == 1
         said = capsys.readouterr().err
-        assert "is no file" in said or "is no folder" in said or "The name '" in said or "name of a folder" in said or (
+        assert "is no ordinary file" in said or "is no folder" in said or "The name '" in said or "name of a folder" in said or (
             "must" in said and str(out) == "/dev/null"
         ), said
         assert "none.safetensors" not in said
