@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 import torch
 
+from ..errors import TrainingError
 from .access import AddedCopy, InPlace, Streamed, WeightAccess
-from .layer import attach, detach, is_attached, is_changed
-from .ops import CONVOLUTIONS, layer_op
+from .layer import attach, detach, has_lost_its_backward, is_attached, is_changed
+from .ops import layer_op
+from .own_forward import is_plain
 from .parameters import ParameterOf, identity, train_parameter
 from .store import Store
 from .streaming import move_all_but, move_back
-
-_PLAIN_FORWARDS = {torch.nn.Linear.forward, *(convolution.forward for convolution in CONVOLUTIONS)}
 
 
 def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -25,7 +25,7 @@ def plain_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return {
         name: module
         for name, module in layers(model).items()
-        if is_attached(module) or type(module).forward in _PLAIN_FORWARDS
+        if is_attached(module) or is_plain(type(module))
     }
 
 
@@ -91,6 +91,16 @@ def detach_model(model: torch.nn.Module) -> None:
     for module in list(model.modules()):
         if is_changed(module):
             detach(module)
+
+
+def check_attached(model: torch.nn.Module) -> None:
+    """Raise TrainingError, naming it, if a layer computes without its sparse backward since a hook was taken off it."""
+    for name, module in model.named_modules():
+        if is_attached(module) and has_lost_its_backward(module):
+            raise TrainingError(
+                f"The hook on '{name}' was taken off while it is being trained, and the training with it: take hooks "
+                "off (offloading, casting) before SaRA is constructed, or after detach()."
+            )
 
 
 @contextmanager

@@ -8,14 +8,18 @@ nothing.
 How a layer reaches its weight is an *access* (design.md, decision 4): in place, or a copy to which Δ is added.
 """
 
+from types import MethodType
+
 import torch
 
 from ..errors import UnsupportedModelError
 from .access import WeightAccess
 from .class_swap import original_class, swap, swap_back
 from .ops import LayerOp, layer_op
+from .own_forward import Rerouted, own_methods, put_back, set_aside
 from .parameters import Parametrized, in_backward, refuse_reentrant
 from .store import Store
+from .support import Segment
 
 
 class Attachment:
@@ -23,10 +27,16 @@ class Attachment:
 
     op: what the layer computes; access: how it reaches its weight; route: one of weight_gradient.ROUTES
     number: the layer's segment in the store, or None for a frozen layer
+    set_aside: methods that the instance had beside its class's equal ones, to be put back
     """
 
     def __init__(self, op: LayerOp, access: WeightAccess, store: Store, number: int | None, route: str):
         self.op, self.access, self.store, self.number, self.route = op, access, store, number, route
+        self.set_aside: list[str] = []
+
+    def with_op(self, op: LayerOp) -> "Attachment":
+        """The same for a use of the weight by another operation."""
+        return Attachment(op, self.access, self.store, self.number, self.route)
 
     @property
     def trains(self) -> bool:
@@ -88,19 +98,14 @@ class _SparseLayer(Parametrized):
     """Mixed in before the class of an attached module."""
 
     def forward(self, x, **options):
+        if not isinstance(self, _SparseLayer):  # whoever has wrapped the attached layer still holds this method
+            return type(self).forward(self, x, **options)
         if options:
             raise UnsupportedModelError(
                 f"A {original_class(self).__name__} layer of this model is called with {', '.join(options)}, "
                 "which sparse training does not know."
             )
-        if torch.compiler.is_compiling():
-            raise UnsupportedModelError("torch.compile does not go with sparse training: use the model uncompiled.")
-        attachment = self._sara
-        values = attachment.store.values if attachment.trains or self.trained_bias is not None else None
-        spatial_dims = attachment.op.spatial_dims
-        if spatial_dims is not None and x.dim() == spatial_dims + 1:  # a single sample without its batch dimension
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        return _SparseLayerFunction.apply(attachment.op.prepare(x), values, self, attachment)
+        return _computed(self, x, self._sara.op)
 
     @property
     def trained_bias(self) -> int | None:
@@ -108,6 +113,31 @@ class _SparseLayer(Parametrized):
         trained = self.__dict__.get("_sara_parameters")
         number = None if trained is None else trained.numbers.get("bias")
         return number if number is not None and trained.store.trains(number) else None
+
+
+def _computed(layer: torch.nn.Module, x: torch.Tensor, op: LayerOp, prepares: bool = True) -> torch.Tensor:
+    """What an attached layer makes of its input by `op`, its own or one of the same weight's shape.
+
+    prepares: whether the input is still to be prepared for `op`
+    """
+    if torch.compiler.is_compiling():
+        raise UnsupportedModelError("torch.compile does not go with sparse training: use the model uncompiled.")
+    if op.spatial_dims is not None and x.dim() == op.spatial_dims + 1:  # a single sample without its batch dimension
+        return _computed(layer, x.unsqueeze(0), op, prepares).squeeze(0)
+    attachment = layer._sara if op is layer._sara.op else layer._sara.with_op(op)
+    if attachment.trains:
+        _check_device(attachment.store.support.segments[attachment.number], x)
+    values = attachment.store.values if attachment.trains or layer.trained_bias is not None else None
+    return _SparseLayerFunction.apply(op.prepare(x) if prepares else x, values, layer, attachment)
+
+
+def _check_device(segment: Segment, x: torch.Tensor) -> None:
+    if segment.col.device != x.device:
+        raise UnsupportedModelError(
+            f"'{segment.name}' was on {segment.col.device} when training began, and computes on {x.device}: move the "
+            "model before SaRA is constructed, and take offloading off it. SaRA's stream_to trains weights that stay "
+            "in the main memory."
+        )
 
 
 def attach(
@@ -118,9 +148,15 @@ def attach(
     route: one of weight_gradient.ROUTES
 
     Afterwards its forward raises UnsupportedModelError under torch.compile and for named arguments, its backward
-    under reentrant checkpointing.
+    under reentrant checkpointing. A forward of the instance's own goes on working (own_forward.py).
     """
     module._sara = Attachment(layer_op(module), access, store, number, route)
+    module._sara.set_aside = set_aside(module)
+    if own_methods(module):
+        name = f"a frozen {type(module).__name__} layer"
+        if number is not None:
+            name = f"'{store.support.segments[number].name}'"
+        Rerouted.install(module, name, module._sara.op, _computed)
     swap(module, _SparseLayer)
 
 
@@ -128,13 +164,23 @@ def detach(module: torch.nn.Module) -> None:
     """Undo `attach` and `train_parameter`: the module's class and attributes are what they were, its weights as they
     are."""
     swap_back(module)
-    module.__dict__.pop("_sara", None)
     module.__dict__.pop("_sara_parameters", None)
+    attachment = module.__dict__.pop("_sara", None)
+    if attachment is not None:
+        Rerouted.remove(module)
+        put_back(module, attachment.set_aside)
 
 
 def is_attached(module: torch.nn.Module) -> bool:
     """Whether a Linear or Conv module computes with a sparse backward."""
     return isinstance(module, _SparseLayer)
+
+
+def has_lost_its_backward(module: torch.nn.Module) -> bool:
+    """Whether an attached layer computes as it did before: its own forward, which held the old method, was taken off
+    meanwhile."""
+    forward = module.__dict__.get("forward")
+    return isinstance(forward, MethodType) and forward.__func__ is original_class(module).forward
 
 
 def is_changed(module: torch.nn.Module) -> bool:

@@ -53,7 +53,9 @@ def trainable_weights(
             occurrence = _first(held)
             name, tensor = occurrence.parameter.name, occurrence.holder.weight
             if is_lazy(tensor) or tensor.is_meta:
-                raise UnsupportedModelError(f"'{name}' is not in memory yet: load the model's weights first.")
+                raise UnsupportedModelError(
+                    f"'{name}' is not in memory yet: load the model's weights first, without offloading."
+                )
             check_precision(name, tensor)
             weights[name] = occurrence.holder
     _refuse_overlapping(model, weights, prefix)

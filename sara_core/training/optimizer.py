@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..backward.attach import (
-    attach_model, attached_for_gradients, detach_model, plain_layers, unfreeze,
+    attach_model, attached_for_gradients, check_attached, detach_model, plain_layers, unfreeze,
 )  # fmt: skip
 from ..backward.store import Store
 from ..backward.streaming import move_all_but, move_back
@@ -178,9 +178,11 @@ class SaRA(torch.optim.Optimizer):
 
         closure: recomputes the loss with its gradient; optimizers like LBFGS call it several times
 
-        Raises TrainingError if the model was converted, or, on the first step, a trained weight got no gradient.
+        Raises TrainingError if the model was converted or a hook taken off one of its layers, or, on the first step, a
+        trained weight got no gradient.
         """
         self.store.check_unconverted()
+        check_attached(self.model)
         if closure is None:
             check_all_reached(self.store)
             loss = self.inner.step()
