@@ -25,7 +25,7 @@ from ....sara_core.selection.trainable import left_out, trainable_weights
 from ..base_weights import base_weight
 from . import checkpointing
 from .kernels import use_differentiable_kernels
-from .refusals import check_trainable
+from .refusals import check_layers, check_trainable
 from .weights import HostWeight, can_be_written
 
 TRAINED_PART = "diffusion_model"
@@ -73,6 +73,7 @@ def training_model(
         comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
     module = getattr(patcher.model, TRAINED_PART)
     weights = trainable_weights(module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART)
+    check_layers(module)
     untrained = left_out(module, weights, layers)
 
     @contextmanager

@@ -1,5 +1,9 @@
 """Which MODELs training refuses by name, and why. Kinds of models that nobody has tried are tried."""
 
+import torch
+
+from ....sara_core.backward.attach import layers
+from ....sara_core.backward.own_forward import own_methods
 from ....sara_core.errors import UnsupportedModelError
 from ..family import model_family
 
@@ -22,6 +26,9 @@ _PICTURES = ("concat_latent_image", "concat_image", "noise_concat")
 # Without a picture they make one from the text alone.
 _NEED_NO_PICTURE = {"HunyuanVideo15", "Kandinsky5"}
 
+# The methods by which a layer computes.
+_COMPUTING = ("forward", "_conv_forward", "forward_comfy_cast_weights")
+
 
 def check_trainable(model) -> None:
     """Raise UnsupportedModelError, naming it, for a MODEL (a ModelPatcher) that cannot be trained on captions."""
@@ -33,6 +40,42 @@ def check_trainable(model) -> None:
             f"A {model_family(model)} MODEL cannot be trained: it {reasons[0]}. Connect a model that makes pictures or "
             "videos from text."
         )
+
+
+def check_layers(module: torch.nn.Module) -> None:
+    """Raise UnsupportedModelError, naming it, if a layer of a loaded model computes otherwise than the host's layers
+    do: training would compute as those, and leave out what a node has put there.
+
+    What was put there for an earlier prompt and taken off again does not count.
+    """
+    for name, layer in layers(module).items():
+        kind = type(layer)
+        if not all(_is_the_hosts(getattr(kind, method, None)) for method in _COMPUTING):
+            raise UnsupportedModelError(
+                f"The layer '{name}' of this MODEL is a {kind.__name__}, which computes in a way of its own that "
+                "training does not know: load the model with one of ComfyUI's own loaders."
+            )
+        for method in own_methods(layer):
+            if _is_bypass(layer.__dict__[method]):
+                raise UnsupportedModelError(
+                    f"This MODEL carries a LoRA in bypass mode (on '{name}'), which training would leave out: load it "
+                    "with Load LoRA in place of Load LoRA (Bypass)."
+                )
+            raise UnsupportedModelError(
+                f"A node has changed how the layer '{name}' of this MODEL computes, which training would leave out: "
+                "connect the MODEL from before that node. If this workflow has none, restart ComfyUI."
+            )
+
+
+def _is_the_hosts(method) -> bool:
+    return method is None or method.__module__ == "comfy.ops" or method.__module__.startswith("torch.")
+
+
+def _is_bypass(method) -> bool:
+    """Whether it is that of a LoRA; one that the host could not take off properly has lost the layer's own."""
+    hook = getattr(method, "__self__", None)
+    is_hook = type(hook).__module__.startswith("comfy.weight_adapter")
+    return is_hook and getattr(hook, "original_forward", None) is not None
 
 
 def check_picture_given(model, conditions: dict, options: dict) -> None:
