@@ -19,6 +19,7 @@ import torch
 from .delta import SparseDelta
 from .delta import metadata as keys
 from .delta.delta import AppliedDelta
+from .delta.own_weights import OwnWeights
 from .delta.translate import to_comfy, to_diffusers
 from .errors import UnsupportedModelError
 from .files.source import Source
@@ -28,9 +29,6 @@ from .names.diffusers import diffusers_parts, family
 from .names.families import FAMILIES
 from .names.resolve import PREFIX, resolve
 from .wording import one_of
-
-# PEFT puts a layer that it adds a LoRA to into another one, under this name.
-_INSIDE_LORA = ".base_layer."
 
 
 def load_delta(
@@ -69,8 +67,7 @@ def load_delta(
     """
     model = denoiser(pipeline_or_model)
     delta = path_or_delta if isinstance(path_or_delta, SparseDelta) else SparseDelta.load(path_or_delta)
-    weights = _weights(model)
-    return _with_own_names(delta, weights).apply_(weights, strength)
+    return _with_own_names(delta, OwnWeights(model).tensors).apply_(model, strength)
 
 
 def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
@@ -82,7 +79,7 @@ def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
     loads into diffusers alone. Raises DeltaError if the delta is not of this model.
     """
     model = denoiser(pipeline_or_model)
-    shapes = _shapes(_weights(model))
+    shapes = _shapes(OwnWeights(model).tensors)
     parts = diffusers_parts(shapes)
     if not parts:
         families = [one.name for one in FAMILIES.values() if one.names is not None]
@@ -102,7 +99,7 @@ def identity_metadata(pipeline_or_model: Any, name: str = "") -> dict[str, str]:
 
     name: what to call the model
     """
-    model = Source(name, tensors=_weights(denoiser(pipeline_or_model)))
+    model = Source(name, tensors=OwnWeights(denoiser(pipeline_or_model)).tensors)
     return base_identity.identity_of(Base(model).weights(), name)
 
 
@@ -113,17 +110,14 @@ def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
     """
     model = pipeline_or_model
     if not isinstance(model, torch.nn.Module):
-        model = getattr(model, "unet", None) or getattr(model, "transformer", None)
+        parts = (getattr(model, part, None) for part in ("unet", "transformer"))
+        model = next((part for part in parts if part is not None), None)
     if not isinstance(model, torch.nn.Module):
         raise UnsupportedModelError(
             f"{type(pipeline_or_model).__name__} has no UNet and no transformer in memory: give a diffusers pipeline "
             "that has one, or the model itself."
         )
     return getattr(model, "_orig_mod", model)
-
-
-def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name.replace(_INSIDE_LORA, "."): weight for name, weight in model.state_dict(keep_vars=True).items()}
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from ..wording import counted, listed
 from . import file_v1
 from .entry import SparseEntry, all_finite, check_entry
 from .in_place import InPlaceChange
+from .own_weights import OwnWeights
 
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
 
@@ -147,23 +148,32 @@ class SparseDelta:
     def apply_(self, target: torch.nn.Module | Mapping[str, torch.Tensor], strength: float = 1.0) -> "AppliedDelta":
         """Change the weights of a module or state dict in place: round(float32(weight) + strength · Δ).
 
-        Names may lack or carry the prefixes `diffusion_model.` and `model.diffusion_model.`. Everything is checked
-        before anything is written; a tied weight is changed once; strength 0 writes nothing.
+        Names may lack or carry the prefixes `diffusion_model.` and `model.diffusion_model.`; adapters of PEFT, and
+        modules within torch.compile's, are looked through (own_weights.py). Everything is checked before anything is
+        written; a tied weight is changed once; strength 0 writes nothing.
 
         Returns a handle whose remove() restores every bit.
         Raises DeltaError for a missing name, another shape, a strength that is not finite or makes an element too large
         for its dtype; UnsupportedModelError, by name, for a weight that cannot be written exactly (quantised, float8,
-        integer, meta, sparse, or with several elements at one place in memory).
+        integer, meta, sparse, or with several elements at one place in memory), or would have no effect.
         """
-        weights = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
-        changes = self._changes(weights)
-        handle = AppliedDelta(changes)
+        if isinstance(target, torch.nn.Module):
+            own = OwnWeights(target)
+            handle = AppliedDelta(self._changes_of(own), own.check_same)
+        else:
+            handle = AppliedDelta(self._changes(target))
         try:
             handle.set_strength(strength)
         except BaseException:
             handle.remove()
             raise
         return handle
+
+    def _changes_of(self, own: OwnWeights) -> list[tuple[str, torch.Tensor, SparseEntry]]:
+        changes = self._changes(own.tensors)
+        found = {name: self.entries[wanted] for wanted, name in resolve(self.entries, own.tensors, "the model").items()}
+        own.check_effective(found)
+        return changes + SparseDelta(own.entries_of_copies(found))._changes(own.copies)
 
     def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor, SparseEntry]]:
         """Every weight with its name and entry, checked; names of the same tied weight count once."""
@@ -195,9 +205,13 @@ class AppliedDelta:
     # Of all handles: one asks the others what they change.
     _lock = threading.RLock()
 
-    def __init__(self, targets: Sequence[tuple[str, torch.Tensor, SparseEntry]]):
-        """targets: the weights, which stay as they are, each with its name and entry; checked"""
-        self._targets = list(targets)
+    def __init__(
+        self, targets: Sequence[tuple[str, torch.Tensor, SparseEntry]], check: Callable[[], None] = lambda: None
+    ):  # fmt: skip
+        """targets: the weights, which stay as they are, each with its name and entry; checked
+        check: raises if the model does not compute with these weights, or not with them alone, any more
+        """
+        self._targets, self._check = list(targets), check
         self._changes: list[InPlaceChange] = []
         self._number = -1
         self._overlapping = _overlapping(weight for _, weight, _ in self._targets)
@@ -208,15 +222,14 @@ class AppliedDelta:
         """Bring the weights to another strength, from the values that were there before: the same bits as if the delta
         had been applied at this strength at once. At strength 0 every bit is as before.
 
-        Raises DeltaError for a strength that is not finite, after `remove`, or if a delta that was applied later to
-        one of the same weights is still in place; nothing is changed then. For a strength that makes an element too
-        large for its dtype every bit is as before the delta.
+        Raises DeltaError for a strength that is not finite, after `remove`, or where `remove` does; nothing is changed
+        then. For a strength that makes an element too large for its dtype every bit is as before the delta.
         """
         strength = checked(strength, "The strength")
         with self._lock:
             if not self._targets:
                 raise DeltaError("This delta was removed from the model: apply it again.")
-            self._check_last()
+            self._check_removable()
             if self._changes and strength != 0 and not self._overlapping:
                 self._write(strength)
                 return
@@ -228,10 +241,12 @@ class AppliedDelta:
     def remove(self) -> None:
         """Restore every bit from the kept values; a second call does nothing.
 
-        Raises DeltaError if a delta that was applied later to one of the same weights is still in place.
+        Raises DeltaError if a delta that was applied later to one of the same weights is still in place, or something
+        else has changed the same elements since; UnsupportedModelError if the model computes with copies of them since.
+        Nothing is changed then.
         """
         with self._lock:
-            self._check_last()
+            self._check_removable()
             self._restore()
             self._targets.clear()
 
@@ -252,10 +267,18 @@ class AppliedDelta:
             change.restore()
         self._changes.clear()
 
-    def _check_last(self) -> None:
+    def _check_removable(self) -> None:
         memory = self._memory()
         if any(other._number > self._number and other._memory() & memory for other in self._live):
             raise DeltaError("A delta applied later is still on this model: remove the later one first.")
+        if not self._changes:
+            return
+        self._check()
+        if not self._overlapping and not all(change.is_in_place() for change in self._changes):
+            raise DeltaError(
+                "Something else has changed the same weights since this delta was applied (a LoRA that was fused into "
+                "them, a training), and would be lost in part: undo that first, or load the model anew."
+            )
 
     def _memory(self) -> set[tuple]:
         return {(change.weight.device, change.weight.data_ptr()) for change in self._changes}
@@ -280,7 +303,9 @@ def check_precision(name: str, weight: torch.Tensor) -> None:
 
 def _check_in_memory(name: str, weight: torch.Tensor) -> None:
     if weight.is_meta or weight.layout != torch.strided:
-        raise UnsupportedModelError(f"The weight '{name}' is not in memory as a plain tensor: load the model first.")
+        raise UnsupportedModelError(
+            f"The weight '{name}' is not in memory as a plain tensor: load the model first, and offload it afterwards."
+        )
     if overlaps_itself(weight):
         raise UnsupportedModelError(
             f"The weight '{name}' has several elements at one place in memory (it was expanded), so that a change of "

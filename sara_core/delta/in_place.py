@@ -10,7 +10,11 @@ A training does the same for the elements it trains (backward/store.py), whose p
 
 import torch
 
-from ..tensors.elements import gather, overwrite_, scatter_
+from ..tensors.elements import added, gather, overwrite_, scatter_
+
+
+# A change d that is added and subtracted again leaves some rounding steps of |weight + d|, and d may be the larger one.
+_LEFT_BY_UNDOING = 8
 
 
 class InPlaceChange:
@@ -25,16 +29,30 @@ class InPlaceChange:
     """
 
     def __init__(self, weight: torch.Tensor, indices: torch.Tensor, values: torch.Tensor):
-        self.weight, self.indices, self.values = weight, indices, values
+        self.weight, self.indices, self.values, self._strength = weight, indices, values, 0.0
         self.base = gather(weight, indices.to(weight.device))
 
     def write(self, strength: float) -> None:
         """weight = round(base + strength · Δ) on the elements, one rounding to its dtype; at strength 0 the base."""
         device = self.weight.device
         overwrite_(self.weight, self.indices.to(device), self._base(), self.values.to(device), strength)
+        self._strength = strength
+
+    @torch.no_grad()
+    def is_in_place(self) -> bool:
+        """Whether the elements are as `write` and `restore` left them, up to what is left in their last bits by a
+        change that was made and undone, so that nobody else's change is lost by the next one. A weight that was
+        converted meanwhile counts as in place."""
+        if self.weight.dtype != self.base.dtype:
+            return True
+        device = self.weight.device
+        written = added(self._base(), self.values.to(device), self._strength)
+        difference = gather(self.weight, self.indices.to(device)).float() - written.float()
+        return not difference.norm() > _LEFT_BY_UNDOING * torch.finfo(self.base.dtype).eps * written.float().norm()
 
     def restore(self) -> None:
         """Give the weight back every bit it had, from the kept values."""
+        self._strength = 0.0
         scatter_(self.weight, self.indices.to(self.weight.device), self._base())
 
     def _base(self) -> torch.Tensor:

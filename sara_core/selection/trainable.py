@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..backward.attach import plain_layers
+from ..backward.attach import layers, plain_layers
 from ..backward.layer import is_changed
 from ..backward.parameters import ParameterOf, identity
 from ..delta.delta import check_precision
+from ..delta.fused import computes_fused
+from ..delta.own_weights import OwnWeights
 from ..errors import UnsupportedModelError
 from ..names.patterns import ALL_LAYERS, KINDS, LAYER_WEIGHT, Choice, NamedParameter
 from ..tensors.elements import memory_span
@@ -27,12 +29,14 @@ def trainable_weights(
 ) -> dict[str, torch.nn.Module | ParameterOf]:
     """What the patterns and the preset (names/patterns.py) let be trained, as parameter name → something whose
     `.weight` it is: a layer that holds it, or a ParameterOf. A tied parameter appears once, under its first name.
+    Parameters of adapters are none of the model's, and names are those without adapters (delta/own_weights.py).
 
     find_layers: the layers of the model that can be attached
     prefix: what the host calls the model: "diffusion_model" makes "diffusion_model.out.2.weight"
 
     Raises UnsupportedModelError for compiled models, and by name for parameters that cannot be trained: in a quantised
-    dtype, not in memory, computed anew in each forward, overlapping another one, or already being trained.
+    dtype, not in memory, computed anew in each forward, without a part in what the model computes, overlapping another
+    one, or already being trained.
     Raises SelectionError for patterns and presets that match nothing.
     """
     if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) for part in model.modules()):
@@ -42,11 +46,17 @@ def trainable_weights(
             "This model is already being trained: wait until that has ended, or detach() the SaRA optimizer that does "
             "it."
         )
+    if computes_fused(model):
+        raise UnsupportedModelError(
+            "Attention weights of this model are fused (fuse_qkv_projections): call unfuse_qkv_projections() before "
+            "training, and fuse them again afterwards."
+        )
     choice = Choice(include, exclude, preset)
-    attachable = find_layers(model)
-    occurrences = _occurrences(model, attachable, prefix)
+    attachable, own = find_layers(model), OwnWeights(model)
+    occurrences = _occurrences(model, own, attachable, prefix)
     choice.check(occurrence.parameter for held in occurrences.values() for occurrence in held)
-    _refuse_computed(attachable, choice, prefix)
+    _refuse_computed(own, attachable, choice, prefix)
+    _refuse_quantised(own, layers(model), attachable, choice, prefix)
     weights = {}
     for held in occurrences.values():
         if choice.takes(occurrence.parameter for occurrence in held):
@@ -58,6 +68,7 @@ def trainable_weights(
                 )
             check_precision(name, tensor)
             weights[name] = occurrence.holder
+    own.check_effective(name.removeprefix(f"{prefix}.") if prefix else name for name in weights)
     _refuse_overlapping(model, weights, prefix)
     return weights
 
@@ -74,7 +85,7 @@ def left_out(
     """
     trained = {identity(holder.weight) for holder in weights.values()}
     elements = dict.fromkeys(KINDS.values(), 0)
-    for key, held in _occurrences(model, find_layers(model), "").items():
+    for key, held in _occurrences(model, OwnWeights(model), find_layers(model), "").items():
         first = _first(held)
         if key not in trained and first.parameter.kind != LAYER_WEIGHT:
             elements[KINDS[first.parameter.kind]] += first.holder.weight.numel()
@@ -88,19 +99,27 @@ class _Occurrence(NamedTuple):
     holder: torch.nn.Module | ParameterOf
 
 
-def _occurrences(model, attachable: Mapping[str, torch.nn.Module], prefix: str) -> dict[tuple, list[_Occurrence]]:
-    """Every parameter, by its identity, with everything it is found in."""
+def _occurrences(
+    model, own: OwnWeights, attachable: Mapping[str, torch.nn.Module], prefix: str
+) -> dict[tuple, list[_Occurrence]]:
+    """Every parameter of the model's own, by its identity, with everything it is found in."""
     layer_ids = {id(layer) for layer in attachable.values()}
     occurrences = defaultdict(list)
-    for path, module in model.named_modules(prefix=prefix, remove_duplicate=False):
+    for path, module in model.named_modules(remove_duplicate=False):
         for key, tensor in module._parameters.items():
-            if tensor is not None:
-                occurrences[identity(tensor)].append(_occurrence(path, module, key, id(module) in layer_ids))
+            name = own.name(_joined(path, key))
+            if tensor is not None and name is not None:
+                own_path = _joined(prefix, name)[:-len(key) - 1]
+                occurrences[identity(tensor)].append(_occurrence(own_path, module, key, id(module) in layer_ids))
     return occurrences
 
 
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def _occurrence(path: str, module, key: str, is_layer: bool) -> _Occurrence:
-    name = f"{path}.{key}" if path else key
+    name = _joined(path, key)
     if is_layer and key == "weight":
         return _Occurrence(NamedParameter(name, LAYER_WEIGHT, 0), module)
     if "norm" in type(module).__name__.lower():
@@ -119,14 +138,27 @@ def _first(held: list[_Occurrence]) -> _Occurrence:
     return next((occurrence for occurrence in held if occurrence.parameter.kind == LAYER_WEIGHT), held[0])
 
 
-def _refuse_computed(attachable, choice, prefix) -> None:
+def _refuse_computed(own, attachable, choice, prefix) -> None:
     for path, layer in attachable.items():
-        name = ".".join(part for part in (prefix, path, "weight") if part)
-        if "weight" not in layer._parameters and choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
+        name = own.name(_joined(path, "weight"))
+        if "weight" in layer._parameters or name is None:
+            continue
+        name = _joined(prefix, name)
+        if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
             raise UnsupportedModelError(
                 f"'{name}' is computed anew in each forward (weight_norm, spectral_norm or another parametrization): "
                 "remove that from the layer, or leave it out with an exclude pattern."
             )
+
+
+def _refuse_quantised(own, every_layer, attachable, choice, prefix) -> None:
+    """Layers that compute in a way of their own because their weight is no plain tensor."""
+    for path, layer in every_layer.items():
+        name, weight = own.name(_joined(path, "weight")), layer._parameters.get("weight")
+        if path not in attachable and name is not None and weight is not None:
+            name = _joined(prefix, name)
+            if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
+                check_precision(name, weight)
 
 
 def _refuse_overlapping(model, weights, prefix) -> None:

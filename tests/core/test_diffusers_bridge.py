@@ -126,6 +126,68 @@ def test_a_delta_goes_under_a_lora():
     assert all(torch.equal(weight, changed[name]) for name, weight in every_bit(plain).items())
 
 
+@pytest.mark.bits
+def test_what_was_trained_beside_a_lora_has_the_plain_model_s_names_and_loads_back(tmp_path):
+    torch.manual_seed(3)
+    model = tiny_diffusers.unet()
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False))
+    before = every_bit(model)
+    optimizer = train(model)
+    own, saved = optimizer.delta(), comfyui_delta(model, optimizer.delta())
+    assert set(own.entries) <= set(tiny_diffusers.unet().state_dict())
+    assert set(saved.entries) <= set(comfyui_weights(tiny_diffusers.unet())) and saved.nnz == own.nnz
+    saved.save(tmp_path / "trained.safetensors")
+    trained = every_bit(model)
+    optimizer.detach(restore=True)
+    assert same_bits(every_bit(model), before)
+    plain = tiny_diffusers.unet()
+    for delta in (tmp_path / "trained.safetensors", own):
+        handle = load_delta(model, delta)
+        assert same_bits(every_bit(model), trained)
+        handle.remove()
+        assert same_bits(every_bit(model), before)
+        handle = load_delta(plain, delta)
+        changed = {key.replace(".base_layer.", "."): tensor for key, tensor in trained.items()}
+        assert all(torch.equal(tensor, changed[key]) for key, tensor in every_bit(plain).items())
+        handle.remove()
+
+
+@pytest.mark.parametrize("compiled", [
+    lambda unet: torch.compile(unet, backend="eager"), lambda unet: unet.compile(backend="eager") or unet,
+])  # fmt: skip
+def test_a_compiled_unet_of_a_pipeline_computes_with_the_delta(compiled, tmp_path):
+    pipeline, plain = tiny_diffusers.pipeline(tmp_path), tiny_diffusers.unet()
+    before, delta = every_bit(plain), random_delta(plain)
+    pipeline.unet = compiled(pipeline.unet)
+    inputs = tiny_diffusers.inputs(plain)
+    with torch.no_grad():
+        pipeline.unet(**inputs)
+        load_delta(plain, delta)
+        handle = load_delta(pipeline, delta)
+        assert torch.equal(pipeline.unet(**inputs).sample, plain(**inputs).sample)
+    handle.remove()
+    assert same_bits(every_bit(getattr(pipeline.unet, "_orig_mod", pipeline.unet)), before)
+
+
+def test_the_delta_of_a_model_trained_before_it_was_compiled_gets_its_names():
+    model = tiny_diffusers.unet()
+    delta = train(model).delta()
+    compiled = SimpleNamespace(unet=torch.compile(model, backend="eager"))
+    assert comfyui_delta(compiled, delta).entries.keys() == comfyui_delta(model, delta).entries.keys()
+
+
+def test_a_delta_is_of_the_pipeline_s_model_whatever_its_truth_value():
+    class Counted(torch.nn.Linear):
+        def __len__(self):
+            return 0
+
+    pipeline = SimpleNamespace(unet=None, transformer=Counted(2, 2))
+    entry = SparseEntry(torch.tensor([0], dtype=torch.int32), torch.ones(1), (2, 2))
+    before = pipeline.transformer.weight.detach().clone()
+    load_delta(pipeline, SparseDelta({"weight": entry}))
+    assert (pipeline.transformer.weight != before).sum() == 1
+
+
 def test_a_delta_of_another_model_is_refused_and_changes_nothing():
     model = tiny_diffusers.unet()
     before = every_bit(model)
