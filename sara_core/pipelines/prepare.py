@@ -19,6 +19,7 @@ from ..errors import TrainingError, UnsupportedModelError
 from ..memory.estimate import is_out_of_memory
 from ..wording import one_of
 from .families import FAMILIES, Conditions, PipelineFamily
+from .variants import needed_variants
 
 _PREDICTIONS = ("epsilon", "v_prediction")
 # How many times as long as wide a picture may be before its ends are cut off.
@@ -100,10 +101,15 @@ def _open_pipeline(folder: Path, dtype: torch.dtype) -> tuple:
         family = FAMILIES[kind]
         # Diffusers writes what a pipeline lacks, as SD3 may its T5, as nulls, but does not read it so.
         absent = {name: None for name, part in parts.items() if part == [None, None]}
-        pipeline = getattr(diffusers, kind).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype={"default": dtype, "vae": torch.float32},
-            **{**absent, **family.left_out},
-        )  # fmt: skip
+        left_out, dtypes = {**absent, **family.left_out}, {"default": dtype, "vae": torch.float32}
+        options = {"local_files_only": True, "use_safetensors": True}
+        in_variants = {
+            part: diffusers.AutoModel.from_pretrained(
+                str(folder), subfolder=part, variant=variant, dtype=dtypes.get(part, dtype), **options
+            )
+            for part, variant in needed_variants(folder, parts.keys() - left_out.keys()).items()
+        }
+        pipeline = getattr(diffusers, kind).from_pretrained(folder, dtype=dtypes, **options, **left_out, **in_variants)
     except ImportError as error:
         raise TrainingError(f"This needs diffusers and its company ({error}): {INSTALL}.") from error
     except (OSError, ValueError, KeyError) as error:
