@@ -12,7 +12,9 @@ from ..delta import SparseEntry
 from ..delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy
 from ..errors import DeltaError
 from ..files.source import Source, model_files, opened
-from ..names.diffusers import Shape, check_known, diffusers_parts, family, is_diffusers
+from ..names.diffusers import Shape, check_known, is_diffusers, parts_in
+from ..names.families import family_of
+from ..names.parts import Part
 from ..names.resolve import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX
 
 
@@ -31,9 +33,12 @@ class Base:
         self._source = source
         self._stored = _diffusion_model(source.names)
         shapes = {name: source.shape(stored) for name, stored in self._stored.items()}
-        self.parts = diffusers_parts(shapes)
-        self.family = family(shapes)
+        known = family_of(shapes, whole=True)
+        self.parts = parts_in(known, shapes)
+        self.family = None if known is None else known.name
         self.is_diffusers = is_diffusers(shapes, self.parts)
+        if self.is_diffusers:  # what a model has beside its family's weights is not cut off
+            self.parts = {name: self.parts.get(name, Part(name)) for name in shapes}
         self.diffusers_shapes = shapes
         self.shapes = self._joined_shapes(shapes) if self.is_diffusers else shapes
         if self.parts and not self.is_diffusers:

@@ -8,20 +8,24 @@ from collections.abc import Collection, Mapping
 
 from ..errors import DeltaError
 from ..wording import listed
-from .families import family_of
+from .families import Family, family_of
 from .parts import Part
 
 Shape = tuple[int, ...]
 
 
-def diffusers_parts(shapes: Mapping[str, Shape]) -> dict[str, Part]:
+def diffusers_parts(shapes: Mapping[str, Shape], whole: bool = False) -> dict[str, Part]:
     """The place of every diffusers parameter of a model, by its name.
 
     shapes: name → shape of all parameters of the model, or of some of them, in either naming. Names that models of
     its family do not have are left out; a model of a family that is not known here gives nothing.
     Raises DeltaError if the names alone do not tell which model they belong to.
     """
-    known = family_of(shapes)
+    return parts_in(family_of(shapes, whole), shapes)
+
+
+def parts_in(known: Family | None, shapes: Mapping[str, Shape]) -> dict[str, Part]:
+    """As `diffusers_parts`, of a model whose family is known already."""
     if known is None or known.names is None:
         return {}
     translator = known.names(shapes)
@@ -35,9 +39,9 @@ def diffusers_parts(shapes: Mapping[str, Shape]) -> dict[str, Part]:
 def diffusers_aliases(shapes: Mapping[str, Shape]) -> dict[str, Part]:
     """Further diffusers names that adapter files have for a model's weights, with their places.
 
-    shapes: ComfyUI's name → shape
+    shapes: ComfyUI's name → shape of all its parameters
     """
-    known = family_of(shapes)
+    known = family_of(shapes, whole=True)
     if known is None or known.aliases is None:
         return {}
     translator = known.aliases(shapes)

@@ -10,12 +10,11 @@ from functools import partial
 from typing import Protocol
 
 from .parts import Part
+from .recognition import FLUX2_LAYOUT, FLUX_LAYOUT, SD3_LAYOUT, Shapes, is_of
 from .table import TableNames
-from .transformer import FLUX, FLUX2, FLUX2_ALIASES, FLUX_ALIASES, SD3, SD3Names, of_table
+from .transformer import FLUX, FLUX2, FLUX2_ALIASES, FLUX_ALIASES, SD3Names
 from .unet import UNetNames, is_unet
 from .unet_family import of_unet
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Names(Protocol):
@@ -37,6 +36,8 @@ class Family:
     name: in the words of its users; None for models that are told by their layout alone
     is_of: whether parameters, by name → shape, all of a model or some of them and in either naming, are of this family.
         Raises DeltaError where two families have them.
+    must_have: whether parameters are all that a model of this family must have, which decides for a model that is there
+        as a whole; by default whatever `is_of` takes for it
     names: makes the translator for a model of these parameters; None where diffusers and ComfyUI have the same names
     aliases: makes a translator for further diffusers names that adapter files have for its weights
     architecture: the identifier in `modelspec.architecture` before the slash; by default the name in small letters with
@@ -50,6 +51,7 @@ class Family:
     aliases: Callable[[Shapes], Names] | None = None
     architecture: str | None = None
     merge_presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    must_have: Callable[[Shapes], bool] = lambda shapes: True
 
 
 # From the general to the particular: the last that says yes is the family. The architectures are the identifiers of the
@@ -68,11 +70,17 @@ _KNOWN = (
     Family("Segmind Vega", of_unet(2048, (1, 1, 2, 2)), UNetNames),
     Family("KOALA 700M", of_unet(2048, (2, 5)), UNetNames),
     Family("KOALA 1B", of_unet(2048, (2, 6)), UNetNames),
-    Family("SD3", of_table(SD3), SD3Names, architecture="stable-diffusion-3"),
     Family(
-        "Flux", of_table(FLUX), partial(TableNames, FLUX), partial(TableNames, FLUX_ALIASES), architecture="flux-1-dev"
+        "SD3", is_of(SD3_LAYOUT), SD3Names, architecture="stable-diffusion-3", must_have=SD3_LAYOUT.has_all
     ),
-    Family("Flux.2", of_table(FLUX2), partial(TableNames, FLUX2), partial(TableNames, FLUX2_ALIASES)),
+    Family(
+        "Flux", is_of(FLUX_LAYOUT), partial(TableNames, FLUX), partial(TableNames, FLUX_ALIASES),
+        architecture="flux-1-dev", must_have=FLUX_LAYOUT.has_all,
+    ),
+    Family(
+        "Flux.2", is_of(FLUX2_LAYOUT), partial(TableNames, FLUX2), partial(TableNames, FLUX2_ALIASES),
+        must_have=FLUX2_LAYOUT.has_all,
+    ),
 )  # fmt: skip
 # In SD's layout, of other sizes or too few names to tell: their names are known all the same.
 _OTHER_UNETS = Family(None, is_unet, UNetNames)
@@ -80,10 +88,11 @@ _OTHER_UNETS = Family(None, is_unet, UNetNames)
 FAMILIES: dict[str, Family] = {family.name: family for family in _KNOWN}
 
 
-def family_of(shapes: Shapes) -> Family | None:
+def family_of(shapes: Shapes, whole: bool = False) -> Family | None:
     """The family that parameters, by name → shape, belong to; None for one that is not known.
 
+    whole: these are all parameters of a model
     Raises DeltaError if the names alone do not tell.
     """
     asked = (*reversed(FAMILIES.values()), _OTHER_UNETS)
-    return next((family for family in asked if family.is_of(shapes)), None)
+    return next((one for one in asked if (not whole or one.must_have(shapes)) and one.is_of(shapes)), None)

@@ -4,12 +4,11 @@ ComfyUI keeps query, key and value in one weight (in Flux's single blocks the ML
 one of its own. Of a norm that is modulated by scale and shift alone, diffusers has the scale first, ComfyUI the shift.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ..errors import DeltaError
 from .parts import Part
-from .table import Table, TableNames, name_table, split_name
-from .unet import is_unet
+from .table import TableNames, name_table
 
 # diffusers module: ComfyUI's module, and which of its equal parts (first, size, whole). "{}" is a block's number.
 _SD3_BLOCK = {
@@ -141,10 +140,7 @@ FLUX2_ALIASES = name_table(
     ),
 )
 # Whole names, where only one of the two sides has a module around the parameter.
-_SD3_PARAMETERS = {"pos_embed.pos_embed": Part("pos_embed")}
-
-# Flux.2's MLPs are gated: twice as wide as their width says, which is three times the model's.
-_GATED = {"double_blocks.{}.img_mlp.0": 6, "double_blocks.{}.txt_mlp.0": 6, "single_blocks.{}.linear1": 9}
+SD3_PARAMETERS = {"pos_embed.pos_embed": Part("pos_embed")}
 
 
 class SD3Names(TableNames):
@@ -154,10 +150,10 @@ class SD3Names(TableNames):
         super().__init__(SD3, shapes)
 
     def to_comfy(self, name: str) -> Part | None:
-        return _SD3_PARAMETERS.get(name) or super().to_comfy(name)
+        return SD3_PARAMETERS.get(name) or super().to_comfy(name)
 
     def to_diffusers(self, name: str) -> dict[str, Part]:
-        whole = {theirs: part for theirs, part in _SD3_PARAMETERS.items() if part.name == name}
+        whole = {theirs: part for theirs, part in SD3_PARAMETERS.items() if part.name == name}
         return whole or super().to_diffusers(name)
 
     def _is_swapped(self, template: str, number: str, name: str) -> bool:
@@ -169,40 +165,3 @@ class SD3Names(TableNames):
             if shape is not None and len(shape) == 2:
                 return shape[0] == 2 * shape[1]
         raise DeltaError(f"Whether '{name}' is in SD3's last block cannot be told without the base model: give it.")
-
-
-def of_table(table: Table) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
-    """Whether parameters (name → shape), in either naming, are those of a model of this table, SD3, FLUX or FLUX2."""
-    return lambda shapes: not is_unet(shapes) and _table_of(shapes) is table
-
-
-def _table_of(shapes: Mapping[str, tuple[int, ...]]) -> Table | None:
-    """SD3, FLUX or FLUX2, which share names and can only be told apart together.
-
-    Raises DeltaError for diffusers names that both SD3 and Flux have.
-    """
-    if any(name.startswith("joint_blocks.") for name in shapes):
-        return SD3
-    if any(_only_in_flux2(name, shape) for name, shape in shapes.items()):
-        return FLUX2
-    if any(name.startswith(("double_blocks.", "single_blocks.")) for name in shapes):
-        return FLUX
-    known = SD3.keys() | FLUX.keys()
-    blocks = {module for module in known if "{}" in module}
-    if not any(split_name(name, blocks) for name in shapes):
-        return None
-    is_sd3 = any(name.startswith("pos_embed.") or ".attn2." in name for name in shapes)
-    is_flux = any(name.startswith(("single_transformer_blocks.", "x_embedder.")) for name in shapes)
-    if is_sd3 == is_flux:
-        if any(name.startswith("transformer_blocks.") and split_name(name, known) is None for name in shapes):
-            return None  # Qwen-Image, LTX-Video and others have blocks with some of the same names
-        raise DeltaError("These layers exist in both SD3 and Flux models. Give the base model they belong to.")
-    return SD3 if is_sd3 else FLUX
-
-
-def _only_in_flux2(name: str, shape: tuple[int, ...]) -> bool:
-    if split_name(name, FLUX2):
-        return split_name(name, FLUX) is None
-    if found := split_name(name, _GATED):
-        return len(shape) == 2 and shape[0] == _GATED[found[0]] * shape[1]
-    return name.startswith(("double_stream_modulation_", "single_stream_modulation."))

@@ -31,10 +31,21 @@ _ENDS = {
     "conv_out": "out.2",
 }
 _LABELS = {"linear_1": "label_emb.0.0", "linear_2": "label_emb.0.2"}
+_BLOCKS = tuple(f"{way}_block" for way in ("input", "middle", "output", "down", "mid", "up"))
+_LDM_MUST_HAVE = ("input_blocks.0.0", "time_embed.0", "time_embed.2", "out.0", "out.2")
+# Of image prompts, of motion modules and of boxes (GLIGEN).
+_ADDED = re.compile(r"\.(processor|motion_modules|fuser)\.")
 _USUAL_LEVELS, _USUAL_BLOCKS = 4, 2
 _UNCLIP_CONTEXT = 1024
 
 _ATTENTION = re.compile(r"norm$|proj_in$|proj_out$|transformer_blocks\.")
+_IN_ATTENTION = r"norm|proj_in|proj_out|transformer_blocks\..+"
+# Any parameter in a block, of either naming.
+_IN_A_BLOCK = re.compile(
+    rf"((down|up)_blocks\.\d+|mid_block)\.(resnets\.\d+\.({'|'.join(_RESIDUAL)})|attentions\.\d+\.({_IN_ATTENTION})"
+    r"|(down|up)samplers\.0\.conv)\.\w+"
+    rf"|((input|output)_blocks\.\d+|middle_block)\.\d(\.({'|'.join(_RESIDUAL.values())}|{_IN_ATTENTION}|op|conv))?\.\w+"
+)
 # Up to there blocks are counted: a name that a file makes up must not mean millions of them.
 _NUMBER = "([0-9]{1,3})"
 _LDM_BLOCK = re.compile(rf"input_blocks\.{_NUMBER}\.\d+\.(?P<down>op\.)?")
@@ -67,10 +78,26 @@ def context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return next((shape[-1] for name, shape in shapes.items() if shape and name.endswith("attn2.to_k.weight")), None)
 
 
-def is_unet(names: Collection[str]) -> bool:
-    """Whether these are parameter names of a UNet in either naming."""
-    ways = ("input", "middle", "output", "down", "mid", "up")
-    return any(name.startswith(tuple(f"{way}_block" for way in ways)) for name in names)
+def is_unet(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether parameters are those of a UNet in this layout, or some of them, in either naming.
+
+    A whole one under LDM's names may have further layers in its blocks, as those for video have. Under diffusers' names
+    there are too many models with blocks of the same name and other layers: there every layer must be known.
+    """
+    return all(f"{module}.weight" in shapes for module in _LDM_MUST_HAVE) or has_known_blocks(shapes)
+
+
+def has_known_blocks(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether parameters, in either naming, have blocks, and nothing in them that this layout has not, but for what is
+    put into a model afterwards.
+
+    In a whole model every one must have its place; a few may be in blocks whose place they are too few to tell.
+    """
+    in_blocks = [name for name in shapes if name.startswith(_BLOCKS)]
+    if not _is_whole(shapes):
+        return bool(in_blocks) and all(map(_IN_A_BLOCK.fullmatch, in_blocks))
+    names = UNetNames(shapes)
+    return bool(in_blocks) and all(names.to_comfy(n) or names.to_diffusers(n) or _ADDED.search(n) for n in in_blocks)
 
 
 def _translate(name: str, modules: Mapping[str, str], residual: Mapping[str, str]) -> str | None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from .unet import context_width, is_unet
+from .unet import context_width, has_known_blocks
 
 _ON_THE_WAY_DOWN = re.compile(
     r"(?:input_blocks\.(\d+)\.1|down_blocks\.(\d+)\.attentions\.(\d+))\.transformer_blocks\.(?P<number>\d+)\."
@@ -15,7 +15,8 @@ def of_unet(text_width: int, depths: tuple[int, ...] | None = None) -> Callable[
     width; and with `depths` also of so many transformer blocks in each attention of the way down."""
 
     def is_of(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        return is_unet(shapes) and context_width(shapes) == text_width and depths in (None, _depths(shapes))
+        told = context_width(shapes) == text_width and depths in (None, _depths(shapes))
+        return told and has_known_blocks(shapes)
 
     return is_of
 
