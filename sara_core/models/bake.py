@@ -12,9 +12,12 @@ import torch
 from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
+from ..delta.translate import to_diffusers
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import atomic, container, disk
+from ..names.diffusers import diffusers_parts, is_diffusers
 from ..names.resolve import resolve
+from ..names.stored import loaded_names
 from ..numbers import checked
 from . import quantised
 
@@ -108,13 +111,27 @@ def _changes(
     """The delta's entries under the checkpoint's names, checked against its shapes, dtypes and scales."""
     quantised.check_not_packed(header, checkpoint)
     changes = {}
-    for name, found in resolve(delta.entries, header, f"the checkpoint '{checkpoint}'").items():
-        entry, tensor = delta.entries[name], header[found]
+    for found, entry in _named_as_in(header, delta.entries, f"the checkpoint '{checkpoint}'").items():
+        tensor = header[found]
         scale_name = quantised.scale_name(found, header, checkpoint)  # packed weights have another shape, too
         check_fits(found, entry, tuple(tensor["shape"]))
         scale = 1.0 if scale_name is None else quantised.read_scale(source, begin, scale_name, header[scale_name])
         changes[found] = _Change(entry, _DTYPES[tensor["dtype"]], scale)
     return changes
+
+
+def _named_as_in(
+    header: Mapping[str, Mapping], entries: Mapping[str, SparseEntry], target: str
+) -> dict[str, SparseEntry]:
+    """The entries by the names of the file's tensors, which may be diffusers'."""
+    stored = loaded_names(header)
+    shapes = {name: tuple(header[found]["shape"]) for name, found in stored.items()}
+    parts = diffusers_parts(shapes, whole=True)
+    if not is_diffusers(shapes, parts) or entries.keys() <= header.keys():
+        return {found: entries[name] for name, found in resolve(entries, header, target).items()}
+    known = resolve(entries, {part.name for part in parts.values()}, target)
+    named = to_diffusers({known[name]: entry for name, entry in entries.items()}, parts)
+    return {stored[name]: entry for name, entry in named.items()}
 
 
 def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ..files.source import Source, model_files, opened
 from ..names.diffusers import Shape, check_known, is_diffusers, parts_in
 from ..names.families import family_of
 from ..names.parts import Part
-from ..names.resolve import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX
+from ..names.stored import PREFIX, loaded_names
 
 
 class Base:
@@ -31,7 +31,7 @@ class Base:
     def __init__(self, source: Source):
         self.label = source.label
         self._source = source
-        self._stored = _diffusion_model(source.names)
+        self._stored = loaded_names(source.names)
         shapes = {name: source.shape(stored) for name, stored in self._stored.items()}
         known = family_of(shapes, whole=True)
         self.parts = parts_in(known, shapes)
@@ -147,14 +147,3 @@ def opened_base(path: str | os.PathLike) -> Iterator[Base]:
         raise DeltaError(f"The base '{path.name}' is not a .safetensors file. Save it as .safetensors first.")
     with opened(files, path.name) as source:
         yield Base(source)
-
-
-def _diffusion_model(names: list[str]) -> dict[str, str]:
-    """Names of the diffusion model's weights, without a prefix → names in the file."""
-    prefixes = (CHECKPOINT_PREFIX, PREFIX, "")
-    prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in names) or not prefix)
-    stored = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-    return {
-        name.removesuffix(NORM_SCALE) + NORM_WEIGHT if name.endswith(NORM_SCALE) else name: found
-        for name, found in stored.items()
-    }

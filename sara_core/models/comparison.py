@@ -18,7 +18,8 @@ from ..delta.delta import check_precision
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import container
-from ..names.resolve import CHECKPOINT_PREFIX, PREFIX, prefix_of
+from ..names.resolve import prefix_of
+from ..names.stored import CHECKPOINT_PREFIX, PREFIX, loaded_names
 from ..tensors.elements import added, where_float64_is
 from ..wording import listed
 from .base import opened_base
@@ -60,8 +61,7 @@ def model_weights(source: str | os.PathLike | Mapping[str, torch.Tensor], label:
         others = {}
         if Path(source).is_file():
             file = stack.enter_context(container.opened(source))
-            names = [name for name in file.keys() if name.startswith(CHECKPOINT_PREFIX)]
-            outside = set(file.keys()) - set(names) if names else ()
+            outside = set(file.keys()) - set(loaded_names(file.keys()).values())
             others = {name: functools.partial(file.get_tensor, name) for name in sorted(outside)}
         yield ModelWeights(base.label, list(base.shapes), PREFIX, base.weight, others, base.family)
 
@@ -73,9 +73,7 @@ def _of_mapping(tensors: Mapping[str, torch.Tensor], label: str) -> ModelWeights
     names = inside or list(tensors)
     prefix = prefix_of(names)
     own = {name.removeprefix(prefix): name for name in names}
-    return ModelWeights(
-        label, list(own), prefix.removeprefix("model."), lambda name: tensors[own[name]], others
-    )
+    return ModelWeights(label, list(own), prefix.removeprefix("model."), lambda name: tensors[own[name]], others)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 
 from ..delta import metadata as keys
 from ..foreign_text import NAME, plain
-from ..names.resolve import CHECKPOINT_PREFIX, PREFIX
+from ..names.stored import CHECKPOINT_PREFIX, PREFIX
 from ..tensors.elements import gather, has_own_operations
 from .quantised import SCALES
 

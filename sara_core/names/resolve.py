@@ -4,28 +4,24 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ..errors import DeltaError
 from ..wording import listed
+from .stored import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX, loaded_names
 
-# ComfyUI's models call the diffusion network `diffusion_model`, checkpoint files `model.diffusion_model`,
-# and the network on its own (or a diffusion-model file) has no prefix at all.
-PREFIX, CHECKPOINT_PREFIX = "diffusion_model.", "model.diffusion_model."
 _PREFIXES = (PREFIX, CHECKPOINT_PREFIX, "")
 _LONGEST_FIRST = (CHECKPOINT_PREFIX, PREFIX, "")
 # How a layer's parameters are called after its name.
 WEIGHT, BIAS = ".weight", ".bias"
-# Flux's original files call a norm's weight so; ComfyUI renames it when it loads one.
-NORM_SCALE, NORM_WEIGHT = "_norm.scale", "_norm.weight"
 
 
 def resolve(wanted: Collection[str], available: Collection[str], target: str) -> dict[str, str]:
     """Map every wanted weight name to the name that `available` has for it.
 
-    One prefix holds for the whole delta: names as they are, else one of the known prefixes exchanged for another.
-    Flux's norms are found under the name that they have in original files, too.
+    One prefix holds for the whole delta: names as they are, else one of the known prefixes exchanged for another, else
+    the names that `available`, if it is a file's, has before it is loaded.
     Raises DeltaError, naming what is missing, when no prefix finds every weight, and both names where two are found in
     one place; `target` says where was looked.
     """
     fewest_missing = list(wanted)
-    for renamed in _renamings(wanted):
+    for renamed in _renamings(wanted, available):
         renamed = {name: other if other in available else _original(other) for name, other in renamed.items()}
         missing = [name for name, other in renamed.items() if other not in available]
         if not missing:
@@ -87,10 +83,13 @@ def _original(name: str) -> str:
     return name.removesuffix(NORM_WEIGHT) + NORM_SCALE if name.endswith(NORM_WEIGHT) else name
 
 
-def _renamings(wanted: Collection[str]) -> Iterable[dict[str, str]]:
+def _renamings(wanted: Collection[str], available: Collection[str]) -> Iterable[dict[str, str]]:
     yield {name: name for name in wanted}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in wanted):
-            for other in _PREFIXES:
-                if other != prefix:
-                    yield {name: other + name.removeprefix(prefix) for name in wanted}
+    prefixes = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in wanted)]
+    for prefix in prefixes:
+        for other in _PREFIXES:
+            if other != prefix:
+                yield {name: other + name.removeprefix(prefix) for name in wanted}
+    stored = loaded_names(available)
+    for prefix in prefixes:
+        yield {name: stored.get(name.removeprefix(prefix), name) for name in wanted}
