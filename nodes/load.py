@@ -1,5 +1,7 @@
 """Putting a delta on a model: from a file, or from another node."""
 
+import logging
+
 import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -41,10 +43,15 @@ _last_read = _LastRead()
 
 
 def _patched(node_class, model, delta: SparseDelta, strength: float):
-    """The MODEL with the delta; a warning on the node if the delta was trained on another one."""
-    patched = patching.patch_model(model, delta, strength)
+    """The MODEL with the delta; a warning on the node if the delta was trained on another one, or another variant."""
+    said: list[str] = []
+    patched = patching.patch_model(model, delta, strength, said.append)
+    for text in said:
+        logging.warning(f"SaRA: {text}")
     if strength != 0 and (text := identity.warning(model, delta)):
-        show_text(node_class, text)
+        said.append(text)
+    if said:
+        show_text(node_class, "\n".join(said))
     return patched
 
 

@@ -2,13 +2,16 @@
 
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 from comfy import weight_adapter
 
 from ...sara_core.delta import SparseDelta, SparseEntry, file_v1
 from ...sara_core.delta.delta import check_fits, check_precision, check_range
+from ...sara_core.delta.variants import left_out, takes_other_inputs
 from ...sara_core.errors import DeltaError, UnsupportedModelError
+from ...sara_core.names.entrance import is_first_layer
 from ...sara_core.names.resolve import WEIGHT, check_distinct, resolve
 from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, scatter_
 from ...sara_core.wording import listed
@@ -68,9 +71,17 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
     ):
         """Add strength · Δ to `weight` in place, in float32 and rounded once to its dtype; returns it.
 
-        Raises DeltaError, before anything is moved to the weight's device, if the delta has another shape.
+        The stock loaders know a model's weights only here, so here the change of the first layer is left out, with a
+        line in the log, on a variant whose first layer takes other channels.
+        Raises DeltaError, before anything is moved to the weight's device, if the delta has another shape otherwise.
         """
         (indices, values), shape = self.weights
+        if is_first_layer(key) and takes_other_inputs(shape, tuple(weight.shape)):
+            logging.warning(
+                f"SaRA: the delta's change of '{key}' is left out: this layer takes {weight.shape[1]} channels here, "
+                f"and {shape[1]} in the model the delta was made for."
+            )
+            return weight
         check_fits(key, SparseEntry(indices, values, shape), tuple(weight.shape))
         if strength == 0:
             return weight
@@ -113,15 +124,17 @@ def register_adapter() -> None:
         known.append(SaRAAdapter)
 
 
-def patch_model(model, delta: SparseDelta, strength: float):
+def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callable[[str], None] = logging.warning):
     """A clone of MODEL with strength · Δ as weight patches; MODEL itself at strength 0.
+
+    on_left_out: is told, for people, what does not fit this variant of the model and is left out (delta/variants.py)
 
     Raises DeltaError if the delta does not fit the model, or makes an element too large for its dtype;
     UnsupportedModelError if a weight is quantised.
     """
     if strength == 0:
         return model
-    patches = _patches(model, delta, strength)
+    patches = _patches(model, delta, strength, on_left_out)
     patched = model.clone()
     accepted = set(patched.add_patches(patches, strength))
     if accepted != set(patches):
@@ -129,13 +142,18 @@ def patch_model(model, delta: SparseDelta, strength: float):
     return patched
 
 
-def _patches(model, delta: SparseDelta, strength: float) -> dict[str, SaRAAdapter]:
+def _patches(
+    model, delta: SparseDelta, strength: float, on_left_out: Callable[[str], None]
+) -> dict[str, SaRAAdapter]:
     weights = model.model_state_dict()
     made_for, family = delta_family(delta.metadata), model_family(model)
     try:
         keys = resolve(delta.entries, weights, f"this {family} model")
-        for name, key in keys.items():
-            check_fits(key, delta.entries[name], tuple(weights[key].shape))
+        entries = {key: delta.entries[name] for name, key in keys.items()}
+        shapes = {key: tuple(weights[key].shape) for key in entries}
+        skipped = left_out(entries, shapes)
+        for key in entries.keys() - skipped.keys():
+            check_fits(key, entries[key], shapes[key])
     except DeltaError as error:
         if made_for in (None, family):
             raise
@@ -143,9 +161,11 @@ def _patches(model, delta: SparseDelta, strength: float) -> dict[str, SaRAAdapte
             f"This delta is for {made_for}, the model is {family}. Load a {made_for} model, or choose a delta for "
             f"{family}."
         ) from error
-    for name, key in keys.items():
+    for sentence in skipped.values():
+        on_left_out(sentence)
+    fitting = {key: entry for key, entry in entries.items() if key not in skipped}
+    for key, (indices, values, _) in fitting.items():
         check_precision(key, weights[key])
-        indices, values, _ = delta.entries[name]
         if may_overflow(values, strength, weights[key].dtype):
             check_range(key, gather(weights[key], indices.to(weights[key].device)), values, strength)
-    return {key: SaRAAdapter.of(delta.entries[name], set()) for name, key in keys.items()}
+    return {key: SaRAAdapter.of(entry, set()) for key, entry in fitting.items()}

@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -19,6 +20,7 @@ from . import file_v1
 from .entry import SparseEntry, all_finite, check_entry
 from .in_place import InPlaceChange
 from .own_weights import OwnWeights
+from .variants import left_out
 
 __all__ = ["AppliedDelta", "SparseDelta", "SparseEntry"]
 
@@ -150,7 +152,9 @@ class SparseDelta:
 
         Names may lack or carry the prefixes `diffusion_model.` and `model.diffusion_model.`; adapters of PEFT, and
         modules within torch.compile's, are looked through (own_weights.py). Everything is checked before anything is
-        written; a tied weight is changed once; strength 0 writes nothing.
+        written; a tied weight is changed once; strength 0 writes nothing. On another variant of its model (for
+        inpainting …) the change of the first layer is left out, with a warning that names it, if that is all that does
+        not fit.
 
         Returns a handle whose remove() restores every bit.
         Raises DeltaError for a missing name, another shape, a strength that is not finite or makes an element too large
@@ -178,11 +182,16 @@ class SparseDelta:
     def _changes(self, weights: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor, SparseEntry]]:
         """Every weight with its name and entry, checked; names of the same tied weight count once."""
         changes: dict[tuple, tuple[str, torch.Tensor, SparseEntry]] = {}
-        for name, found in resolve(self.entries, weights, "the model").items():
+        names = resolve(self.entries, weights, "the model")
+        shapes = {name: tuple(weights[found].shape) for name, found in names.items()}
+        skipped = left_out(self.entries, shapes)
+        for name, found in names.items():
+            if name in skipped:
+                continue
             weight, entry = weights[found], self.entries[name]
             check_precision(name, weight)
             _check_in_memory(name, weight)
-            check_fits(name, entry, tuple(weight.shape))
+            check_fits(name, entry, shapes[name])
             memory = (weight.device, weight.data_ptr(), weight.stride())
             if memory not in changes:
                 changes[memory] = (name, weight, entry)
@@ -191,6 +200,8 @@ class SparseDelta:
                     f"'{name}' and '{changes[memory][0]}' are one weight in this model, but the delta changes them "
                     "differently. It was made for a model in which they are separate."
                 )
+        for sentence in skipped.values():
+            warnings.warn(sentence, stacklevel=3)
         return list(changes.values())
 
 

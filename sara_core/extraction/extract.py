@@ -9,7 +9,7 @@ weights that are now much smaller than they were, are counted in the report.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
+from ..delta.variants import left_out
 from ..errors import DeltaError
 from ..foreign_text import NAME, plain
 from ..models.comparison import Chunk, Comparison, exact_change, model_weights
@@ -40,6 +41,8 @@ class ExtractionReport:
     largest, largest_left_out: |Δ|
     inexact: kept elements at which no float32 Δ makes base + Δ exactly the tuned weight
     other_parts: part of the checkpoint outside the diffusion model → (tensors that differ, tensors)
+    rounded: elements that differ only because one model is stored with fewer bits, which are no changes
+    remarks: sentences on what was not compared, or left out
     """
 
     elements: int
@@ -50,6 +53,8 @@ class ExtractionReport:
     largest_left_out: float = 0.0
     inexact: int = 0
     other_parts: Mapping[str, tuple[int, int]] | None = None
+    rounded: int = 0
+    remarks: Sequence[str] = ()
 
     @property
     def relative_error(self) -> float:
@@ -79,6 +84,12 @@ class ExtractionReport:
             )
         else:
             lines.append("At all of them base + delta is exactly the tuned weight.")
+        if self.rounded:
+            lines.append(
+                f"{self.rounded:,} more differ by nothing but rounding, as the models are stored in different "
+                "precisions: they are no changes."
+            )
+        lines += self.remarks
         for part, (differing, total) in (self.other_parts or {}).items():
             if differing:
                 named = plain(part, NAME)
@@ -100,6 +111,7 @@ def extract(
     count: keep this many, the largest |Δ|
     support: keep exactly the positions of this delta, changed or not
     None of them: keep every change.
+    Where the models have different precisions, an element that only one of them rounds has not changed.
 
     Files may be checkpoints, diffusion models alone, or diffusers folders: their delta has ComfyUI's names. Of a
     checkpoint only the diffusion model is compared. A mapping's delta has the mapping's own names.
@@ -142,7 +154,9 @@ def extract_with_report(
     with model_weights(base, "the base model") as one, model_weights(tuned, "the tuned model") as other:
         comparison = Comparison(one, other)
         steps = _Steps(comparison, {"support": 1, "all": 2}.get(next(iter(amount), "all"), 3), on_progress)
-        report = ExtractionReport(comparison.elements, other_parts=comparison.other_parts())
+        report = ExtractionReport(
+            comparison.elements, other_parts=comparison.other_parts(), remarks=comparison.remarks()
+        )
         changes = _all_changes(steps, report)
         if support is not None:
             entries = _on_support(comparison, support, changes.squares, report)
@@ -192,7 +206,7 @@ def _all_changes(steps: _Steps, report: ExtractionReport) -> LargestChanges:
     changes = LargestChanges(steps.chunks)
     if changes.changed == 0:
         raise DeltaError("Both models have the same diffusion model: there is nothing to extract. Choose another one.")
-    report.changed, report.largest = changes.changed, changes.largest
+    report.changed, report.largest, report.rounded = changes.changed, changes.largest, steps.comparison.rounded
     return changes
 
 
@@ -201,10 +215,16 @@ def _on_support(
 ) -> dict[str, SparseEntry]:
     pairs = {pair.name: pair for pair in comparison.pairs}
     entries, squares = {}, 0.0
-    for name, found in resolve(support.entries, pairs, f"'{comparison.base.label}'").items():
-        check_fits(found, support.entries[name], pairs[found].shape)
+    names = resolve(support.entries, pairs, f"'{comparison.base.label}'")
+    wanted = {found: support.entries[name] for name, found in names.items()}
+    skipped = left_out(wanted, {found: pairs[found].shape for found in wanted})
+    report.remarks = [*report.remarks, *skipped.values()]
+    for found, entry in wanted.items():
+        if found in skipped:
+            continue
+        check_fits(found, entry, pairs[found].shape)
         base, tuned = comparison.both(pairs[found])
-        indices = support.entries[name].indices.cpu()
+        indices = entry.indices.cpu()
         change, exact = exact_change(gather(base, indices), gather(tuned, indices))
         report.inexact += int((~exact).sum())
         squares += sum_of_squares(change)

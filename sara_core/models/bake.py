@@ -13,6 +13,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
 from ..delta.translate import to_diffusers
+from ..delta.variants import left_out
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import atomic, container, disk
 from ..names.diffusers import diffusers_parts, is_diffusers
@@ -32,13 +33,18 @@ class BakeReport:
     """What rounding to the checkpoint's precision left of a delta.
 
     changes: all elements of the delta; lost: those that are as before, though their change was not zero
+    left_out: a sentence on each weight whose changes do not fit this variant of the model
     """
 
     changes: int
     lost: int = 0
+    left_out: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """For people; empty if nothing was lost."""
+        """For people; empty if nothing was lost or left out."""
+        return " ".join(filter(None, (*self.left_out, self._rounding())))
+
+    def _rounding(self) -> str:
         if not self.lost:
             return ""
         text = f"{self.lost:,} of {self.changes:,} changes ({self.lost / self.changes:.1%}) are lost in its rounding."
@@ -68,9 +74,11 @@ def bake(
     Each weight keeps its dtype (and a float8 weight its scale), every other tensor its bytes, the file its metadata, to
     which the bake is added under "sara.baked". The target appears only when complete. `on_progress` is called with
     bytes done and bytes in all, and may raise to stop.
-    Raises DeltaError if a file cannot be read or written, the delta does not fit the checkpoint or makes an element too
-    large for its dtype, or the strength is not finite; NameTakenError if the target would replace something and must
-    not; UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one scale.
+    On another variant of its model (for inpainting …) the first layer's change is left out, and the report says so.
+    Raises DeltaError if a file cannot be read or written, the delta does not fit the checkpoint otherwise or makes an
+    element too large for its dtype, or the strength is not finite; NameTakenError if the target would replace something
+    and must not; UnsupportedModelError, by name, for a weight that is quantised in another way than float8 with one
+    scale.
     """
     base, target = Path(base), Path(target)
     strength = checked(strength, "The strength")
@@ -88,7 +96,11 @@ def bake(
     with open(base, "rb") as source:
         header, begin = container.read_header(source)
         metadata = header.pop(container.METADATA, {})
-        report, changes = BakeReport(delta.nnz), _changes(source, begin, header, delta, base.name)
+        entries = _named_as_in(header, delta.entries, base.name)
+        skipped = left_out(entries, {name: tuple(header[name]["shape"]) for name in entries})
+        entries = {name: entry for name, entry in entries.items() if name not in skipped}
+        report = BakeReport(sum(len(entry.indices) for entry in entries.values()), left_out=tuple(skipped.values()))
+        changes = _changes(source, begin, header, entries, base.name)
         disk.check_room(target, os.path.getsize(base), "The checkpoint")
         total = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         with atomic.writing(target, overwrite) as file:
@@ -106,12 +118,11 @@ def bake(
 
 
 def _changes(
-    source: BinaryIO, begin: int, header: Mapping[str, Mapping], delta: SparseDelta, checkpoint: str
+    source: BinaryIO, begin: int, header: Mapping[str, Mapping], entries: Mapping[str, SparseEntry], checkpoint: str
 ) -> dict[str, _Change]:
-    """The delta's entries under the checkpoint's names, checked against its shapes, dtypes and scales."""
-    quantised.check_not_packed(header, checkpoint)
+    """Entries by the checkpoint's names, checked against its shapes, dtypes and scales."""
     changes = {}
-    for found, entry in _named_as_in(header, delta.entries, f"the checkpoint '{checkpoint}'").items():
+    for found, entry in entries.items():
         tensor = header[found]
         scale_name = quantised.scale_name(found, header, checkpoint)  # packed weights have another shape, too
         check_fits(found, entry, tuple(tensor["shape"]))
@@ -121,9 +132,11 @@ def _changes(
 
 
 def _named_as_in(
-    header: Mapping[str, Mapping], entries: Mapping[str, SparseEntry], target: str
+    header: Mapping[str, Mapping], entries: Mapping[str, SparseEntry], checkpoint: str
 ) -> dict[str, SparseEntry]:
     """The entries by the names of the file's tensors, which may be diffusers'."""
+    quantised.check_not_packed(header, checkpoint)
+    target = f"the checkpoint '{checkpoint}'"
     stored = loaded_names(header)
     shapes = {name: tuple(header[found]["shape"]) for name, found in stored.items()}
     parts = diffusers_parts(shapes, whole=True)

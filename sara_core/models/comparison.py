@@ -18,7 +18,7 @@ from ..delta.delta import check_precision
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import container
-from ..names.resolve import prefix_of
+from ..names.resolve import BIAS, WEIGHT, prefix_of
 from ..names.stored import CHECKPOINT_PREFIX, PREFIX, loaded_names
 from ..tensors.elements import added, where_float64_is
 from ..wording import listed
@@ -113,14 +113,16 @@ class Comparison:
     """The diffusion models in `base` and `tuned`, checked to have the same weights.
 
     pairs: of floating-point tensors, by name
+    rounded: elements that differed in the last reading of `chunks` only because one model is stored with fewer bits
     Raises DeltaError, naming both models, where names or shapes differ; UnsupportedModelError for quantised weights.
     """
 
     def __init__(self, base: ModelWeights, tuned: ModelWeights):
         self.base, self.tuned = base, tuned
+        self.rounded = 0
         self._check_names()
         prefix = max(base.prefix, tuned.prefix, key=len)
-        pairs = (Pair(prefix + bare, bare) for bare in sorted(base.diffusion))
+        pairs = (Pair(prefix + bare, bare) for bare in sorted({*base.diffusion} & {*tuned.diffusion}))
         self.pairs = [pair for pair in pairs if self._check(pair)]
 
     def _check_names(self) -> None:
@@ -131,12 +133,20 @@ class Comparison:
                 "the model that the other one was tuned from."
             )
         for mine, other, model in ((of_base, of_tuned, self.tuned), (of_tuned, of_base, self.base)):
-            missing = mine - other
+            missing = {name for name in mine - other if name.endswith((WEIGHT, BIAS))}
             if missing:
                 raise DeltaError(
                     f"'{model.label}' lacks {len(missing)} weights of the other model ({listed(missing)}): it is "
                     "another kind of model. Choose the model that the other one was tuned from."
                 )
+
+    def remarks(self) -> list[str]:
+        """Sentences on what only one of the models has beside its layers (statistics, counters …)."""
+        said = []
+        for one, other in ((self.base, self.tuned), (self.tuned, self.base)):
+            if alone := set(one.diffusion) - set(other.diffusion):
+                said.append(f"Not compared, because only '{one.label}' has them: {listed(sorted(alone))}.")
+        return said
 
     def _check(self, pair: Pair) -> bool:
         base, tuned = self.base.tensor(pair.bare), self.tuned.tensor(pair.bare)
@@ -171,16 +181,21 @@ class Comparison:
 
     def chunks(self) -> Iterator[Chunk]:
         """Every element of every pair. Raises DeltaError, by name, for weights that are not finite numbers."""
+        self.rounded = 0
         for pair in self.pairs:
             base, tuned = self.both(pair)
             for start in range(0, len(base), CHUNK):
                 one, other = base[start : start + CHUNK], tuned[start : start + CHUNK]
-                change = difference(one, other)
+                change = _subtracted(one, other)
                 if not torch.isfinite(where_float64_is(change).sum(dtype=torch.float64)):
                     raise DeltaError(
                         f"'{pair.name}' has values that are NaN or infinite in '{self.base.label}' or "
                         f"'{self.tuned.label}'. That model's file is damaged, or was merged wrongly: use another one."
                     )
+                if one.dtype != other.dtype:
+                    same = rounded_alike(one, other)
+                    self.rounded += int(torch.count_nonzero(change[same]))
+                    change = change.masked_fill(same, 0)
                 yield Chunk(pair, start, one, other, change)
 
     def other_parts(self) -> dict[str, tuple[int, int]]:
@@ -194,7 +209,24 @@ class Comparison:
         return {part: (differing[part], total[part]) for part in total}
 
 
-def difference(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
+def rounded_alike(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Where two tensors of different floating dtypes can be the same numbers, rounded to each of them: bool [n]."""
+    fine, coarse = sorted((one, other), key=lambda tensor: torch.finfo(tensor.dtype).eps)
+    alike = fine.to(coarse.dtype) == coarse
+    if torch.promote_types(one.dtype, other.dtype) != fine.dtype:
+        # float16 and bfloat16: neither holds the other's numbers, so one number may have been rounded to both.
+        alike |= (fine.float() - coarse.float()).abs() <= (_step(fine) + _step(coarse)) / 2
+    return alike
+
+
+def _step(tensor: torch.Tensor) -> torch.Tensor:
+    """How far the numbers of its dtype lie apart at each element, float32."""
+    precision = torch.finfo(tensor.dtype)
+    size = tensor.float().abs().clamp_min(precision.smallest_normal)
+    return torch.ldexp(torch.full_like(size, precision.eps), torch.frexp(size).exponent - 1)
+
+
+def _subtracted(base: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
     """tuned − base, formed in the wider of their dtypes and at least float32, then rounded to float32."""
     dtype = torch.promote_types(torch.promote_types(base.dtype, tuned.dtype), torch.float32)
     return (tuned.to(dtype) - base.to(dtype)).float()
@@ -210,7 +242,12 @@ def _same_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:
 def exact_change(base: torch.Tensor, tuned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Δ, float32 [n], and where round(float32(base) + Δ) is `tuned` exactly (in the dtype of `base`), bool [n].
 
-    base, tuned: [n] of any floating dtypes
+    base, tuned: [n] of any floating dtypes. Where they are the same number, rounded to one and to the other, Δ is 0 and
+        what there is to reach.
     """
-    change = difference(base, tuned)
-    return change, added(base, change, 1.0) == tuned.to(base.dtype)
+    change = _subtracted(base, tuned)
+    if base.dtype == tuned.dtype:
+        return change, added(base, change, 1.0) == tuned
+    same = rounded_alike(base, tuned)
+    change = change.masked_fill(same, 0)
+    return change, same | (added(base, change, 1.0) == tuned.to(base.dtype))

@@ -92,4 +92,4 @@ def _renamings(wanted: Collection[str], available: Collection[str]) -> Iterable[
                 yield {name: other + name.removeprefix(prefix) for name in wanted}
     stored = loaded_names(available)
     for prefix in prefixes:
-        yield {name: stored.get(name.removeprefix(prefix), name) for name in wanted}
+        yield {name: stored.get(name.removeprefix(prefix), "") for name in wanted}

@@ -33,6 +33,9 @@ _TENCENT = (
     (r"\.q_norm\.weight", ".norm.query_norm.weight"),
     (r"\.k_norm\.weight", ".norm.key_norm.weight"),
 )
+# What a file has beside its model's weights: marks of how it predicts and is sampled, and of its precision; copies of
+# the weights that are averages over a training.
+_NO_WEIGHTS = re.compile(r"(v_pred|ztsnr|edm_(mean|std|vpred\..*)|scaled_fp8|((model|net)_)?ema(_model)?\..*)")
 _IS_HUNYUAN_VIDEO = "txt_in.individual_token_refiner.blocks.0.norm1.weight"
 _SCALE = re.compile(r"\.scale$")
 # Whose norms' weights are all called so in files: HunyuanVideo, Chroma and Hunyuan3D.
@@ -58,6 +61,7 @@ def loaded_names(names: Collection[str]) -> dict[str, str]:
     file. What is not of the diffusion model (text encoders, VAE …) is left out."""
     prefix = prefix_in(names)
     stored = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    stored = {name: found for name, found in stored.items() if not _NO_WEIGHTS.fullmatch(name)}
     renamings = list(_renamings(stored))
     return {_renamed(name, renamings): found for name, found in stored.items()}
 
