@@ -1,4 +1,4 @@
-"""Baking a delta into a checkpoint file that any program loads."""
+"""Baking a delta into a checkpoint, or a diffusion model's file, that any program loads."""
 
 from comfy_api.latest import io, ui
 
@@ -7,6 +7,9 @@ from .checks import checked_inputs, refusal
 from .host import folders
 from .host.progress import show_text, shown_progress
 from .sockets import SaraDelta
+
+# Where the loader of a checkpoint finds it, and that of a diffusion model.
+_PREFIX, _MODEL_PREFIX = f"{folders.CHECKPOINTS}/baked", f"{folders.DIFFUSION_MODELS}/baked"
 
 
 class SaRABake(io.ComfyNode):
@@ -24,9 +27,9 @@ class SaRABake(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
-                    options=folders.file_names("checkpoints"),
-                    tooltip="The .safetensors checkpoint to bake the delta into: the one it was trained on. "
-                    "The file itself stays as it is.",
+                    options=folders.checkpoint_and_model_names(),
+                    tooltip="The .safetensors checkpoint, or file of a diffusion model alone, to bake the delta into: "
+                    "the one it was trained on. The file itself stays as it is.",
                 ),
                 SaraDelta.Input("delta", tooltip="The delta to bake in, from SaRA Train or SaRA Loader."),
                 io.Float.Input(
@@ -39,9 +42,10 @@ class SaRABake(io.ComfyNode):
                 ),
                 io.String.Input(
                     "filename_prefix",
-                    default="checkpoints/baked",
-                    tooltip="Folder and beginning of the new checkpoint's name, under the output folder. Files in "
-                    "output/checkpoints are offered by Load Checkpoint.",
+                    default=_PREFIX,
+                    tooltip="Folder and beginning of the new file's name, under the output folder. Files in "
+                    "output/checkpoints are offered by Load Checkpoint. With the default, a diffusion model goes to "
+                    "output/diffusion_models, whose files Load Diffusion Model offers.",
                 ),
             ],
             outputs=[
@@ -58,7 +62,9 @@ class SaRABake(io.ComfyNode):
     @classmethod
     @checked_inputs
     def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
-        checkpoint, on_progress = folders.checkpoint_path(ckpt_name), shown_progress()
+        checkpoint, on_progress = folders.model_path(ckpt_name), shown_progress()
+        if filename_prefix == _PREFIX and folders.is_diffusion_model(ckpt_name):
+            filename_prefix = _MODEL_PREFIX
         path, report = folders.save_new(
             folders.output_paths(filename_prefix),
             lambda path: bake(checkpoint, path, delta, strength, on_progress, overwrite=False),

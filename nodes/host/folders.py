@@ -23,7 +23,8 @@ UNSAVED = "sara/unsaved"
 SNAPSHOTS = "sara_snapshots"
 SAMPLES = "sara_samples"
 ENDING = ".safetensors"
-MODEL_FOLDERS = ("checkpoints", "diffusion_models")
+CHECKPOINTS, DIFFUSION_MODELS = "checkpoints", "diffusion_models"
+_IN_MODELS = f"{DIFFUSION_MODELS}/"
 
 _RUN = re.compile(r"run_([0-9]{1,18})(?![0-9])")  # the beginning of the names of all that a run leaves
 _T = TypeVar("_T")
@@ -64,21 +65,34 @@ def delta_path(name: str) -> Path:
     return _existing(FOLDER, name, "models/sara or output/sara")
 
 
-def checkpoint_path(name: str) -> Path:
-    """Path of a checkpoint by its name in the menu. Raises DeltaError if there is none."""
-    return _existing("checkpoints", name, "models/checkpoints")
-
-
 def model_names() -> list[str]:
-    """Names of all checkpoints and diffusion-model files, for a node's menu."""
-    names = map(file_names, MODEL_FOLDERS)
-    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
+    """Names of all checkpoints and diffusion-model files, for a node's menu; these with their folder where a checkpoint
+    has the same name."""
+    checkpoints = file_names(CHECKPOINTS)
+    models = (_IN_MODELS + name if name in checkpoints else name for name in file_names(DIFFUSION_MODELS))
+    return [*checkpoints, *models]
+
+
+def checkpoint_and_model_names() -> list[str]:
+    """The same files; all diffusion models with their folder, so that a name means one file for ever."""
+    checkpoints = file_names(CHECKPOINTS)
+    models = (_IN_MODELS + name for name in file_names(DIFFUSION_MODELS))
+    return [*checkpoints, *(name for name in models if name not in checkpoints)]
+
+
+def is_diffusion_model(name: str) -> bool:
+    """Whether a file in one of these menus is a diffusion-model file."""
+    models = file_names(DIFFUSION_MODELS)
+    return name not in file_names(CHECKPOINTS) and (name in models or name.removeprefix(_IN_MODELS) in models)
 
 
 def model_path(name: str) -> Path:
-    """Path of a file by its name in that menu. Raises DeltaError if there is none."""
-    folder = next((f for f in MODEL_FOLDERS if name in file_names(f)), MODEL_FOLDERS[0])
-    return _existing(folder, name, "models/checkpoints or models/diffusion_models")
+    """Path of a file by its name in one of these menus. Raises DeltaError if there is none."""
+    where = "models/checkpoints or models/diffusion_models"
+    if not is_diffusion_model(name):
+        return _existing(CHECKPOINTS, name, where)
+    plain = name if name in file_names(DIFFUSION_MODELS) else name.removeprefix(_IN_MODELS)
+    return _existing(DIFFUSION_MODELS, plain, where)
 
 
 def save_new(paths: Iterable[Path], write: Callable[[Path], _T]) -> tuple[Path, _T]:

@@ -1,4 +1,4 @@
-"""Models of different precisions, and with different things beside their layers: rounding is no change, a mark no layer."""
+"""Models of different precisions, or with other things beside their layers: rounding is no change, a mark no layer."""
 
 import itertools
 
