@@ -10,11 +10,14 @@ from functools import partial
 from typing import Protocol
 
 from .parts import Part
+from .qwen_image import is_qwen_image
 from .recognition import FLUX2_LAYOUT, FLUX_LAYOUT, SD3_LAYOUT, Shapes, is_of
 from .table import TableNames
 from .transformer import FLUX, FLUX2, FLUX2_ALIASES, FLUX_ALIASES, SD3Names
 from .unet import UNetNames, is_unet
 from .unet_family import of_unet
+from .wan import WanNames, is_wan, is_wan_5b
+from .z_image import ZImageNames, is_z_image
 
 
 class Names(Protocol):
@@ -81,6 +84,10 @@ _KNOWN = (
         "Flux.2", is_of(FLUX2_LAYOUT), partial(TableNames, FLUX2), partial(TableNames, FLUX2_ALIASES),
         must_have=FLUX2_LAYOUT.has_all,
     ),
+    Family("Wan 2.1", is_wan, WanNames),
+    Family("Wan 2.2", is_wan_5b, WanNames),
+    Family("Z-Image", is_z_image, ZImageNames),
+    Family("Qwen-Image", is_qwen_image, None),
 )  # fmt: skip
 # In SD's layout, of other sizes or too few names to tell: their names are known all the same.
 _OTHER_UNETS = Family(None, is_unet, UNetNames)

@@ -41,23 +41,39 @@ def split_name(name: str, modules: Container[str]) -> tuple[str, str, str] | Non
     return (module, "", parameter) if module in modules else None
 
 
+def renamed_parameter(name: str, parameters: Mapping[str, str]) -> str | None:
+    """What a parameter is called on the other side, if its whole name, with "{}" for a block's number, is in
+    `parameters`; None if it is not."""
+    if name in parameters:
+        return parameters[name]
+    found = _NUMBER.search(name)
+    other = parameters.get(_NUMBER.sub("{}", name, count=1)) if found else None
+    return None if other is None else other.format(found[0])
+
+
 class TableNames:
     """Translates names of a model whose modules are in a table (`name_table`); `shapes`: some or all of its
-    parameters', in either naming."""
+    parameters', in either naming; `parameters`: diffusers' whole name → ComfyUI's, of those that the two sides have in
+    different modules, or in none, with "{}" for a block's number."""
 
-    def __init__(self, table: Table, shapes: Mapping[str, tuple[int, ...]]):
+    def __init__(self, table: Table, shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, str] = {}):
         self._table, self._shapes = table, shapes
+        self._parameters, self._parameters_back = parameters, {own: theirs for theirs, own in parameters.items()}
         self._inverse: dict[str, list[str]] = {}
         for theirs, part in table.items():
             self._inverse.setdefault(part.name, []).append(theirs)
 
     def to_comfy(self, name: str) -> Part | None:
         """The place of a diffusers parameter, or None for a name that this model cannot have."""
+        if (whole := renamed_parameter(name, self._parameters)) is not None:
+            return Part(whole)
         found = split_name(name, self._table)
         return None if found is None else self._placed(*found, name)
 
     def to_diffusers(self, name: str) -> dict[str, Part]:
         """The diffusers parameters that make up a parameter; empty for a name that this model cannot have."""
+        if (whole := renamed_parameter(name, self._parameters_back)) is not None:
+            return {whole: Part(name)}
         found = split_name(name, self._inverse)
         if found is None:
             return {}
@@ -66,6 +82,10 @@ class TableNames:
             f"{theirs.format(number)}.{parameter}": self._placed(theirs, number, parameter, name)
             for theirs in self._inverse[template]
         }
+
+    def knows_all(self) -> bool:
+        """Whether every one of `shapes` is a name of one side."""
+        return all(self.to_comfy(name) for name in self._shapes) or all(map(self.to_diffusers, self._shapes))
 
     def _placed(self, template: str, number: str, parameter: str, name: str) -> Part:
         part = self._table[template]

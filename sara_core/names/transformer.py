@@ -7,7 +7,6 @@ one of its own. Of a norm that is modulated by scale and shift alone, diffusers 
 from collections.abc import Mapping
 
 from ..errors import DeltaError
-from .parts import Part
 from .table import TableNames, name_table
 
 # diffusers module: ComfyUI's module, and which of its equal parts (first, size, whole). "{}" is a block's number.
@@ -140,21 +139,14 @@ FLUX2_ALIASES = name_table(
     ),
 )
 # Whole names, where only one of the two sides has a module around the parameter.
-SD3_PARAMETERS = {"pos_embed.pos_embed": Part("pos_embed")}
+SD3_PARAMETERS = {"pos_embed.pos_embed": "pos_embed"}
 
 
 class SD3Names(TableNames):
     """Translates names of an SD3 model."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
-        super().__init__(SD3, shapes)
-
-    def to_comfy(self, name: str) -> Part | None:
-        return SD3_PARAMETERS.get(name) or super().to_comfy(name)
-
-    def to_diffusers(self, name: str) -> dict[str, Part]:
-        whole = {theirs: part for theirs, part in SD3_PARAMETERS.items() if part.name == name}
-        return whole or super().to_diffusers(name)
+        super().__init__(SD3, shapes, SD3_PARAMETERS)
 
     def _is_swapped(self, template: str, number: str, name: str) -> bool:
         """Whether this is in the last block, which only scales and shifts the text: twice as many rows as columns."""

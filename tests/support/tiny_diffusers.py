@@ -28,6 +28,22 @@ FLUX = {
     "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 64,
     "joint_attention_dim": 32, "pooled_projection_dim": 16, "axes_dims_rope": (16, 24, 24), "guidance_embeds": True,
 }  # fmt: skip
+FLUX2 = {
+    "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 16,
+    "joint_attention_dim": 32, "timestep_guidance_channels": 16, "axes_dims_rope": (8, 8, 8, 8),
+}  # fmt: skip
+WAN = {
+    "num_attention_heads": 2, "attention_head_dim": 32, "text_dim": 32, "ffn_dim": 96, "num_layers": 2, "freq_dim": 16,
+}  # fmt: skip
+WAN_FROM_PICTURE = {**WAN, "in_channels": 36, "out_channels": 16, "image_dim": 48, "added_kv_proj_dim": 64}
+Z_IMAGE = {
+    "in_channels": 4, "dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+    "cap_feat_dim": 32, "axes_dims": [8, 12, 12], "axes_lens": [32, 32, 32],
+}  # fmt: skip
+QWEN_IMAGE = {
+    "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
+    "joint_attention_dim": 32, "axes_dims_rope": (8, 12, 12),
+}  # fmt: skip
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CAPTIONS = ("a red square", "a blue square", "a green square", "a red square")
 
@@ -50,6 +66,35 @@ def sd3(seed: int = 0) -> diffusers.SD3Transformer2DModel:
 def flux(seed: int = 0, guidance: bool = True) -> diffusers.FluxTransformer2DModel:
     torch.manual_seed(seed)
     return diffusers.FluxTransformer2DModel(**{**FLUX, "guidance_embeds": guidance}).eval()
+
+
+def flux2(seed: int = 0) -> diffusers.Flux2Transformer2DModel:
+    torch.manual_seed(seed)
+    return diffusers.Flux2Transformer2DModel(**FLUX2).eval()
+
+
+def wan(seed: int = 0) -> diffusers.WanTransformer3DModel:
+    torch.manual_seed(seed)
+    return diffusers.WanTransformer3DModel(**WAN).eval()
+
+
+def wan_from_picture(seed: int = 0) -> diffusers.WanTransformer3DModel:
+    torch.manual_seed(seed)
+    return diffusers.WanTransformer3DModel(**WAN_FROM_PICTURE).eval()
+
+
+def z_image(seed: int = 0) -> diffusers.ZImageTransformer2DModel:
+    """Its two bare parameters have values: diffusers leaves them as the memory was."""
+    torch.manual_seed(seed)
+    model = diffusers.ZImageTransformer2DModel(**Z_IMAGE).eval()
+    for token in (model.x_pad_token, model.cap_pad_token):
+        torch.nn.init.normal_(token)
+    return model
+
+
+def qwen_image(seed: int = 0) -> diffusers.QwenImageTransformer2DModel:
+    torch.manual_seed(seed)
+    return diffusers.QwenImageTransformer2DModel(**QWEN_IMAGE).eval()
 
 
 def inputs(model, seed: int = 1) -> dict:

@@ -215,7 +215,7 @@ def test_z_images_names_in_diffusers_are_those_of_comfyuis_own_table(comfy, tmp_
 
     table = comfy.utils.z_image_to_diffusers({"n_layers": 2, "dim": 16, "n_refiner_layers": 1})
     names = {place if isinstance(place, str) else place[0] for place in table.values()}
-    shapes = {name: (48, 16) if "qkv.weight" in name else (16, 16) for name in names}
+    shapes = {name: (48, 16) if ".qkv." in name else (16, 16) for name in names}
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "base.safetensors")
     with opened_base(tmp_path / "base.safetensors") as base:
         known = places(base)
