@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..sara_core.conversion.adapters.readings import READINGS, TRAINED
+from ..sara_core.conversion.dense.programs import COMFYUI, PROGRAMS
 from ..sara_core.conversion.read import read_delta
 from ..sara_core.conversion.registry import OWN, READERS, WRITERS, format_names
 from ..sara_core.conversion.request import DEFAULT_RANK
@@ -87,6 +88,14 @@ class SaRAConvert(io.ComfyNode):
                     tooltip="Of the few kinds of adapters that ComfyUI itself shows otherwise than they were trained: "
                     "trained takes what was trained, comfyui what Load LoRA shows. The report says where they differ.",
                 ),
+                io.Combo.Input(
+                    "reader",
+                    options=list(PROGRAMS),
+                    default=COMFYUI,
+                    optional=True,
+                    tooltip="The program that is to load the LoRA: it gets that program's names, and what it does not "
+                    "take is left out and said in the report.",
+                ),
             ],
             outputs=[
                 SaraDelta.Output(display_name="delta", tooltip="The delta, to apply, merge or save again."),
@@ -109,7 +118,7 @@ class SaRAConvert(io.ComfyNode):
     @classmethod
     @checked_inputs
     def execute(
-        cls, file_name, base_name, density, to, rank, filename_prefix, delta=None, reading=TRAINED
+        cls, file_name, base_name, density, to, rank, filename_prefix, delta=None, reading=TRAINED, reader=COMFYUI
     ) -> io.NodeOutput:
         base, on_progress = None if base_name == NONE else model_files.base_path(base_name), shown_progress()
         lines = []
@@ -124,7 +133,7 @@ class SaRAConvert(io.ComfyNode):
         if to != NONE:
             path, report = folders.save_new(
                 folders.output_paths(filename_prefix, WRITERS[to].ending),
-                lambda path: write_delta(delta, path, to, base, rank, on_progress, overwrite=False),
+                lambda path: write_delta(delta, path, to, base, rank, on_progress, overwrite=False, reader=reader),
             )
             saved = f"Saved as output/{folders.relative_to_output(path)}"
             if to == OWN:

@@ -25,8 +25,8 @@ from .errors import UnsupportedModelError
 from .files.source import Source
 from .models import identity as base_identity
 from .models.base import Base
-from .names.diffusers import diffusers_parts, family
-from .names.families import FAMILIES
+from .names.diffusers import diffusers_parts, parts_in
+from .names.families import FAMILIES, family_of
 from .names.resolve import PREFIX, resolve
 from .wording import one_of
 
@@ -80,16 +80,16 @@ def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
     """
     model = denoiser(pipeline_or_model)
     shapes = _shapes(OwnWeights(model).tensors)
-    parts = diffusers_parts(shapes)
-    if not parts:
-        families = [one.name for one in FAMILIES.values() if one.names is not None]
+    known = family_of(shapes, whole=True)
+    if known is None:
         raise UnsupportedModelError(
             f"ComfyUI's names for the weights of a {type(model).__name__} are not known: save the delta as it is, for "
-            f"use with diffusers alone. They are known for models of {one_of(families)}."
+            f"use with diffusers alone. They are known for models of {one_of(FAMILIES)}."
         )
-    entries = {PREFIX + name: entry for name, entry in to_comfy(delta.entries, parts).items()}
-    known = family(shapes)
-    return SparseDelta(entries, {**delta.metadata, keys.FAMILY: known} if known else delta.metadata)
+    parts = parts_in(known, shapes)
+    entries = to_comfy(delta.entries, parts) if parts else delta.entries
+    named = {PREFIX + name: entry for name, entry in entries.items()}
+    return SparseDelta(named, {**delta.metadata, keys.FAMILY: known.name} if known.name else delta.metadata)
 
 
 @torch.no_grad()
@@ -125,7 +125,7 @@ def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> SparseDelta:
-    parts = diffusers_parts(_shapes(weights))
+    parts = diffusers_parts(_shapes(weights), whole=True)
     if not parts or all(name in weights for name in delta.entries):
         return delta
     known = resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")

@@ -1,9 +1,10 @@
 """python -m sara_core convert IN OUT [--base BASE] [--to FORMAT] [--rank R] [--density D]
-[--reading trained|comfyui]"""
+[--reading trained|comfyui] [--for READER]"""
 
 import argparse
 
 from ..conversion.adapters.readings import READINGS, TRAINED
+from ..conversion.dense.programs import COMFYUI, PROGRAMS
 from ..conversion.read import read_delta
 from ..conversion.registry import OWN, WRITERS, format_names
 from ..conversion.request import DEFAULT_RANK
@@ -33,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the LoRA, with --to lora (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--for", dest="reader", choices=list(PROGRAMS), default=COMFYUI, help="the program that is to load the LoRA, "
+        "with --to lora: it gets that program's names, and what it does not take is left out (default: %(default)s)"
+    )  # fmt: skip
+    parser.add_argument(
         "--density", type=number(above=0, most=1),
         help="share of the model's elements to keep of a LoRA or model, such as 0.05",
     )  # fmt: skip
@@ -52,5 +57,7 @@ def run(arguments: argparse.Namespace) -> str:
     conversion = read_delta(
         arguments.source, arguments.base, arguments.density, remedies=REMEDIES, reading=arguments.reading
     )
-    written = write_delta(conversion.delta, arguments.target, arguments.to, arguments.base, arguments.rank)
+    written = write_delta(
+        conversion.delta, arguments.target, arguments.to, arguments.base, arguments.rank, reader=arguments.reader
+    )
     return f"{conversion.text()}\n{written}"

@@ -85,10 +85,13 @@ class Writer(Protocol):
 
     summary: what a file of it is and what it loses, in a few words
     ending: of its files' names; empty where a folder is written
+    readers: the programs (keys of dense.programs.PROGRAMS) that its files can be written for; none if there is nothing
+        to choose
     """
 
     summary: str
     ending: str = ".safetensors"
+    readers: tuple[str, ...] = ()
 
     def write(self, delta: SparseDelta, path: Path, request: WriteRequest) -> str:
         """Write the delta, which has changes and is not changed itself, and return a report for people.

@@ -97,9 +97,11 @@ class WriteRequest:
         names do not tell
     rank: of a LoRA; on_progress: called with steps done and steps in all; may raise to stop
     overwrite: whether what is there under the name is replaced
+    reader: the program that is to load the file, a key of dense.programs.PROGRAMS
     """
 
     base_path: str | os.PathLike | None
     rank: int
     on_progress: Progress | None
     overwrite: bool
+    reader: str

@@ -110,8 +110,8 @@ def _check_replaceable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if os.path.lexists(path) and not os.path.isfile(path):
         raise DeltaError(
-            f"'{path}' is no ordinary file (a device, a pipe, a socket or a link to nothing), and is not replaced. Choose "
-            "another name."
+            f"'{path}' is no ordinary file (a device, a pipe, a socket or a link to nothing), and is not replaced. "
+            "Choose another name."
         )
 
 

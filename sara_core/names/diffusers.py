@@ -19,6 +19,7 @@ def diffusers_parts(shapes: Mapping[str, Shape], whole: bool = False) -> dict[st
 
     shapes: name → shape of all parameters of the model, or of some of them, in either naming. Names that models of
     its family do not have are left out; a model of a family that is not known here gives nothing.
+    whole: these are all parameters of a model
     Raises DeltaError if the names alone do not tell which model they belong to.
     """
     return parts_in(family_of(shapes, whole), shapes)

@@ -1,5 +1,6 @@
 """Parameter names of Wan 2.1 and 2.2, as diffusers and ComfyUI give them, also of those that begin from a picture
-(I2V) and of VACE. Those of other variants (Animate, Camera, S2V …) are not all known, and such a model is of no known family."""
+(I2V) and of VACE. Those of other variants (Animate, Camera, S2V …) are not all known, and such a model is of no known
+family."""
 
 import re
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ _PARAMETERS = {
 }
 # What only Wan has; to_q and its like are Hunyuan3D's too.
 _MARK = re.compile(
-    r"(vace_)?blocks\.\d+\.(self_attn\.[qkvo]\.|cross_attn\.[qkvo]\.|ffn\.|attn[12]\.to_out\.0\.|scale_shift_table|modulation)"
+    r"(vace_)?blocks\.\d+\.((self|cross)_attn\.[qkvo]\.|ffn\.|attn[12]\.to_out\.0\.|scale_shift_table|modulation)"
     r"|condition_embedder\.|time_projection\.1\.|text_embedding\.|head\.head\."
 )
 # Of 2.2, the model for pictures and text at once (5B), which has a width of its own. Its other models, with an expert

@@ -163,6 +163,7 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
     assert "model" in own["SaRALoader"].INPUT_TYPES()["optional"]
+    assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
         "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",
     ]  # fmt: skip

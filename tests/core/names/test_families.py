@@ -175,7 +175,7 @@ def test_its_parts_are_merged_on_their_own(toy, tmp_path):
 
 
 def test_whoever_asks_for_names_that_are_not_known_reads_which_are(toy):
-    with pytest.raises(UnsupportedModelError, match="are known for models of SD1.5, .*, Z-Image or Toy"):
+    with pytest.raises(UnsupportedModelError, match="are known for models of SD1.5, .*, Qwen-Image or Toy"):
         comfyui_delta(nn.Sequential(nn.Linear(2, 2)), SparseDelta({}))
 
 

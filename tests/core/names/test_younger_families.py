@@ -94,12 +94,19 @@ def test_qwen_image_has_the_same_names_on_both_sides(tmp_path):
         assert base.family == "Qwen-Image" and base.shapes.keys() == model.state_dict().keys()
 
 
-def test_what_is_trained_in_diffusers_goes_into_comfyui(tmp_path):
+def test_what_is_trained_in_diffusers_goes_into_comfyui_under_other_names(tmp_path):
     entry = SparseEntry(torch.tensor([3], dtype=torch.int32), torch.ones(1), (64, 64))
     model = tiny_diffusers.z_image()
     delta = comfyui_delta(model, SparseDelta({"layers.0.attention.to_v.weight": entry}))
     assert delta.metadata["sara.family"] == "Z-Image"
     assert delta.entries["diffusion_model.layers.0.attention.qkv.weight"].indices.tolist() == [2 * 64 * 64 + 3]
+
+
+def test_what_is_trained_in_diffusers_goes_into_comfyui_under_the_same_names(tmp_path):
+    entry = SparseEntry(torch.tensor([3], dtype=torch.int32), torch.ones(1), (64, 64))
+    delta = comfyui_delta(tiny_diffusers.qwen_image(), SparseDelta({"transformer_blocks.0.attn.to_q.weight": entry}))
+    assert list(delta.entries) == ["diffusion_model.transformer_blocks.0.attn.to_q.weight"]
+    assert delta.metadata["sara.family"] == "Qwen-Image"
 
 
 def test_an_original_file_with_a_norm_that_nothing_reads_is_still_z_image(tmp_path):

@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sara_core.conversion.dense import svd_lora
+from sara_core.conversion.dense.lora_parts import parts_of
+from sara_core.conversion.dense.programs import COMFYUI, PROGRAMS
 from sara_core.conversion.read import read_delta
 from sara_core.conversion.write import write_delta
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError
 from tests.support.family_models import FAMILIES
 
+COMFYUI_LAYOUT = PROGRAMS[COMFYUI].layout(None)
 # A ComfyUI without any custom node loads a model and a LoRA file, and saves what the weights then are.
 LOAD_LORA = """
 import sys
@@ -72,7 +75,7 @@ def test_an_unmodified_comfyui_loads_what_is_written(host, comfy, tmp_path):
         expected.append(changed)
     jobs.append((jobs[0][0], tmp_path / "lora.safetensors"))
     delta = delta_on(jobs[0][0])
-    errors = svd_lora.write(jobs[-1][1], delta.entries, 8, {})
+    errors = svd_lora.write(jobs[-1][1], parts_of(delta.entries, COMFYUI_LAYOUT), 8, {})
     results = in_unmodified_host(host, tmp_path, jobs)
     for changed, result in zip(expected, results):
         different = [key for key in changed if not torch.equal(changed[key], result[f"diffusion_model.{key}"])]
@@ -101,7 +104,9 @@ def test_the_error_of_a_layer_is_the_smallest_that_its_rank_allows(tmp_path, sha
     change = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(0, change.numel(), 3, dtype=torch.int32)
     entry = SparseEntry(positions, change.view(-1)[positions.long()], shape)
-    errors = svd_lora.write(tmp_path / "x.safetensors", {"diffusion_model.a.weight": entry}, rank, {})
+    errors = svd_lora.write(
+        tmp_path / "x.safetensors", parts_of({"diffusion_model.a.weight": entry}, COMFYUI_LAYOUT), rank, {}
+    )
     sparse = torch.zeros(change.numel())
     sparse[positions.long()] = entry.values
     values = torch.linalg.svdvals(sparse.view(shape).flatten(1).double())
