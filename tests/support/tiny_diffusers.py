@@ -30,7 +30,7 @@ FLUX = {
 }  # fmt: skip
 FLUX2 = {
     "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 16,
-    "joint_attention_dim": 32, "timestep_guidance_channels": 16, "axes_dims_rope": (8, 8, 8, 8),
+    "joint_attention_dim": 160, "timestep_guidance_channels": 16, "axes_dims_rope": (8, 8, 8, 8),
 }  # fmt: skip
 WAN = {
     "num_attention_heads": 2, "attention_head_dim": 32, "text_dim": 32, "ffn_dim": 96, "num_layers": 2, "freq_dim": 16,

@@ -83,13 +83,13 @@ class Program:
         if layout is not None:
             return layout
         taken = one_of(name for name in self.layouts if name)
-        if family is None:
+        if family is None or family.name is None:
             raise DeltaError(
                 f"Which family of models the delta is for is not known, and {self.title} needs other names for each: "
                 f"give the base model, if it is one of {taken}."
             )
         raise DeltaError(
-            f"LoRAs for {family.name or 'UNets of other sizes'} are not taken by {self.title}, only those for {taken}. "
+            f"LoRAs for {family.name} are not taken by {self.title}, only those for {taken}. "
             "Choose another program to write it for."
         )
 
