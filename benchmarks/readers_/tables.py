@@ -15,7 +15,7 @@ def markdown(report: Mapping) -> list[str]:
     families = list(dict.fromkeys(family for family, _, _ in results))
     header = ["family", *COLUMNS.values()]
     header[1] = f"`lora`: {header[1]}"
-    rows = [[family, *(cell(results[family, *column]) for column in COLUMNS)] for family in families]
+    rows = [[family, *(cell(results[(family, *column)]) for column in COLUMNS)] for family in families]
     return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
 
 

@@ -47,13 +47,15 @@ def widget_names(info: Mapping[str, Any]) -> list[str]:
 
 
 def widgets(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Name → value of a saved node's widgets.
+    """Name → value of a saved node's widgets. Optional ones that the node got later are not among them: the page gives
+    these their defaults.
 
     Raises:
         ValueError: the node was saved with other widgets than it has now.
     """
     names, values = widget_names(info), node.get("widgets_values", [])
-    if len(names) != len(values):
+    optional = info["input"].get("optional", {})
+    if len(values) > len(names) or any(name not in optional for name in names[len(values) :]):
         raise ValueError(f"{node['type']} has {len(names)} widgets ({', '.join(names)}), not {len(values)}: {values}")
     return dict(zip(names, values))
 

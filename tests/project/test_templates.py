@@ -225,3 +225,12 @@ def test_translations_are_served_and_name_only_what_exists(path, server, info, o
         assert set(words) == {"display_name", "description", "inputs", "outputs"}
         assert set(words["inputs"]) == {*inputs(real), *widget_names(real)}
         assert set(words["outputs"]) == {str(i) for i in range(len(real["output"]))}
+
+
+def test_a_workflow_from_before_an_optional_widget_is_read_and_others_are_not():
+    info = {"input": {"required": {"a": ["INT", {}], "b": ["STRING", {}]}, "optional": {"c": [["x", "y"], {}]}}}
+    assert widgets({"type": "T", "widgets_values": [1, "s"]}, info) == {"a": 1, "b": "s"}
+    assert widgets({"type": "T", "widgets_values": [1, "s", "y"]}, info) == {"a": 1, "b": "s", "c": "y"}
+    for values in ([1], [1, "s", "y", 3]):
+        with pytest.raises(ValueError, match=r"T has 3 widgets \(a, b, c\), not"):
+            widgets({"type": "T", "widgets_values": values}, info)
