@@ -16,6 +16,7 @@ from ...sara_core.names.resolve import WEIGHT, check_distinct, resolve
 from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, scatter_
 from ...sara_core.wording import listed
 from .family import delta_family, model_family
+from .unpatched import never_patched
 
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
 
@@ -127,7 +128,8 @@ def register_adapter() -> None:
 def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callable[[str], None] = logging.warning):
     """A clone of MODEL with strength · Δ as weight patches; MODEL itself at strength 0.
 
-    on_left_out: is told, for people, what does not fit this variant of the model and is left out (delta/variants.py)
+    on_left_out: is told, for people, what does not fit this variant of the model (delta/variants.py), or is nothing
+        that ComfyUI patches, and is left out
 
     Raises DeltaError if the delta does not fit the model, or makes an element too large for its dtype;
     UnsupportedModelError if a weight is quantised.
@@ -139,6 +141,11 @@ def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callabl
     accepted = set(patched.add_patches(patches, strength))
     if accepted != set(patches):
         raise DeltaError(f"ComfyUI did not accept the delta for {listed(set(patches) - accepted)}. Update SaRA.")
+    if beside := never_patched(model, patches):
+        on_left_out(
+            f"ComfyUI changes no parameters that stand beside layers: what the delta changes of {listed(beside)} is "
+            "missing in this MODEL. SaRA Bake writes it into a checkpoint."
+        )
     return patched
 
 
