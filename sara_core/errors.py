@@ -6,11 +6,11 @@ from .foreign_text import plain
 class SaRAError(Exception):
     """Base of every error this project raises on purpose; hosts show its message without a traceback.
 
-    The message is plain text in one line, whatever names of a file are in it (foreign_text.py).
+    What it is shown as is plain text in one line, whatever names of a file are in the message (foreign_text.py).
     """
 
-    def __init__(self, message: str = ""):
-        super().__init__(plain(message))
+    def __str__(self) -> str:  # and no constructor: torch.compile cannot trace one
+        return plain(super().__str__())
 
 
 class DeltaError(SaRAError):
