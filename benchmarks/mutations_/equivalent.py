@@ -6,6 +6,10 @@ By file and function; then by the line before and after. A draw leaves them out 
 from .sites import Mutant
 
 EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
+    ("sara_core/selection/magnitudes.py", "_Magnitudes.at"): {
+        ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
+            "they are compared only, which is exact between precisions",
+    },
     ("sara_core/delta/file_v1.py", "_each"): {
         ("if elements < _WORTH_THREADS:", "if elements <= _WORTH_THREADS:"):
             "the results are the same with threads or none",

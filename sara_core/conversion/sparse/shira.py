@@ -174,7 +174,7 @@ def _filled(name: str, entry: SparseEntry, count: int) -> tuple[torch.Tensor, to
     taken[entry.indices[entry.indices < count].long()] = True
     free = (~taken).nonzero().view(-1)[:missing]
     positions, order = torch.cat([entry.indices.long(), free]).sort()
-    return positions, torch.cat([entry.values.float(), torch.zeros(missing)])[order]
+    return positions, torch.cat([entry.values, torch.zeros(missing)])[order]
 
 
 def _config(rank: int, linear: Mapping[str, SparseEntry]) -> dict:

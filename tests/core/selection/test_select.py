@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sara_core import SelectionError, select
 from sara_core.selection import magnitudes as search
+from sara_core.selection.select import check_selectable
 from tests.support.small_models import counted_memory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -260,3 +261,14 @@ def test_a_density_that_rounds_to_nothing():
 def test_no_weights_at_all(rule):
     with pytest.raises(SelectionError, match="the include and exclude patterns leave no Linear or Conv layer"):
         select({}, **rule)
+
+
+def test_parameters_that_ask_for_gradients_are_chosen_from_like_any_weights():
+    plain = {"matrix": torch.randn(6, 5), "vector": torch.randn(7)}
+    parameters = {name: torch.nn.Parameter(weight.clone()) for name, weight in plain.items()}
+    chosen, expected = (select(weights, count=9).indices for weights in (parameters, plain))
+    assert chosen.keys() == expected.keys()
+    assert all(torch.equal(chosen[name], index) for name, index in expected.items())
+    check_selectable(parameters, threshold=1.0)
+    with pytest.raises(SelectionError, match="smallest"):
+        check_selectable(parameters, threshold=1e-9)

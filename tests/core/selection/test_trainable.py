@@ -127,3 +127,10 @@ def test_a_quantised_layer_beside_plain_ones_is_refused_by_name_or_left_out():
     with pytest.raises(UnsupportedModelError, match="'packed.weight' is stored as uint8"):
         trainable_weights(model)
     assert [*trainable_weights(model, exclude="packed")] == ["plain.weight"]
+
+
+@pytest.mark.parametrize("layer", [torch.nn.LazyLinear(4), torch.nn.Linear(4, 4, device="meta")], ids=["lazy", "meta"])
+def test_a_weight_that_is_not_in_memory_is_refused_by_name(layer):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), layer)
+    with pytest.raises(UnsupportedModelError, match="'1.weight' is not in memory yet: load the model's weights first"):
+        SaRA(model, density=0.3)

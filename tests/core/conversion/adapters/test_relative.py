@@ -99,10 +99,16 @@ def test_damaged_ia3_is_refused(tmp_path, sd15, tensors):
         read_delta(path, sd15[1], density=1.0)
 
 
-def test_a_square_weight_does_not_confuse_the_layouts_of_glora(tmp_path, sd15):
-    """Of a rank as large as the weight is wide, where both layouts have the same shapes."""
-    module, width = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q", 320
-    path = adapter_file(tmp_path / "x.safetensors", module, glora(width, width, rank=width))
+@pytest.mark.parametrize("module, rows, columns, early", [
+    ("input_blocks.1.1.transformer_blocks.0.attn1.to_q", 320, 320, False),
+    ("time_embed.0", 1280, 320, True),
+])  # fmt: skip
+def test_a_rank_as_large_as_the_weight_is_wide_does_not_confuse_the_layouts_of_glora(
+    tmp_path, sd15, module, rows, columns, early
+):
+    """Where both have the same shapes, of a square weight, or some of them."""
+    module = f"diffusion_model.{module}"
+    path = adapter_file(tmp_path / "x.safetensors", module, glora(rows, columns, rank=columns, early=early))
     assert_same_as_the_hosts(read_delta(path, sd15[1], density=1.0).delta, sd15[0], path)
 
 

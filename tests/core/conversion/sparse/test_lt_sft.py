@@ -63,6 +63,13 @@ def test_without_a_base_the_names_of_the_usual_models_are_known(tmp_path):
                          {n: e.indices for n, e in beside.entries.items()})  # fmt: skip
 
 
+def test_values_that_were_saved_as_parameters_ask_for_no_gradient(tmp_path):
+    sound = SOUND | {"values": torch.nn.Parameter(SOUND["values"])}
+    torch.save({"diffs": {NAME: sound}}, tmp_path / "x.bin")
+    delta = read_delta(tmp_path / "x.bin").delta
+    assert delta.entries and not any(entry.values.requires_grad for entry in delta.entries.values())
+
+
 def test_names_of_another_model_stay_as_they_are(tmp_path):
     change = torch.zeros(4, 5)
     change[1, 2], change[3, 0] = 1.0, 2.0
