@@ -15,7 +15,7 @@ from .whole_files import WholeFiles, contents
 
 NODES = ("SaRATrain", "SaRALoader", "SaRABake", "SaRAConvert", "SaRAExtract")
 # Of these a turn with no room may fail: what they save does not fit.
-_ROOM_WORDS = ("could not be saved", "cannot be made", "cannot be used")
+_ROOM_WORDS = ("could not be saved", "cannot be made", "cannot be used", "some space there")
 _FATAL = "Fatal Python error"
 _EXCUSE = {WAS_INTERRUPTED: INTERRUPTED, UNANSWERED: KILLED, REFUSED: ODD, FAILED: ODD}
 

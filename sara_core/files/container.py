@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ _ALIGNMENT = 8
 # Far above what any model's file has. Every one of them costs time, however small the file.
 MOST_METADATA, MOST_TENSORS = 1 << 14, 1 << 17
 _LENGTH = struct.Struct("<Q")
+# Longer ones safetensors refuses.
+_LONGEST_HEADER = 100_000_000
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -44,6 +47,14 @@ def opened(path: str | os.PathLike) -> Iterator[safe_open]:
     mapped file, on the CPU. Raises DeltaError if it is missing, unreadable, damaged, or has more tensors or metadata
     than any file needs."""
     path = Path(path)
+    with _in_words(path), safe_open(path, framework="pt", device="cpu") as file:
+        _check_amounts(path.name, file)
+        yield file
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Errors of what is done with the file, or that there is none, as DeltaErrors."""
     try:
         if not path.is_file():
             if (too_long := long_paths.remedy(path)) is not None:
@@ -51,9 +62,7 @@ def opened(path: str | os.PathLike) -> Iterator[safe_open]:
             if os.path.lexists(path) and not path.is_dir():
                 raise not_ordinary(path)
             raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
-        with safe_open(path, framework="pt", device="cpu") as file:
-            _check_amounts(path.name, file)
-            yield file
+        yield
     except SafetensorError as error:
         raise DeltaError(
             f"'{path.name}' is not a complete .safetensors file ({error}). Download or save it again."
@@ -106,7 +115,7 @@ class Copied:
 
     def not_read(self, name: str) -> torch.Tensor:
         """What has a tensor's dtype and shape, and no content (on the device "meta") but for a dtype that is not in
-        DTYPE_NAMES: that is the mapped tensor. Raises DeltaError as `get_tensor`."""
+        DTYPE_NAMES: that is any content. Raises DeltaError as `get_tensor`."""
         shape = self._file.get_slice(name).get_shape()
         with self._changed_if(KeyError, TypeError):
             same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
@@ -117,10 +126,7 @@ class Copied:
     def get_tensor(self, name: str) -> torch.Tensor:
         """A tensor in memory of its own, from any thread. Raises DeltaError if the file has changed since it was
         opened."""
-        not_read = self.not_read(name)
-        if not not_read.is_meta:
-            return not_read.clone()
-        tensor = torch.empty_like(not_read, device="cpu")
+        tensor = torch.empty_like(self.not_read(name), device="cpu")
         with self._reading, self._changed_if(KeyError, TypeError, ValueError, OverflowError):
             start, end = self._header[name]["data_offsets"]
             if start < 0 or end - start != tensor.nbytes:
@@ -145,9 +151,32 @@ class Copied:
 
 @contextlib.contextmanager
 def opened_copied(path: str | os.PathLike) -> Iterator[Copied]:
-    """As `opened`, for a file that others may be writing: its tensors are copies."""
-    with opened(path) as file, open(path, "rb") as content:
-        yield Copied(file, content)
+    """As `opened`, for a file that others may be writing: its tensors are copies, and it is never mapped. (On Windows
+    it is: there nobody can cut a mapped file short.)"""
+    path = Path(path)
+    with _in_words(path), open(path, "rb") as content, _header_alone(content) as mapped:
+        with safe_open(mapped, framework="pt", device="cpu") as file:
+            _check_amounts(path.name, file)
+            yield Copied(file, content)
+
+
+@contextlib.contextmanager
+def _header_alone(content: BinaryIO) -> Iterator[str]:
+    """The path of a file of one's own, with the same header and length, for safetensors to check; what would be its
+    tensors takes no room on the disk. Where it cannot be made, and on Windows, the path of the file itself."""
+    with contextlib.ExitStack() as until_closed:
+        mapped = content.name
+        if os.name != "nt":
+            with contextlib.suppress(OSError):
+                alone = until_closed.enter_context(tempfile.NamedTemporaryFile(suffix=".safetensors"))
+                start = content.read(_LENGTH.size)
+                length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else 0
+                alone.write(start + content.read(min(length, _LONGEST_HEADER)))
+                alone.flush()
+                os.truncate(alone.name, os.fstat(content.fileno()).st_size)
+                mapped = alone.name
+        content.seek(0)
+        yield mapped
 
 
 def read_header(file: BinaryIO) -> tuple[dict, int]:

@@ -17,7 +17,7 @@ from tests.support import toy_models
 NAMES = (
     "positions", "delta file", "base identity", "LoRA, LyCORIS, .diff", "DoRA, OFT, GLoRA", "SHiRA",
     "Super-Tuning", "Super-Tuning with a LoRA", "whole model", "LT-SFT", "LT-SFT with whole weights", "authors' file",
-    LIBRARY, COMMAND,
+    "LoRA in the state of a run", LIBRARY, COMMAND,
 )  # fmt: skip
 INPUTS = 250
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ NAME = "diffusion_model.input_blocks.1.weight"
 
 # Reads each file, whose tensors are cut off as soon as it has been opened.
 PROGRAM = """
-import contextlib, os, sys
+import os, sys
 from pathlib import Path
 from sara_core import SparseDelta
 from sara_core.conversion.read import read_delta
@@ -28,24 +29,24 @@ from sara_core.errors import DeltaError
 from sara_core.files import container
 from sara_core.training import snapshot
 
-folder, opened = Path(sys.argv[1]), container.opened
+folder, safe_open = Path(sys.argv[1]), container.safe_open
+path = folder / f"{sys.argv[2]}.safetensors"
 
-@contextlib.contextmanager
-def opened_and_cut(path):
-    with opened(path) as file:
-        if path.stem != "base":
-            with open(path, "rb") as content:
-                header_ends = container.read_header(content)[1]
-            os.truncate(path, header_ends + 10)
-        yield file
+def opened_and_cut(mapped, **options):
+    file = safe_open(mapped, **options)
+    if Path(mapped).stem != "base":
+        with open(path, "rb") as content:
+            header_ends = container.read_header(content)[1]
+        os.truncate(path, header_ends + 10)
+    return file
 
-container.opened = opened_and_cut
+container.safe_open = opened_and_cut
 readers = {
     "delta": SparseDelta.load, "snapshot": snapshot.load,
     "adapter": lambda path: read_delta(path, folder / "base.safetensors", 0.5),
 }
 try:
-    readers[sys.argv[2]](folder / f"{sys.argv[2]}.safetensors")
+    readers[sys.argv[2]](path)
 except DeltaError as error:
     print(error)
 """
@@ -74,6 +75,40 @@ def test_a_file_that_is_cut_short_meanwhile_gives_an_error_in_words(files, kind)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-500:]}"
     assert f"'{kind}.safetensors' was changed by another program while it was read" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not cut a file that is mapped")
+@pytest.mark.parametrize("kind", ["delta", "snapshot", "adapter"])
+def test_a_file_that_others_may_write_is_not_mapped_even_for_its_header(files, kind, monkeypatch):
+    """For as long as a header is checked its file may be cut short, too."""
+    mapped, safe_open = [], container.safe_open
+    monkeypatch.setattr(container, "safe_open", lambda path, **of: mapped.append(Path(path)) or safe_open(path, **of))
+    path, base = files / f"{kind}.safetensors", files / "base.safetensors"
+    read = {"delta": SparseDelta.load, "snapshot": snapshot.load, "adapter": lambda path: read_delta(path, base, 0.5)}
+    read[kind](path)
+    assert mapped and not any(one.exists() for one in mapped if one != base), "the file itself, or a copy that stayed"
+
+
+def test_a_temporary_folder_without_room_keeps_nothing_from_being_read(files, monkeypatch):
+    monkeypatch.setattr(container.tempfile, "NamedTemporaryFile", failing)
+    assert SparseDelta.load(files / "delta.safetensors").nnz == NUMBERS
+
+
+def failing(**options):
+    raise OSError(28, "No space left on device")
+
+
+def test_tensors_of_every_dtype_are_read_as_they_are(tmp_path):
+    dtypes = (torch.float8_e4m3fn, torch.float8_e5m2, torch.bool, torch.int8, torch.int16, torch.uint8, torch.float64,
+              torch.complex64)  # fmt: skip
+    tensors = {str(dtype): torch.arange(6).to(dtype).view(2, 3) for dtype in dtypes}
+    tensors |= {"scalar": torch.tensor(3.5), "none": torch.empty(0, 4), "of another": torch.empty(0).to(torch.int8)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with container.opened_copied(tmp_path / "a.safetensors") as file:
+        for name, tensor in tensors.items():
+            read = file.get_tensor(name)
+            assert read.dtype == tensor.dtype and read.shape == tensor.shape
+            assert read.flatten().tolist() == tensor.flatten().tolist(), name
 
 
 def test_a_file_with_another_header_by_now_is_refused(tmp_path):

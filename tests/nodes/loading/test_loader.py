@@ -67,7 +67,7 @@ def test_the_fingerprint_follows_the_file(comfy, delta):
 
 def test_another_strength_does_not_read_the_file_again_but_a_changed_file_is(comfy, monkeypatch, pack, delta, saved):
     reads, read = [], pack.file_v1.read
-    monkeypatch.setattr(pack.file_v1, "read", lambda path, advice: reads.append(path) or read(path, advice))
+    monkeypatch.setattr(pack.file_v1, "read", lambda path, *others: reads.append(path) or read(path, *others))
     path = comfy.pack_module("nodes.host.folders").delta_path(saved)
     comfy.execute("SaRALoader", sara_name=saved, strength=1.0)
     reads.clear()
