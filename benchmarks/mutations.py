@@ -1,6 +1,6 @@
 """Do the tests notice a mistake of one line? Mistakes are made in a copy of the repository, one at a time.
 
-    python dev.py bench mutations [--package NAME …] [--seed N] [--count N] [--json FILE]
+    python dev.py bench mutations [--package NAME …] [--seed N] [--count N] [--again FILE] [--json FILE]
 
 Drawn by the seed, as many in each package of the library: other comparisons, signs and constants, arguments swapped,
 calls left out, copies not taken. First each file of tests runs once to find out which tests execute which lines, which
@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.lib.report import check_json_option, machine, text_table
 from benchmarks.mutations_ import equivalent
-from benchmarks.mutations_.sites import PACKAGES, Mutant, drawn
+from benchmarks.mutations_.sites import PACKAGES, Mutant, all_mutants, drawn
 from devtools.comfyui.install import ROOT, prepare
 from devtools.prepared import cache_root
 
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("--package", nargs="+", choices=PACKAGES, default=PACKAGES, help="default: all of them")
     parser.add_argument("--seed", type=int, default=0, help="other numbers make other mistakes (default: 0)")
     parser.add_argument("--count", type=int, default=COUNT, help=f"mistakes in each package (default: {COUNT})")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="only those that no test noticed when --json wrote this file"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every mistake and what noticed it to FILE")
     arguments = parser.parse_args()
     check_json_option(parser, arguments.json)
@@ -41,7 +45,7 @@ def main() -> int:
     os.nice(10)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-mutations-") as folder:
-        results = campaign(Path(folder), arguments.package, arguments.count, arguments.seed)
+        results = campaign(Path(folder), lambda copy: mistakes(copy, arguments))
     print_results(results, time.perf_counter() - begin)
     if arguments.json:
         report = {"machine": machine(), "seed": arguments.seed, "count": arguments.count, "mutants": results}
@@ -49,8 +53,30 @@ def main() -> int:
     return 0
 
 
-def campaign(folder: Path, packages: list[str], count: int, seed: int) -> list[dict]:
-    """What became of each mistake."""
+def mistakes(copy: Path, arguments: argparse.Namespace) -> list[Mutant]:
+    """Those to make in a copy of the repository."""
+    if arguments.again is not None:
+        report = json.loads(arguments.again.read_text(encoding="utf-8"))
+        return unnoticed(copy, report["mutants"])
+    return [
+        mutant for package in arguments.package for mutant in drawn(copy, package, arguments.count, arguments.seed)
+    ]
+
+
+def unnoticed(copy: Path, results: list[dict]) -> list[Mutant]:
+    """Those of earlier results that no test noticed, as far as their lines are still there."""
+    keys = {
+        (result["file"], result["function"], result["original"], result["mutated"])
+        for result in results if result["kind"] == "survived"
+    }  # fmt: skip
+    return [
+        mutant for package in PACKAGES for mutant in all_mutants(copy, package)
+        if (mutant.file, mutant.mutation.function, mutant.original, mutant.mutated) in keys
+    ]  # fmt: skip
+
+
+def campaign(folder: Path, chosen: Callable[[Path], list[Mutant]]) -> list[dict]:
+    """What became of each mistake. chosen: those to make in a copy of the repository"""
     from benchmarks.mutations_ import forked, runner
     from benchmarks.mutations_.executed import executed
 
@@ -60,7 +86,7 @@ def campaign(folder: Path, packages: list[str], count: int, seed: int) -> list[d
     files = [path.relative_to(copy).as_posix() for tests in TESTS for path in sorted((copy / tests).rglob("test_*.py"))]
     found = executed(copy, files, cache_root() / "mutations", say)
     results = []
-    for mutant in (mutant for package in packages for mutant in drawn(copy, package, count, seed)):
+    for mutant in chosen(copy):
         reason = equivalent.reason(mutant)
         if reason is not None:
             outcome = runner.Outcome(EQUIVALENT, reason, 0, 0.0)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import mutations as mutations_bench
 from benchmarks.mutations_ import equivalent
 from benchmarks.mutations_.executed import Executed, Watched
 from benchmarks.mutations_.nearest import nearest
 from benchmarks.mutations_.operators import Mutation, mutations
-from benchmarks.mutations_.runner import copied
+from benchmarks.mutations_.runner import Outcome, copied
 from benchmarks.mutations_.sites import PACKAGES, Mutant, all_mutants, drawn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,16 @@ def test_a_draw_is_repeatable_and_takes_every_kind_of_mistake():
     first, again, other = (drawn(ROOT, "backward", 20, seed) for seed in (0, 0, 1))
     assert first == again and len({*first, *other}) > 30
     assert len(first) == 20 and len({mutant.mutation.operator for mutant in first}) == 7
+
+
+def test_only_what_was_not_noticed_is_made_again():
+    first, second, third = drawn(ROOT, "delta", 3, 0)
+    results = [
+        mutations_bench.record(mutant, Outcome(kind, "", 0, 0.0))
+        for mutant, kind in ((first, "survived"), (second, "killed"), (third, "survived"))
+    ]
+    results[2]["original"] = "a line that is no longer there"
+    assert mutations_bench.unnoticed(ROOT, results) == [first]
 
 
 def test_everything_said_to_be_no_mistake_is_still_in_the_library():
