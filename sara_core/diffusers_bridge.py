@@ -104,7 +104,7 @@ def identity_metadata(pipeline_or_model: Any, name: str = "") -> dict[str, str]:
 
 
 def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
-    """The UNet or transformer of a pipeline; a model itself, without torch.compile's wrapper.
+    """The UNet or transformer of a pipeline; a model itself, out of what torch.compile or data parallelism has put it in.
 
     Raises UnsupportedModelError for a pipeline that has neither.
     """
@@ -117,7 +117,14 @@ def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
             f"{type(pipeline_or_model).__name__} has no UNet and no transformer in memory: give a diffusers pipeline "
             "that has one, or the model itself."
         )
-    return getattr(model, "_orig_mod", model)
+    while (inner := _within(model)) is not None:
+        model = inner
+    return model
+
+
+def _within(model: torch.nn.Module) -> torch.nn.Module | None:
+    parallel = torch.nn.parallel.DataParallel, torch.nn.parallel.DistributedDataParallel
+    return model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -133,11 +133,10 @@ class _Answering(TorchFunctionMode):
             raise self.rerouted.refusal("computes with the layer's weight in a way of its own")
         return result
 
-    def _answer(self, weight, input, given, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    def _answer(self, own_weight, /, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         rerouted, module = self.rerouted, self.rerouted.module
-        own_bias = module._parameters.get("bias")
-        if given is not weight or (bias is None) != (own_bias is None):
-            raise rerouted.refusal("takes the layer's weight for something else, or leaves its bias out")
+        if weight is not own_weight or not _is_own_bias(bias, module):
+            raise rerouted.refusal("takes the layer's weight for something else, or another bias than its own")
         op = rerouted.op
         if not isinstance(op, ConvOp):
             return rerouted.compute(module, input, op, True)
@@ -147,6 +146,15 @@ class _Answering(TorchFunctionMode):
             return rerouted.compute(module, input, op, True)
         stride, padding, dilation = (_of_each(value, op.spatial_dims) for value in (stride, padding, dilation))
         return rerouted.compute(module, input, ConvOp(op.kernel, stride, padding, dilation, groups), False)
+
+
+def _is_own_bias(bias: torch.Tensor | None, module: torch.nn.Module) -> bool:
+    """Whether a layer's own forward adds the layer's bias, and adds it as it is: the sparse one knows no other."""
+    own = module._parameters.get("bias")
+    if bias is own or bias is None or own is None:
+        return bias is own
+    live = module.bias  # another tensor each time, where it is trained
+    return bias.shape == live.shape and torch.equal(bias.detach().to(live.dtype), live.detach())
 
 
 def _of_each(value, dims: int) -> tuple[int, ...]:

@@ -18,7 +18,16 @@ from .fused import computes_fused, entries_of_copies, fused_copies
 # What all of PEFT's classes have that are put around a layer, and the child that is the layer: one that takes part in
 # what they compute, or one in whose place an active adapter computes.
 _ADAPTS, _ADAPTED, _REPLACED = "adapter_layer_names", "base_layer", "original_module"
-_PEFT_MODEL, _COMPILED = "base_model.model.", "_orig_mod"
+_PEFT_MODEL = "base_model.model."
+# What torch puts a module into that it compiles, or whose activations it computes anew.
+_WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module"}
+
+
+def _prefix(model: torch.nn.Module) -> str:
+    """What the names of a model within another one, which only calls it, begin with."""
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return "module."
+    return _PEFT_MODEL if hasattr(type(model), "get_base_model") else ""
 
 
 class OwnWeights:
@@ -30,7 +39,7 @@ class OwnWeights:
 
     def __init__(self, model: torch.nn.Module):
         self._model = weakref.ref(model)  # a handle of a delta must not keep a model alive
-        self._prefix = _PEFT_MODEL if hasattr(type(model), "get_base_model") else ""
+        self._prefix = _prefix(model)
         self._layer_of: dict[str, str] = {}  # path of what PEFT put around a layer → its child that is the layer
         self._adapter_of: dict[str, str] = {}  # path of a layer that does not compute → the adapter that does
         self._fused = fused_copies(model)
@@ -55,7 +64,7 @@ class OwnWeights:
             layer = self._layer_of.get(parent)
             if parent in self._fused or layer not in (None, word):
                 return None
-            if layer is None and word != _COMPILED:
+            if layer is None and word not in _WRAPPED:
                 own.append(word)
             parent = f"{parent}.{word}" if parent else word
         return ".".join(own).removeprefix(self._prefix)

@@ -13,7 +13,19 @@ from safetensors import safe_open
 from ..errors import DeltaError
 from . import container
 
-_PART = r"-[0-9]{5}-of-[0-9]{5}\.safetensors"
+_PART = r"-[0-9]{5}-of-[0-9]{5}"
+_MODEL = "diffusion_pytorch_model"
+# A file of weights in the folder of one of a pipeline's parts. Older folders have a part's number before the variant.
+WEIGHTS_FILE = re.compile(
+    rf"(?P<stem>{_MODEL}|model)(?P<older_part>{_PART})?(?:\.(?P<variant>\w+))?(?P<part>{_PART})?\.safetensors"
+)
+# The variants that are taken before others, after none.
+_FIRST = {"": 0, "fp16": 1, "bf16": 2}
+
+
+def preferred_variant(variants: Iterable[str]) -> str:
+    """Which of a model's variants to open: none (""), fp16, bf16, or the first of the others."""
+    return min(variants, key=lambda variant: (_FIRST.get(variant, len(_FIRST)), variant))
 
 
 class Source:
@@ -77,21 +89,26 @@ def model_files(folder: Path) -> list[Path]:
     """The .safetensors files of a diffusers model; empty if the folder has none.
 
     folder: a model's own, or a pipeline's, whose diffusion model is in `unet` or `transformer`. Files without a
-    variant go before fp16 and bf16 ones.
+    variant go before fp16, bf16 and other ones.
     Raises DeltaError if some of a model's files are missing.
     """
     for place in (folder / "unet", folder / "transformer", folder):
-        for variant in ("", ".fp16", ".bf16"):
-            name = f"diffusion_pytorch_model{variant}"
-            if os.path.isfile(whole := place / f"{name}.safetensors"):
-                return [whole]
-            part = re.compile(re.escape(name) + _PART)
-            if parts := sorted(path for path in place.glob(f"{name}-*.safetensors") if part.fullmatch(path.name)):
-                needed = parts[0].stem.rpartition("-")[2]
-                if f"{len(parts):05}" != needed:
-                    raise DeltaError(
-                        f"'{place}' is incomplete: the model is in {needed.lstrip('0')} files, of which {len(parts)} "
-                        "are there. Download the others too."
-                    )
-                return parts
+        variants: dict[str, list[tuple[str, Path]]] = {}
+        for path in sorted(place.glob("*.safetensors")):
+            match = WEIGHTS_FILE.fullmatch(path.name)
+            if match and match["stem"] == _MODEL and path.is_file():
+                part = match["older_part"] or match["part"]
+                variants.setdefault(match["variant"] or "", []).append((part, path))
+        if not variants:
+            continue
+        files = variants[preferred_variant(variants)]
+        if whole := [path for part, path in files if not part]:
+            return whole
+        needed = files[0][0].rpartition("-")[2]
+        if f"{len(files):05}" != needed:
+            raise DeltaError(
+                f"'{place}' is incomplete: the model is in {needed.lstrip('0')} files, of which {len(files)} "
+                "are there. Download the others too."
+            )
+        return [path for _, path in files]
     return []

@@ -2,23 +2,17 @@
 variant unless it is told which, and then takes it for every part that has it too. Here, as in `files.source`, a part is
 opened without a variant wherever it can be."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_PART = r"(?:-\d{5}-of-\d{5})?"
-# The number of a file stands before the variant in older folders.
-_WEIGHTS = re.compile(rf"(?:diffusion_pytorch_model|model){_PART}(?:\.(?P<variant>\w+))?{_PART}\.safetensors")
-_FIRST = ("fp16", "bf16")
+from ..files.source import WEIGHTS_FILE, preferred_variant
 
 
 def only_variant(part: Path) -> str | None:
     """The variant that the folder of a part must be opened in, or None if it needs none, or has no such weights."""
-    matches = [match for path in part.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
-    variants = {match["variant"] for match in matches}
-    if not variants or None in variants:
-        return None
-    return next((variant for variant in _FIRST if variant in variants), min(variants))
+    matches = [match for path in part.glob("*.safetensors") if (match := WEIGHTS_FILE.fullmatch(path.name))]
+    variants = {match["variant"] or "" for match in matches}
+    return (preferred_variant(variants) if variants else "") or None
 
 
 def needed_variants(folder: Path, parts: Iterable[str]) -> dict[str, str]:

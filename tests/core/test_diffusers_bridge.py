@@ -176,6 +176,33 @@ def test_the_delta_of_a_model_trained_before_it_was_compiled_gets_its_names():
     assert comfyui_delta(compiled, delta).entries.keys() == comfyui_delta(model, delta).entries.keys()
 
 
+def in_parallel(model):
+    return torch.nn.DataParallel(model)
+
+
+def with_checkpoints(model):
+    from diffusers.models.attention import BasicTransformerBlock
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, BasicTransformerBlock))
+    return model
+
+
+@pytest.mark.parametrize("wrapped", [in_parallel, with_checkpoints])
+def test_what_torch_puts_around_a_model_is_looked_through(wrapped):
+    plain, model = tiny_diffusers.unet(), wrapped(tiny_diffusers.unet())
+    optimizer = SaRA(model, density=0.1)
+    assert comfyui_delta(model, optimizer.delta()).entries.keys() == (
+        comfyui_delta(plain, SaRA(plain, density=0.1).delta()).entries.keys()
+    )
+    optimizer.detach()
+    before = every_bit(model)
+    handle = load_delta(model, random_delta(tiny_diffusers.unet()))
+    assert not same_bits(every_bit(model), before)
+    handle.remove()
+    assert same_bits(every_bit(model), before)
+
+
 def test_a_delta_is_of_the_pipeline_s_model_whatever_its_truth_value():
     class Counted(torch.nn.Linear):
         def __len__(self):

@@ -274,3 +274,36 @@ def test_weights_kept_elsewhere_are_refused_with_the_remedy():
     accelerate.cpu_offload(model, CPU)
     with pytest.raises(UnsupportedModelError, match="'conv.weight' is not in memory yet.*without offloading"):
         SaRA(model, density=0.3)
+
+
+OTHER_BIASES = {
+    "shifted": lambda layer: layer.bias + 100,
+    "scaled": lambda layer: layer.bias * 2,
+    "none": lambda layer: None,
+    "foreign": lambda layer: torch.ones(layer.out_features),
+}
+
+
+@pytest.mark.parametrize("include", [(), ("*weight", "*bias")], ids=["weights", "biases too"])
+@pytest.mark.parametrize("other", OTHER_BIASES)
+def test_an_own_forward_that_adds_another_bias_is_refused_by_name(other, include):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    layer, bias_of = model[0], OTHER_BIASES[other]
+    layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight, bias_of(layer))
+    SaRA(model, density=0.3, include=include)
+    with pytest.raises(UnsupportedModelError, match="'0.weight' .*another bias than its own"):
+        model(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("call", [
+    lambda layer, x: torch.nn.functional.linear(input=x, weight=layer.weight, bias=layer.bias),
+    lambda layer, x: torch.nn.functional.linear(x, weight=layer.weight, bias=layer.bias),
+], ids=["all by name", "the weight by name"])  # fmt: skip
+def test_an_own_forward_may_name_what_it_gives_to_torch(call):
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    model, x = copy.deepcopy(plain), torch.randn(2, 4)
+    model[0].forward = functools.partial(call, model[0])
+    optimizer = SaRA(model, density=0.3)
+    model(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    assert relative_error(optimizer.values.grad, masked_gradient(plain, optimizer.store.support)) <= 1e-5

@@ -151,3 +151,21 @@ def test_only_parts_of_the_pipeline_are_looked_at(tmp_path):
         (tmp_path / part).mkdir()
         (tmp_path / part / "model.fp16.safetensors").touch()
     assert needed_variants(tmp_path, ["_class_name", "unet", "vae"]) == {"unet": "fp16"}
+
+
+@pytest.mark.parametrize("there, opened, variant", [
+    (["", ".fp16", ".non_ema"], [""], None),
+    ([".non_ema", ".bf16"], [".bf16"], "bf16"),
+    ([".non_ema"], [".non_ema"], "non_ema"),
+    (["-00001-of-00002.fp16", "-00002-of-00002.fp16"], ["-00001-of-00002.fp16", "-00002-of-00002.fp16"], "fp16"),
+    ([".fp16-00001-of-00002", ".fp16-00002-of-00002"], [".fp16-00001-of-00002", ".fp16-00002-of-00002"], "fp16"),
+])  # fmt: skip
+def test_training_and_the_other_commands_open_the_same_variant(tmp_path, there, opened, variant):
+    unet = tmp_path / "unet"
+    unet.mkdir()
+    for name in there:
+        (unet / f"diffusion_pytorch_model{name}.safetensors").touch()
+    (unet / "model.safetensors").touch()
+    assert [path.name for path in model_files(tmp_path)] == [f"diffusion_pytorch_model{n}.safetensors" for n in opened]
+    (unet / "model.safetensors").unlink()
+    assert only_variant(unet) == variant
