@@ -104,7 +104,7 @@ def identity_metadata(pipeline_or_model: Any, name: str = "") -> dict[str, str]:
 
 
 def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
-    """The UNet or transformer of a pipeline; a model itself, out of what torch.compile or data parallelism has put it in.
+    """The UNet or transformer of a pipeline; a model itself, without what torch.compile or DataParallel is around it.
 
     Raises UnsupportedModelError for a pipeline that has neither.
     """

@@ -14,7 +14,7 @@ from .qwen_image import is_qwen_image
 from .recognition import FLUX2_LAYOUT, FLUX_LAYOUT, SD3_LAYOUT, Shapes, is_of
 from .table import TableNames
 from .transformer import FLUX, FLUX2, FLUX2_ALIASES, FLUX_ALIASES, SD3Names
-from .unet import UNetNames, is_unet
+from .unet import UNetNames, has_way_up, is_unet
 from .unet_family import of_unet
 from .wan import WanNames, is_wan, is_wan_5b
 from .z_image import ZImageNames, is_z_image
@@ -57,22 +57,24 @@ class Family:
     must_have: Callable[[Shapes], bool] = lambda shapes: True
 
 
+_unet = partial(Family, names=UNetNames, must_have=has_way_up)
+
 # From the general to the particular: the last that says yes is the family. The architectures are the identifiers of the
 # specification, and those that trainers write for younger families. Depths: SDXL itself has 2, 2, 10 and 10.
 _KNOWN = (
-    Family("SD1.5", of_unet(768), UNetNames, architecture="stable-diffusion-v1"),
-    Family("SD2.1", of_unet(1024), UNetNames, architecture="stable-diffusion-v2"),
+    _unet("SD1.5", of_unet(768), architecture="stable-diffusion-v1"),
+    _unet("SD2.1", of_unet(1024), architecture="stable-diffusion-v2"),
     # Its style and layout blocks: up_blocks.0.attentions.1 and down_blocks.2.attentions.1 in the names of InstantStyle
     # (arXiv 2404.02733), the first also in B-LoRA (arXiv 2403.14572).
-    Family(
-        "SDXL", of_unet(2048), UNetNames, architecture="stable-diffusion-xl-v1-base",
+    _unet(
+        "SDXL", of_unet(2048), architecture="stable-diffusion-xl-v1-base",
         merge_presets={"SDXL style": ("output_blocks.1.1.",), "SDXL composition": ("input_blocks.8.1.",)},
     ),
-    Family("SDXL Refiner", of_unet(1280), UNetNames, architecture="stable-diffusion-xl-v1-refiner"),
-    Family("SSD-1B", of_unet(2048, (2, 2, 4, 4)), UNetNames),
-    Family("Segmind Vega", of_unet(2048, (1, 1, 2, 2)), UNetNames),
-    Family("KOALA 700M", of_unet(2048, (2, 5)), UNetNames),
-    Family("KOALA 1B", of_unet(2048, (2, 6)), UNetNames),
+    _unet("SDXL Refiner", of_unet(1280), architecture="stable-diffusion-xl-v1-refiner"),
+    _unet("SSD-1B", of_unet(2048, (2, 2, 4, 4))),
+    _unet("Segmind Vega", of_unet(2048, (1, 1, 2, 2))),
+    _unet("KOALA 700M", of_unet(2048, (2, 5))),
+    _unet("KOALA 1B", of_unet(2048, (2, 6))),
     Family(
         "SD3", is_of(SD3_LAYOUT), SD3Names, architecture="stable-diffusion-3", must_have=SD3_LAYOUT.has_all
     ),
@@ -90,7 +92,7 @@ _KNOWN = (
     Family("Qwen-Image", is_qwen_image, None),
 )  # fmt: skip
 # In SD's layout, of other sizes or too few names to tell: their names are known all the same.
-_OTHER_UNETS = Family(None, is_unet, UNetNames)
+_OTHER_UNETS = _unet(None, is_unet)
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _KNOWN}
 

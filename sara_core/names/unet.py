@@ -87,6 +87,12 @@ def is_unet(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return all(f"{module}.weight" in shapes for module in _LDM_MUST_HAVE) or has_known_blocks(shapes)
 
 
+def has_way_up(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether parameters, in either naming, have blocks on the way up, as a whole UNet must: a ControlNet has the other
+    half of one."""
+    return any(name.startswith(("up_blocks.", "output_blocks.")) for name in shapes)
+
+
 def has_known_blocks(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether parameters, in either naming, have blocks, and nothing in them that this layout has not, but for what is
     put into a model afterwards.

@@ -227,3 +227,13 @@ def test_a_delta_of_an_unknown_model_loads_where_it_was_trained():
     assert torch.equal(weight.detach().view(-1)[5], before.view(-1)[5] + 0.5)
     handle.remove()
     assert torch.equal(weight, before)
+
+
+def test_a_controlnet_is_half_a_unet_and_of_no_family():
+    with torch.device("meta"):
+        model = diffusers.ControlNetModel(cross_attention_dim=768)
+    weights = dict(model.state_dict())
+    base = Base(Source("ControlNet", tensors=weights))
+    assert base.family is None and base.shapes.keys() == weights.keys()
+    with pytest.raises(UnsupportedModelError, match="weights of a ControlNetModel are not known"):
+        comfyui_delta(model, SparseDelta({}))
