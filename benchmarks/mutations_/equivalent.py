@@ -6,9 +6,25 @@ By file and function; then by the line before and after. A draw leaves them out 
 from .sites import Mutant
 
 EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
+    ("sara_core/backward/ops.py", "LinearOp.weight_gradient_factors"): {
+        ("x.reshape(-1, x.shape[-1]).t().contiguous(),", "x.reshape(-1, x.shape[-1]).t(),"):
+            "the same numbers in another layout, of which the sampled product is slower",
+    },
+    ("sara_core/backward/weight_gradient.py", "_dense"): {
+        ("parts.append(rows.reshape(-1).index_select(0, position).float())",
+         "parts.append(rows.reshape(-1).index_select(0, position))"):
+            "they are added in float32 afterwards, to which every precision converts exactly",
+    },
+    ("sara_core/backward/weight_gradient.py", "_measure"): {
+        ("_wait(x.device)", "pass"): "it times ways that give the same, and waits for a GPU only",
+    },
     ("sara_core/selection/magnitudes.py", "_Magnitudes.at"): {
         ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
             "they are compared only, which is exact between precisions",
+    },
+    ("sara_core/delta/file_v1.py", "stream_positions"): {
+        ("if len(stream) > _MANY_ESCAPES * (count + 1):", "if len(stream) >= _MANY_ESCAPES * (count + 1):"):
+            "both ways give the same positions",
     },
     ("sara_core/delta/file_v1.py", "_each"): {
         ("if elements < _WORTH_THREADS:", "if elements <= _WORTH_THREADS:"):

@@ -34,3 +34,8 @@ def test_another_base_or_support_has_another_fingerprint_and_its_state_is_refuse
     store.check_state(same.state())
     with pytest.raises(DeltaError, match="over another base model|trains other weights"):
         store.check_state(other.state())
+
+
+def test_trained_values_are_read_without_a_graph():
+    store = bound()
+    assert store.values.requires_grad and not store.trained_values(0).requires_grad

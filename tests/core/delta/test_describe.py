@@ -38,7 +38,7 @@ def test_positions_take_their_entropy(density, bits):
     """H(p) / p bits for each chosen element, and two in a hundred more; the values as they are."""
     assert file_size(1000, density, value_bytes=2) == round(1000 * (2 + 1.02 * bits / 8))
     assert file_size(1000, density, weights=3) - file_size(1000, density) == 1500
-    assert file_size(1000, 1.0) == 4000
+    assert file_size(1000, 1.0) == 4000 and file_size(1000, 1.0, weights=3) == 5500
 
 
 def test_only_weights_that_share_memory_overlap():

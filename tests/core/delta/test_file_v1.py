@@ -351,3 +351,14 @@ def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch)
     monkeypatch.setattr(atomic.os, "replace", lambda *paths: (events.append("replace"), replace(*paths)))
     small_delta().save(tmp_path / "x.safetensors")
     assert events == ["fsync", "replace"] + (["fsync"] if os.name == "posix" else [])
+
+
+def test_a_decoded_entry_has_memory_of_its_own():
+    """What it was decoded from may be a mapped file."""
+    stem, tensors = file_v1.encode("a.weight", entry((6, 7), 5), torch.float32)
+    named = dict(zip(file_v1.part_names(stem), (tensor.clone() for tensor in tensors)))
+    _, decoded = file_v1.decode(stem, named.__getitem__)
+    before = [decoded.indices.clone(), decoded.values.clone()]
+    for tensor in named.values():
+        tensor.zero_()
+    assert torch.equal(decoded.indices, before[0]) and torch.equal(decoded.values, before[1])

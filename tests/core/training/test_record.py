@@ -1,6 +1,7 @@
 """What a run writes down of itself, and what is said where a snapshot is of another run."""
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sara_core.data.noise_levels import NoiseLevels
 from sara_core.training import snapshot
 from sara_core.training.optimizer_choice import chosen_optimizer
 from sara_core.training.record import parts_of_a_run, resumed_state, selection_asked_for
-from sara_core.training.run import denoising_loss
+from sara_core.training.run import Run, denoising_loss
 from sara_core.training.words import Words
 from tests.support.toy_runs import ToyNetwork, settings, toy_run
 
@@ -105,3 +106,17 @@ def test_every_setting_of_the_batches_reaches_them():
         assert (draws.epochs.batch_size, draws.levels, draws.caption_dropout) == (3, ToyNetwork.levels, 0.2)
         assert draws.noise_levels == NoiseLevels("logit-normal", 0.4, 0.6)
     assert batches.draws.generator.initial_seed() == 5 != batches.class_draws.generator.initial_seed()
+
+
+def test_what_a_run_left_out_of_a_damaged_base_is_in_its_report():
+    selection = SimpleNamespace(count=7, theta=None, not_finite=1234)
+    training = SimpleNamespace(step=3, adjustments=[], losses=[0.5, 0.25, 0.125])
+    run = SimpleNamespace(
+        selection=selection, training=training, learning_rate=1e-3, settings=SimpleNamespace(adjust_at=())
+    )
+    assert Run.report(run) == (
+        "7 weights trained in 3 steps, learning rate 0.001; "
+        "1,234 weights of the base are NaN or infinite and were left out"
+    )
+    selection.not_finite = 0
+    assert "infinite" not in Run.report(run)

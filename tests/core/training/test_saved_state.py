@@ -320,6 +320,13 @@ def test_a_damaged_run_is_refused_and_the_new_one_is_as_it_was(run_states, scale
     assert run.step == 3
 
 
+def test_a_damaged_option_of_the_optimizer_is_called_by_its_name(run_states):
+    state = copy.deepcopy(run_states[False])
+    put("optimizer", *GROUP, "betas", ("x", 0.999))(state)
+    with pytest.raises(DeltaError, match="the optimizer's betas"):
+        started()[0].load_state(state)
+
+
 def test_a_tensor_named_twice_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     snapshot.save(path, {"x": torch.ones(3)}, {})
