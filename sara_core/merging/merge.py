@@ -31,6 +31,16 @@ from ..tensors.largest import MagnitudeHistogram, largest_cut
 from .block_factors import BlockFactor, check_blocks, factors_of
 from .report import MergeReport
 
+# What the names of blocks begin with, of the families in which the two have different ones.
+_BLOCKS = {
+    "diffusers": (
+        "down_blocks.", "up_blocks.", "mid_block.", "single_transformer_blocks."
+    ),
+    "ComfyUI": (
+        "input_blocks.", "output_blocks.", "middle_block.", "joint_blocks.", "double_blocks.", "single_blocks."
+    ),
+}  # fmt: skip
+
 METHODS = ("sum", "mean", "ties", "dare")
 SIGNS = ("total", "count")
 
@@ -161,9 +171,27 @@ def _checked(deltas: Sequence[SparseDelta], weights: Sequence[float], names: Seq
                 f"'{names[known[0]]}' is for {families[known[0]]}, but '{names[place]}' is for {families[place]}. "
                 "Merge deltas of one family."
             )
+    _check_naming(deltas, names)
     deltas = _with_common_names(deltas)
     _check_shapes(deltas, names)
     return deltas
+
+
+def _check_naming(deltas: Sequence[SparseDelta], names: Sequence[str]) -> None:
+    """Raise DeltaError if one delta has diffusers' names and another ComfyUI's: the same weight would count twice."""
+    found = {}
+    for delta, called in zip(deltas, names):
+        prefix = prefix_of(delta.entries)
+        for weight in delta.entries:
+            for naming, blocks in _BLOCKS.items():
+                if weight.removeprefix(prefix).startswith(blocks):
+                    found.setdefault(naming, called)
+    if len(found) > 1:
+        diffusers, comfyui = (found[naming] for naming in _BLOCKS)
+        raise DeltaError(
+            f"'{diffusers}' calls its weights as diffusers does, and '{comfyui}' as ComfyUI does. Give the first one "
+            "by ComfyUI's names too: diffusers_bridge.comfyui_delta has them."
+        )
 
 
 def _with_common_names(deltas: Sequence[SparseDelta]) -> list[SparseDelta]:

@@ -34,6 +34,7 @@ class Kind(NamedTuple):
 
 
 _LYCORIS = "the program it was trained in"
+_FACTORS = ("lora_up", "lora_down")
 _BY_NOISE_LEVEL = "its strength follows the noise level, and a delta has one strength"
 
 KINDS = (
@@ -70,6 +71,11 @@ KINDS = (
     Kind("a LoRA of embeddings (PEFT)", (".lora_embedding_",)),
     Kind("a set of trainable tokens of PEFT", (".trainable_tokens_",)),
     Kind("an X-LoRA of PEFT", ("xlora_",)),
+    Kind(
+        "a LoRA whose factors are stored with scales",
+        tuple(f".{factor}.{scale}" for factor in _FACTORS for scale in ("scale_weight", "weight_scale")),
+        "the program that saved it", "how each of its numbers is scaled is not agreed between programs",
+    ),
 )
 
 

@@ -377,3 +377,12 @@ def test_the_report_on_ties_shares_out_what_is_left():
     _, report = merge_with_report([winner, loser], 1.0, settings)
     assert report.total.shares == [1, 0] and report.conflict(0, 1) == 1
     assert "ties (0.5 kept, sign by total) of 2 deltas" in report.text() and "w = 2" in report.text()
+
+
+def test_deltas_by_diffusers_names_and_by_comfyuis_are_not_put_side_by_side():
+    theirs = SparseDelta({"down_blocks.0.attentions.0.proj_in.weight": entry((4, 4), 3, 0)})
+    ours = SparseDelta({"diffusion_model.input_blocks.1.1.proj_in.weight": entry((4, 4), 3, 0)})
+    for deltas in ([theirs, ours], [ours, theirs]):
+        with pytest.raises(DeltaError, match="as diffusers does, and .* as ComfyUI does.*comfyui_delta"):
+            merge(deltas, [1.0, 1.0])
+    assert merge([theirs, theirs], [1.0, 1.0]).nnz == merge([ours, ours], [1.0, 1.0]).nnz == 3

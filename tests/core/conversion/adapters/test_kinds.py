@@ -126,10 +126,11 @@ def test_a_lora_whose_beginning_was_taken_from_the_model_is_refused_by_it(tmp_pa
 def test_each_kind_of_the_table_is_called_by_its_name_wherever_its_mark_stands(tmp_path, kind):
     base = base_file(tmp_path)
     for mark in kind.marks:
-        path = saved(tmp_path / "x.safetensors", {f"{LAYER}{mark}x.weight": numbers(3), **GOOD})
+        name = f"{LAYER}{mark}" if mark.endswith(("scale_weight", "weight_scale")) else f"{LAYER}{mark}x.weight"
+        path = saved(tmp_path / "x.safetensors", {name: numbers(3), **GOOD})
         with pytest.raises(DeltaError, match="which cannot be converted: .*Merge it into the model") as error:
             read_delta(path, base, density=1.0)
-        assert f"The file is {kind.called} (by its '{LAYER}{mark}x.weight')" in str(error.value)
+        assert f"The file is {kind.called} (by its '{name}')" in str(error.value)
 
 
 GOOD = of_module("blocks.1.q", {".lora_up.weight": numbers(ROWS, 2), ".lora_down.weight": numbers(2, COLUMNS)})
