@@ -132,7 +132,7 @@ def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> SparseDelta:
-    parts = diffusers_parts(_shapes(weights), whole=True)
+    parts = diffusers_parts(_shapes(weights))
     if not parts or all(name in weights for name in delta.entries):
         return delta
     known = resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")

@@ -162,7 +162,15 @@ def test_ctrl_c_keeps_the_delta_and_a_snapshot_that_goes_on_bit_for_bit(base, im
     assert not saved.parent.exists()
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_end_of_the_step():
+@pytest.fixture
+def interruptible():
+    """As in a terminal; what runs in the background may have been told to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_end_of_the_step(interruptible):
     terminal, before = Terminal(ALONE, ""), signal.getsignal(signal.SIGINT)
     with terminal.stops():
         assert not terminal.stop_requested()
