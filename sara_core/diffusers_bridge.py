@@ -27,6 +27,7 @@ from .models import identity as base_identity
 from .models.base import Base
 from .names.diffusers import diffusers_parts, parts_in
 from .names.families import FAMILIES, family_of
+from .names.parts import Part
 from .names.resolve import PREFIX, resolve
 from .wording import one_of
 
@@ -135,6 +136,8 @@ def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> Spa
     parts = diffusers_parts(_shapes(weights))
     if not parts or all(name in weights for name in delta.entries):
         return delta
+    # What a model has beside its family's weights, as AnimateDiff's has motion modules, is called the same everywhere.
+    parts |= {name: Part(name) for name in weights.keys() - parts.keys()}
     known = resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")
     entries = to_diffusers({known[name]: entry for name, entry in delta.entries.items()}, parts)
     return SparseDelta(entries, delta.metadata)

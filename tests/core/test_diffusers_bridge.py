@@ -1,5 +1,6 @@
 """Deltas in diffusers models: loaded exactly, taken off to the last bit, trained there, and understood by ComfyUI."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import peft
 import pytest
 import torch
 
-from sara_core import DeltaError, SaRA, SparseDelta, SparseEntry, UnsupportedModelError
+from sara_core import DeltaError, SaRA, SparseDelta, SparseEntry, UnsupportedModelError, extract
 from sara_core.delta.translate import dense_to_comfy, dense_to_diffusers
 from sara_core.diffusers_bridge import comfyui_delta, load_delta
 from sara_core.names.diffusers import diffusers_parts
@@ -223,6 +224,25 @@ def test_a_delta_of_another_model_is_refused_and_changes_nothing():
         load_delta(model, random_delta(tiny_diffusers.sd3()))
     with pytest.raises(DeltaError, match="was made for .* It belongs to another model"):
         load_delta(model, random_delta(wider))
+    assert same_bits(every_bit(model), before)
+
+
+def test_what_a_model_has_beside_its_family_s_weights_loads_back(tmp_path):
+    """AnimateDiff's motion modules, which ComfyUI's UNet does not have."""
+    model = tiny_diffusers.motion_unet()
+    tuned = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += torch.randn_like(parameter) / 64
+    model.save_pretrained(tmp_path / "base")
+    tuned.save_pretrained(tmp_path / "tuned")
+    extract(tmp_path / "base", tmp_path / "tuned").save(tmp_path / "delta.safetensors")
+
+    before = every_bit(model)
+    handle = load_delta(model, tmp_path / "delta.safetensors")
+
+    assert same_bits(every_bit(model), every_bit(tuned))
+    handle.remove()
     assert same_bits(every_bit(model), before)
 
 

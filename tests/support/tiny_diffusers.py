@@ -53,6 +53,16 @@ def unet(seed: int = 0) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(**UNET).eval()
 
 
+def motion_unet(seed: int = 0) -> diffusers.UNetMotionModel:
+    """AnimateDiff's: SD1.5's UNet with motion modules beside its layers."""
+    torch.manual_seed(seed)
+    return diffusers.UNetMotionModel(
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, cross_attention_dim=768, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), num_attention_heads=4, motion_num_attention_heads=4,
+    )  # fmt: skip
+
+
 def sdxl(seed: int = 0) -> diffusers.UNet2DConditionModel:
     torch.manual_seed(seed)
     return diffusers.UNet2DConditionModel(**SDXL).eval()
