@@ -293,5 +293,5 @@ def _joined(first: Frozen | None, second: Frozen) -> Frozen:
 def _digest(segment, base: torch.Tensor) -> str:
     digest = hashlib.blake2b(f"{segment.name} {tuple(segment.shape)}".encode(), digest_size=16)
     for part in (segment.crow, segment.col, base.float()):
-        digest.update(part.cpu().contiguous().numpy().tobytes())
+        digest.update(part.cpu().numpy().tobytes())
     return digest.hexdigest()

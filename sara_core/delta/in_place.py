@@ -47,7 +47,7 @@ class InPlaceChange:
             return True
         device = self.weight.device
         written = added(self._base(), self.values.to(device), self._strength)
-        difference = gather(self.weight, self.indices.to(device)).float() - written.float()
+        difference = gather(self.weight, self.indices.to(device)).float() - written
         return not difference.norm() > _LEFT_BY_UNDOING * torch.finfo(self.base.dtype).eps * written.float().norm()
 
     def restore(self) -> None:

@@ -78,7 +78,8 @@ def test_the_survey_counts_what_lies_below_each_theta(dtype):
             assert row.zeroed == pytest.approx(float(below.double().norm() / everything.double().norm()), rel=1e-6)
             assert row.training_bytes == 28 * len(below)
     assert not rows
-    assert "0.002" in survey.text()
+    text = survey.text()
+    assert "0.002" in text and all(f"{column}:" in text for column in ("file", "training", "zeroed"))
 
 
 # --- the node

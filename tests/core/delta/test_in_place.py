@@ -121,6 +121,14 @@ def test_another_strength_is_written_over_the_first_and_the_base_never_shows_bet
     assert same(snapshot(target), snapshot(other))
 
 
+def test_eight_rounding_steps_are_what_undoing_leaves():
+    weight = torch.ones(1)
+    change = InPlaceChange(weight, torch.tensor([0]), torch.tensor([0.5]))
+    for steps, in_place in ((0, True), (8, True), (9, False)):
+        weight.fill_(1 + steps * torch.finfo(weight.dtype).eps)
+        assert change.is_in_place() == in_place
+
+
 def test_the_later_one_must_go_first():
     target = model()
     first, second = delta_for(target, 1).apply_(target), delta_for(target, 2).apply_(target)

@@ -195,6 +195,7 @@ def test_the_order_of_the_entries_does_not_matter(method):
 def test_dare_is_decided_by_its_seed_and_draws_for_each_delta():
     first, again = merge(three(), method="dare", seed=1), merge(three(), method="dare", seed=1)
     assert_same(first, again)
+    assert_same(merge(three(), method="dare"), merge(three(), method="dare", seed=0))
     other = merge(three(), method="dare", seed=2)
     assert any(not torch.equal(first.entries[n].indices, other.entries[n].indices) for n in first.entries)
     twice = delta(1)

@@ -11,7 +11,7 @@ from sara_core.data.denoising_loss import Sample
 from sara_core.errors import DeltaError
 from sara_core.memory.estimate import sparse_state
 from sara_core.training import optimizer_choice, snapshot
-from sara_core.training.block_moments import over_any_length
+from sara_core.training.block_moments import END, over_any_length
 from sara_core.training.optimizer import make_inner
 from sara_core.training.optimizer_choice import ADAMW_8BIT, chosen_optimizer
 from sara_core.training.run import Run, denoising_loss
@@ -140,6 +140,16 @@ def test_a_damaged_state_is_refused(damage):
     with pytest.raises(DeltaError, match="damaged"):
         resumed.training.load_state(state)
     assert not resumed.store.values.any() and not resumed.training.optimizer.state
+
+
+def test_moments_that_were_all_in_fp32_take_no_more_memory_than_those_in_blocks():
+    values, length = vector(5000), 5000
+    optimizer = make_inner(AdamW8bit, values, 1e-3, 1e-2, {})
+    moment = torch.randn(length).abs()
+    state = {"state": {0: {"exp_avg": moment}}, "param_groups": optimizer.state_dict()["param_groups"]}
+    now = optimizer.as_written_now(state, length)["state"][0]
+    end = now["exp_avg" + END]
+    assert torch.equal(end, moment[-len(end) :]) and end.untyped_storage().nbytes() == 4 * len(end)
 
 
 def test_the_memory_of_blocks_is_foretold():
