@@ -22,6 +22,16 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
         ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
             "they are compared only, which is exact between precisions",
     },
+    ("sara_core/selection/magnitudes.py", "_n_lowest"): {
+        ("bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2",
+         "bound = math.inf if bound == 0 else bound * 3 if bound > 0 else bound / 2"):
+            "whatever makes the bound larger finds the same elements in the end",
+    },
+    ("sara_core/merging/merge.py", "_elected_sign"): {
+        ("total = values.sum(0, dtype=torch.float64).sign().float()",
+         "total = values.sum(0, dtype=torch.float64).sign()"):
+            "a sign is the same number in both precisions, of which one takes half the memory",
+    },
     ("sara_core/delta/file_v1.py", "stream_positions"): {
         ("if len(stream) > _MANY_ESCAPES * (count + 1):", "if len(stream) >= _MANY_ESCAPES * (count + 1):"):
             "both ways give the same positions",

@@ -44,4 +44,4 @@ def sorted_entry(name: str, positions: torch.Tensor, values: torch.Tensor, shape
     positions, order = positions.sort()
     values = values[order]
     changed = values != 0
-    return SparseEntry(positions[changed].to(torch.int32), values[changed].clone(), shape)
+    return SparseEntry(positions[changed].to(torch.int32), values[changed], shape)

@@ -100,7 +100,7 @@ def whole_weights(content: Mapping[str, Any], base: Base) -> Iterator[tuple[str,
         shape = base.diffusers_shapes.get(name)
         if shape is None or not is_plain(tensor, VALUE_DTYPES) or tuple(tensor.shape) != shape:
             raise DeltaError(f"The file's weight '{name}' does not fit '{base.label}'. Give the base it was made for.")
-        yield name, tensor.detach().float() - base.diffusers_weight(name).float()
+        yield name, tensor.detach() - base.diffusers_weight(name).float()
 
 
 def _entry(name: str, diff: Any) -> SparseEntry:

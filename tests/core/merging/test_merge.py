@@ -372,6 +372,11 @@ def test_the_report_counts_overlap_conflicts_and_shares():
     ]  # fmt: skip
 
 
+def test_the_report_on_one_delta_compares_it_with_nothing():
+    _, report = merge_with_report([SparseDelta({"a.1.weight": one(4.0)})], [1.0], MergeSettings())
+    assert report.text().splitlines()[-1] == "  100.0%  delta 1 at weight 1"
+
+
 def test_the_report_on_ties_shares_out_what_is_left():
     winner, loser = SparseDelta({"w": one(-1.0)}), SparseDelta({"w": one(0.5)})
     settings = MergeSettings("ties", keep=0.5, blocks=parse_blocks("w = 2"))

@@ -177,6 +177,13 @@ def test_another_loss_each_time_is_an_error():
         by_gradient(small_net(), lambda model: 10 * loss_of(model, next(batches)), count=10)
 
 
+def test_the_rounding_of_a_large_loss_is_no_other_loss():
+    batch, = small_batches(1)
+    passes = iter(range(9))
+    result = by_gradient(small_net(), lambda model: loss_of(model, batch) + 1000 + next(passes), count=10)
+    assert result.count == 10
+
+
 def test_a_loss_that_is_no_number_is_an_error():
     with pytest.raises(SelectionError, match="is nan"):
         by_gradient(small_net(), lambda model: model(torch.full((1, 3, 8, 8), float("nan"))).sum(), count=10)
@@ -270,7 +277,15 @@ def test_a_loss_without_the_rule_is_an_error():
         SaRA(small_net(), density=0.1, loss=lambda: torch.zeros(()))
 
 
-def test_half_precision_is_scored_in_single():
+def test_half_precision_is_scored_in_single(monkeypatch):
+    scored, dtypes = GradientScores._scores, set()
+
+    def seen(*arguments):
+        scores = scored(*arguments)
+        dtypes.update(score.dtype for score in scores.values())
+        return scores
+
+    monkeypatch.setattr(GradientScores, "_scores", seen)
     batch, = small_batches(1)
     model = small_net(dtype=torch.bfloat16)
     half = tuple(tensor.bfloat16() for tensor in batch)
@@ -283,7 +298,7 @@ def test_half_precision_is_scored_in_single():
     flat = torch.cat([scores[name].reshape(-1).float() for name in trainable_weights(model)])
     best = flat.topk(100).values.sum()
     mine = sum(scores[name].reshape(-1)[index.long()].float().sum() for name, index in result.indices.items())
-    assert mine >= 0.98 * best
+    assert mine >= 0.98 * best and dtypes == {torch.float32}
 
 
 def test_a_loss_that_does_not_use_the_weights_is_an_error():

@@ -135,6 +135,18 @@ def test_a_hybrid_without_its_settings_or_positions_says_what_to_do(tmp_path):
         read_delta(tmp_path / "without", base, density=0.1)
 
 
+def test_a_hybrid_whose_positions_occur_twice_is_refused(tmp_path):
+    base = pipeline_folder(tmp_path / "base", small_unet())
+    saved(small_unet, hybrid(r=2), tmp_path / "hybrid")
+    path = tmp_path / "hybrid" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    positions = next(tensor for name, tensor in tensors.items() if name.endswith("supertuning_indices"))
+    positions[1] = positions[0]
+    save_file(tensors, path)
+    with pytest.raises(DeltaError, match="duplicated"):
+        read_delta(tmp_path / "hybrid", base, density=0.1)
+
+
 LAYER = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 SETTINGS = {"peft_type": "LORA", "r": 4, "lora_alpha": 6}
 
