@@ -6,20 +6,24 @@ from collections.abc import Callable
 
 import torch
 from comfy import weight_adapter
+from comfy.utils import get_attr
 
 from ...sara_core.delta import SparseDelta, SparseEntry, file_v1
-from ...sara_core.delta.delta import check_fits, check_precision, check_range
+from ...sara_core.delta.delta import check_fits, check_range
 from ...sara_core.delta.variants import left_out, takes_other_inputs
 from ...sara_core.errors import DeltaError, UnsupportedModelError
 from ...sara_core.names.entrance import is_first_layer
 from ...sara_core.names.resolve import WEIGHT, check_distinct, resolve
 from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, scatter_
 from ...sara_core.wording import listed
+from . import quantised_layers
 from .family import delta_family, model_family
+from .precision import check_known, dequantised, is_gguf, logical_shapes, precision_of
 from .unpatched import never_patched
 
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
-
+# How Nunchaku and others call the packed weight of a layer.
+_PACKED = ".qweight"
 _CONVOLUTIONS = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
 
@@ -126,17 +130,22 @@ def register_adapter() -> None:
 
 
 def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callable[[str], None] = logging.warning):
-    """A clone of MODEL with strength · Δ as weight patches; MODEL itself at strength 0.
+    """A clone of MODEL with strength · Δ: as weight patches, and on quantised weights without rounding any of them
+    anew (quantised_layers.py). MODEL itself at strength 0.
 
     on_left_out: is told, for people, what does not fit this variant of the model (delta/variants.py), or is nothing
-        that ComfyUI patches, and is left out
+        that ComfyUI patches, and is left out; and which nodes do not see what was put on quantised weights
 
     Raises DeltaError if the delta does not fit the model, or makes an element too large for its dtype;
-    UnsupportedModelError if a weight is quantised.
+    UnsupportedModelError if a weight is of a kind that nobody here knows.
     """
     if strength == 0:
         return model
-    patches = _patches(model, delta, strength, on_left_out)
+    entries = _fitting(model, delta, on_left_out)
+    _check_values(model, entries, strength)
+    weights = {key: get_attr(model.model, key) for key in entries}
+    kept = {key for key, weight in weights.items() if _stays_quantised(model, key, weight)}
+    patches = {key: SaRAAdapter.of(entry, set()) for key, entry in entries.items() if key not in kept}
     patched = model.clone()
     accepted = set(patched.add_patches(patches, strength))
     if accepted != set(patches):
@@ -146,18 +155,34 @@ def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callabl
             f"ComfyUI changes no parameters that stand beside layers: what the delta changes of {listed(beside)} is "
             "missing in this MODEL. SaRA Bake writes it into a checkpoint."
         )
+    if kept:
+        quantised_layers.put_on(patched, {key: entries[key] for key in kept}, strength)
+        on_left_out(quantised_layers.what_nodes_miss(precision_of(weights[key]) for key in kept))
     return patched
 
 
-def _patches(
-    model, delta: SparseDelta, strength: float, on_left_out: Callable[[str], None]
-) -> dict[str, SaRAAdapter]:
-    weights = model.model_state_dict()
+def _stays_quantised(model, key: str, weight: torch.Tensor) -> bool:
+    """Whether patches would round the whole weight anew; ComfyUI-GGUF's layers apply them to a dequantised copy."""
+    if precision_of(weight) is None or is_gguf(weight):
+        return False
+    return quantised_layers.takes_changes(model.model.get_submodule(key.rpartition(".")[0]), key)
+
+
+def _fitting(model, delta: SparseDelta, on_left_out: Callable[[str], None]) -> dict[str, SparseEntry]:
+    """The delta's entries by the host's keys, but for those that this variant of the model has no place for."""
+    shapes = logical_shapes(model)
     made_for, family = delta_family(delta.metadata), model_family(model)
+    if packed := [name for name in shapes if name.endswith(_PACKED)]:
+        raise UnsupportedModelError(
+            f"This model's weights are packed by another pack ('{packed[0]}'), in a form that no delta fits. Use the "
+            "model in fp8, nvfp4, int8, GGUF, fp16, bf16 or fp32."
+        )
     try:
-        keys = resolve(delta.entries, weights, f"this {family} model")
+        keys = resolve(delta.entries, shapes, f"this {family} model")
         entries = {key: delta.entries[name] for name, key in keys.items()}
-        shapes = {key: tuple(weights[key].shape) for key in entries}
+        shapes = {key: tuple(shapes[key]) for key in entries}
+        for key in entries:
+            check_known(key, get_attr(model.model, key))
         skipped = left_out(entries, shapes)
         for key in entries.keys() - skipped.keys():
             check_fits(key, entries[key], shapes[key])
@@ -170,9 +195,15 @@ def _patches(
         ) from error
     for sentence in skipped.values():
         on_left_out(sentence)
-    fitting = {key: entry for key, entry in entries.items() if key not in skipped}
-    for key, (indices, values, _) in fitting.items():
-        check_precision(key, weights[key])
-        if may_overflow(values, strength, weights[key].dtype):
-            check_range(key, gather(weights[key], indices.to(weights[key].device)), values, strength)
-    return {key: SaRAAdapter.of(entry, set()) for key, entry in fitting.items()}
+    return {key: entry for key, entry in entries.items() if key not in skipped}
+
+
+def _check_values(model, entries: dict[str, SparseEntry], strength: float) -> None:
+    for key, (indices, values, _) in entries.items():
+        weight = get_attr(model.model, key)
+        ordinary = precision_of(weight) is None
+        dtype = weight.dtype if ordinary else model.model.get_dtype_inference()
+        if may_overflow(values, strength, dtype):
+            layer, _, parameter = key.rpartition(".")
+            base = weight if ordinary else dequantised(model.model.get_submodule(layer), parameter, dtype)
+            check_range(key, gather(base, indices.to(base.device)), values, strength)

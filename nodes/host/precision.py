@@ -82,6 +82,15 @@ def is_known(weight: torch.Tensor) -> bool:
     return precision_of(weight) in (None, *_UNSCALED.values())
 
 
+def check_known(name: str, weight: torch.Tensor) -> None:
+    """Raise UnsupportedModelError, by the weight's name, unless `is_known`."""
+    if not is_known(weight):
+        raise UnsupportedModelError(
+            f"'{name}' is stored as {precision_of(weight)}, which SaRA cannot read. Use the model in fp8, nvfp4, int8, "
+            "GGUF, fp16, bf16 or fp32."
+        )
+
+
 @torch.no_grad()
 def dequantised(module, name: str = "weight", dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
     """The parameter `name` of a layer, without patches, as a new tensor in `dtype` on `device` (by default its own).
@@ -98,11 +107,7 @@ def dequantised(module, name: str = "weight", dtype: torch.dtype = torch.float32
         result = _from_bank(module, weight, dtype, device) if weight.dim() > 2 else _from_host(weight, dtype, device)
         smoothing = getattr(module, _SMOOTHING, None) if name == "weight" else None
         return result if smoothing is None else result * smoothing.to(device=device, dtype=dtype)
-    if not is_known(weight):
-        raise UnsupportedModelError(
-            f"Weights of the kind {precision_of(weight)} are unknown here. Use the model in fp8, nvfp4, int8, GGUF, "
-            "fp16, bf16 or fp32."
-        )
+    check_known(name, weight)
     return weight.to(device=device, dtype=dtype, copy=True)
 
 

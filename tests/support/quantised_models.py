@@ -41,16 +41,16 @@ def _z_image():
     return transformer(NextDiT, Z_IMAGE_LAYOUT)
 
 
-# Z-Image, narrower than the host recognises it: `_recognised` makes it do so.
+# Z-Image, narrower than the host recognises it: `recognised` makes it do so.
 Z_IMAGE = Family("Z-Image", _z_image, (16, 8, 8), _encoder(32, 256))
 LAYOUTS = {"Flux": FAMILIES["Flux"], "SD1.5": FAMILIES["SD1.5"], "Z-Image": Z_IMAGE}
 _ARCHITECTURES = {"Flux": "flux", "SD1.5": "sd1", "Z-Image": "lumina2"}
 
 
 @contextmanager
-def _recognised(family: Family):
+def recognised(family: str):
     """Let the host recognise the family by its narrow layout too."""
-    if family is not Z_IMAGE:
+    if family != Z_IMAGE.name:
         yield
         return
     import comfy.model_detection
@@ -194,7 +194,7 @@ def load(path: Path, family: str):
     """A MODEL as the host's Load Diffusion Model, or the GGUF pack's loader, gives it."""
     import comfy.sd
 
-    with _recognised(LAYOUTS[family]):
+    with recognised(family):
         if path.suffix == ".gguf":
             return gguf_pack.load(path)
         asked = next((kind.everything for kind in KINDS.values() if path.name == _file(kind.name, family)), None)
@@ -275,3 +275,21 @@ def _unpacked(stored: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Te
         options["scale"] = scale.view(torch.float8_e8m0fnu) if about["format"] == "mxfp8" else scale
     parameters = layout.Params(orig_dtype=torch.float32, orig_shape=tuple(weight.shape), **options)
     return layout.dequantize(packed, parameters)[: weight.shape[0], : weight.shape[1]]
+
+
+def output(patcher, family: str, seed: int = 0) -> torch.Tensor:
+    """What a MODEL makes of one random sample and caption, loaded in full, through the wrappers in its options."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    layout = LAYOUTS[family]
+    (caption, options), (sample,) = layout.captions(1, seed)[0], layout.latents(1, seed)
+    arguments = {"guidance": torch.tensor([options["guidance"]])} if "guidance" in options else {}
+    if "pooled_output" in options:
+        arguments["y"] = options["pooled_output"]
+    if family == "Z-Image":
+        arguments["num_tokens"] = caption.shape[1]
+    sigma = torch.tensor([5.0 if family == "SD1.5" else 0.5])
+    about = patcher.model_options.get("transformer_options", {})
+    with torch.inference_mode():
+        return patcher.model.apply_model(sample, sigma, c_crossattn=caption, transformer_options=about, **arguments)

@@ -55,9 +55,23 @@ def test_a_family_name_alone_does_not_stop_a_delta_that_fits(comfy, model, pack,
     assert comfy.execute("SaRAApply", model=model, delta=same, strength=1.0).outputs[0].patches
 
 
-def test_fp8_weights_are_refused_by_name(comfy, pack, delta):
-    model = sd15_model(dtype=torch.float8_e4m3fn)
-    refused(comfy, model, pack, delta, "diffusion_model.*stored as float8_e4m3fn", pack.UnsupportedModelError)
+class Packed(torch.Tensor):
+    """Weights of a pack that nobody here knows, as bitsandbytes' are."""
+
+
+def test_weights_of_an_unknown_kind_are_refused_by_name(comfy, pack, delta):
+    model = sd15_model()
+    layer = model.model.diffusion_model.out[2]
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
+    refused(comfy, model, pack, delta, "out.2.weight' is stored as Packed.*in fp8.*GGUF", pack.UnsupportedModelError)
+
+
+def test_packed_layers_without_weights_are_refused_by_name(comfy, pack, delta):
+    model = sd15_model()
+    layer = model.model.diffusion_model.out[2]
+    layer.qweight = torch.nn.Parameter(torch.zeros(4, dtype=torch.int32), requires_grad=False)
+    del layer.weight
+    refused(comfy, model, pack, delta, "packed by another pack.*out.2.qweight.*in fp8", pack.UnsupportedModelError)
 
 
 def spoiled(path, **changes):

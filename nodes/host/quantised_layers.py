@@ -1,0 +1,197 @@
+"""Putting changes on quantised layers without rounding anything anew: the stored weights stay as they are.
+
+Where the host dequantises a weight before it computes with it, the change is added to that copy, by a weight function
+(`Added`). Where it multiplies in the quantised form, a weight function would switch that off and change the output by
+some per cent, so the layer computes as always and the change is applied to its input beside it (`Beside`).
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+from comfy import patcher_extension
+
+from ...sara_core.delta import SparseEntry
+from ...sara_core.names.resolve import BIAS, WEIGHT
+from ...sara_core.tensors.elements import add_sparse_, scatter_
+from .precision import is_host_quantised, multiplies_quantised
+
+_KEY = "sara"
+_CALLS = patcher_extension.WrappersMP.APPLY_MODEL
+_COMPUTED_WITH = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# With dynamic VRAM the host gives no weight functions to modules of up to 16 KiB.
+_SMALL = 64 * 1024
+
+
+def takes_changes(module, key: str) -> bool:
+    """Whether a quantised parameter of this module can be changed here: a layer's weight or bias."""
+    return key.endswith((WEIGHT, BIAS)) and hasattr(module, "weight_function")
+
+
+def put_on(patcher, entries: dict[str, SparseEntry], strength: float) -> None:
+    """Make a MODEL compute with strength · Δ added to quantised weights; the MODEL is changed, its weights are not.
+
+    entries: by the host's keys, of layers that `takes_changes`; shapes as dequantised
+    """
+    during_calls: dict[str, Added | Beside] = {}
+    for key, entry in entries.items():
+        module = patcher.model.get_submodule(key.rpartition(".")[0])
+        if _is_computed_beside(module):
+            during_calls[key] = Beside(entry, strength)
+        elif not hasattr(patcher, "add_weight_wrapper") or _gets_no_functions(patcher, module):
+            during_calls[key] = Added(entry, strength)
+        else:
+            patcher.add_weight_wrapper(key, Added(entry, strength))
+    if during_calls:
+        wrapper = DuringCalls(during_calls)
+        # Among the MODEL's options, where a training finds it too, and not only the host's sampling.
+        patcher_extension.add_wrapper_with_key(_CALLS, _KEY, wrapper, patcher.model_options, is_model_options=True)
+        patcher.add_callback_with_key(patcher_extension.CallbacksMP.ON_CLEANUP, _KEY, wrapper.release)
+
+
+def _is_computed_beside(module) -> bool:
+    # A factor between the layer's input and its stored weight is not in what a weight function is given.
+    return multiplies_quantised(module) or getattr(module, "pre_quant_scale", None) is not None
+
+
+def _gets_no_functions(patcher, module) -> bool:
+    is_dynamic = getattr(patcher, "is_dynamic", lambda: False)
+    return is_dynamic() and comfy.model_management.module_size(module) <= _SMALL
+
+
+def with_added_weights(patcher):
+    """A clone of a MODEL that computes with every delta on it by weight functions, for who calls layers outside of the
+    model's own calls, as gradient checkpointing does; the MODEL itself if that is so already."""
+    wrappers = patcher_extension.get_wrappers_with_key(_CALLS, _KEY, patcher.model_options, is_model_options=True)
+    if not wrappers:
+        return patcher
+    clone = patcher.clone()
+    clone.model_options["transformer_options"]["wrappers"][_CALLS].pop(_KEY)
+    for during_calls in wrappers:
+        for key, change in during_calls.changes.items():
+            clone.add_weight_wrapper(key, Added(change.entry, change.strength))
+    return clone
+
+
+class _Change:
+    """strength · Δ of one parameter, on whatever device it was needed last."""
+
+    def __init__(self, entry: SparseEntry, strength: float):
+        self.entry, self.strength = entry, strength
+        self._indices, self._values = entry.indices, entry.values
+
+    def on(self, device) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._indices.device != device:
+            self._indices, self._values = self.entry.indices.to(device), self.entry.values.to(device)
+        return self._indices, self._values
+
+    def release(self) -> None:
+        self._indices, self._values = self.entry.indices, self.entry.values
+
+    def move_to(self, device=None) -> int:
+        """The host asks this when it loads and unloads a model, and counts the bytes."""
+        return sum(tensor.nbytes for tensor in self.on(torch.device(device)))
+
+
+class Added(_Change):
+    """A weight function: adds strength · Δ to the dequantised copy that the host has made of a weight."""
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        if weight.dtype not in _COMPUTED_WITH:
+            weight = weight.float()
+        return add_sparse_(weight, *self.on(weight.device), self.strength)
+
+    @contextmanager
+    def during_call(self, module, parameter: str):
+        name = f"{parameter}_function"
+        before = getattr(module, name)
+        setattr(module, name, [*before, self])
+        try:
+            yield
+        finally:
+            setattr(module, name, before)
+
+
+class Beside(_Change):
+    """What strength · Δ adds to a layer's output, computed from the layer's input."""
+
+    @contextmanager
+    def during_call(self, module, parameter: str):
+        method = "expert_linear" if hasattr(module, "expert_linear") else "forward"
+        replaced = vars(module).get(method)
+        setattr(module, method, self._both(getattr(module, method), module, parameter))
+        try:
+            yield
+        finally:
+            if replaced is None:
+                delattr(module, method)
+            else:
+                setattr(module, method, replaced)
+
+    def _both(self, compute: Callable, module, parameter: str) -> Callable:
+        def computed(x, *args, **options):
+            own = x.dequantize() if is_host_quantised(x) else x
+            # Before the host computes: it clamps some inputs in place.
+            change = self._of_output(module, parameter, own, *args)
+            result = compute(x, *args, **options)
+            return result + change.to(result.dtype)
+
+        return computed
+
+    def _of_output(self, module, parameter: str, x, *args) -> torch.Tensor:
+        if parameter == "bias":
+            bias = self._dense(x.dtype, x.device)
+            return bias if len(self.entry.shape) == 1 else bias[args[0]]
+        if isinstance(module, torch.nn.Embedding):
+            return F.embedding(x, self._dense(torch.float32, x.device))
+        if len(self.entry.shape) == 3:
+            return F.linear(x, self._expert(args[0], x.dtype, x.device))
+        return F.linear(x, self._dense(x.dtype, x.device))
+
+    def _dense(self, dtype, device) -> torch.Tensor:
+        return self._scattered(*self.on(device), self.entry.shape, dtype)
+
+    def _expert(self, number: int, dtype, device) -> torch.Tensor:
+        """Of a bank of experts [E, out, in], one matrix."""
+        indices, values = self.on(device)
+        shape = self.entry.shape[1:]
+        size = shape[0] * shape[1]
+        bounds = torch.tensor([number * size, (number + 1) * size], dtype=indices.dtype, device=device)
+        first, last = torch.searchsorted(indices, bounds).tolist()
+        return self._scattered(indices[first:last] - number * size, values[first:last], shape, dtype)
+
+    def _scattered(self, indices, values, shape, dtype) -> torch.Tensor:
+        change = torch.zeros(shape, dtype=dtype, device=indices.device)
+        return scatter_(change, indices, (values.float() * self.strength).to(dtype))
+
+
+class DuringCalls:
+    """A wrapper around each call of one MODEL: the changes stand while it computes, and never longer.
+
+    Not injections: those leak between clones, which share the layers. Clones of this MODEL keep it.
+    """
+
+    def __init__(self, changes: dict[str, Added | Beside]):
+        self.changes = changes
+
+    def __call__(self, executor, *args, **options):
+        with ExitStack() as stack:
+            for key, change in self.changes.items():
+                layer, _, parameter = key.rpartition(".")
+                stack.enter_context(change.during_call(executor.class_obj.get_submodule(layer), parameter))
+            return executor(*args, **options)
+
+    def release(self, _patcher=None) -> None:
+        """Give back what the changes hold on a GPU; the host calls this when it has sampled."""
+        for change in self.changes.values():
+            change.release()
+
+
+def what_nodes_miss(kinds: Iterable[str]) -> str:
+    """One line for people about a MODEL whose quantised weights have these precisions."""
+    return (
+        f"The delta is added as this model's weights are used, which stay as they are ({', '.join(sorted(set(kinds)))})"
+        ": nodes that save or merge models leave it out. SaRA Bake writes it into a file."
+    )
