@@ -191,10 +191,10 @@ def write(kind: str, family: str, folder: Path, seed: int = 0) -> Path:
 
 
 def load(path: Path, family: str):
-    """A MODEL as the host's Load Diffusion Model, or the GGUF pack's loader, gives it."""
+    """A MODEL as the host's Load Diffusion Model, or the GGUF pack's loader, gives it: of inference tensors."""
     import comfy.sd
 
-    with recognised(family):
+    with recognised(family), torch.inference_mode():
         if path.suffix == ".gguf":
             return gguf_pack.load(path)
         asked = next((kind.everything for kind in KINDS.values() if path.name == _file(kind.name, family)), None)

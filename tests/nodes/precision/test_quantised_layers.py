@@ -125,7 +125,7 @@ def test_the_fast_product_of_plain_fp8_is_kept_and_weight_and_bias_change_beside
 def test_a_factor_between_input_and_weight_belongs_to_the_weight(pack):
     layer = mixed_operations().Linear(64, 32, bias=False)
     layer.weight = quantised("TensorCoreNVFP4Layout", torch.randn(32, 64))
-    layer.layout_type, layer._full_precision_mm = "TensorCoreNVFP4Layout", True
+    layer.layout_type, layer.quant_format, layer._full_precision_mm = "TensorCoreNVFP4Layout", "nvfp4", True
     smoothing = torch.rand(64) + 0.5
     layer.pre_quant_scale = torch.nn.Parameter(smoothing, requires_grad=False)
     x, entry = torch.randn(7, 64), entry_of(pack, 32, 64)
@@ -156,7 +156,7 @@ def test_with_dynamic_memory_small_layers_get_their_functions_during_calls_only(
     import comfy.ops
 
     small, large = (comfy.ops.manual_cast.Linear(64, out).to(torch.float8_e4m3fn) for out in (64, 4096))
-    model = torch.nn.ModuleDict({"small": small, "large": large})
+    model = torch.nn.ModuleDict({"small": small, "large": large}).requires_grad_(False)
     patcher = _patcher(model)
     monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
     entries = {"small.weight": entry_of(pack, 64, 64), "large.weight": entry_of(pack, 4096, 64)}
@@ -196,4 +196,4 @@ def test_all_of_it_can_be_put_into_weight_functions(comfy, pack, int8):
     assert not _calls(same) and _calls(patched)
     assert pack.layers.with_added_weights(int8) is int8
     wanted, found = output(patched, "Flux"), output(same, "Flux")
-    assert (found - wanted).norm() < 0.03 * wanted.norm() and not torch.equal(found, output(int8, "Flux"))
+    assert (found - wanted).norm() < 0.2 * (wanted - output(int8, "Flux")).norm()
