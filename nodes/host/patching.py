@@ -18,7 +18,8 @@ from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, sca
 from ...sara_core.wording import listed
 from . import quantised_layers
 from .family import delta_family, model_family
-from .precision import check_known, dequantised, is_gguf, logical_shapes, precision_of
+from .precision import check_known, dequantised, is_gguf, is_host_quantised, logical_shapes, precision_of
+from .rounded_anew import tell_once
 from .unpatched import never_patched
 
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
@@ -78,6 +79,7 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
 
         The stock loaders know a model's weights only here, so here the change of the first layer is left out, with a
         line in the log, on a variant whose first layer takes other channels.
+        A weight that the host hands over quantised is dequantised, as the host's own adapters do by adding to it.
         Raises DeltaError, before anything is moved to the weight's device, if the delta has another shape otherwise.
         """
         (indices, values), shape = self.weights
@@ -90,6 +92,9 @@ class SaRAAdapter(weight_adapter.WeightAdapterBase):
         check_fits(key, SparseEntry(indices, values, shape), tuple(weight.shape))
         if strength == 0:
             return weight
+        tell_once(key, self.loaded_keys)
+        if is_host_quantised(weight):
+            weight = weight.dequantize()
         return add_sparse_(weight, indices.to(weight.device), values.to(weight.device), strength)
 
     def to_train(self):
