@@ -24,8 +24,8 @@ _LAYOUTS = {
     "TensorCoreConvRotW4A4Layout": "convrot w4a4",
 }
 # What lies beside a quantised weight as a parameter of its own; scales of the weight itself are inside it.
-_SMOOTHING = "pre_quant_scale"
-_BESIDE_THE_WEIGHT = ("input_scale", _SMOOTHING)
+SMOOTHING = "pre_quant_scale"
+_BESIDE_THE_WEIGHT = ("input_scale", SMOOTHING)
 _GGUF_AS_THEY_ARE = ("F64", "F32", "F16")
 
 
@@ -100,12 +100,18 @@ def dequantised(module, name: str = "weight", dtype: torch.dtype = torch.float32
     Raises UnsupportedModelError for a kind that is not known.
     """
     weight = getattr(module, name)
-    device = weight.device if device is None else device
+    return dequantised_weight(module, name, weight, dtype, weight.device if device is None else device)
+
+
+@torch.no_grad()
+def dequantised_weight(module, name: str, weight: torch.Tensor, dtype: torch.dtype, device) -> torch.Tensor:
+    """As `dequantised`, of a tensor that is, or once was, the parameter `name` of the layer: the host keeps a second
+    one of a weight that it has patched."""
     if is_gguf(weight):
         return _from_gguf(module, weight, dtype, device)
     if is_host_quantised(weight):
         result = _from_bank(module, weight, dtype, device) if weight.dim() > 2 else _from_host(weight, dtype, device)
-        smoothing = getattr(module, _SMOOTHING, None) if name == "weight" else None
+        smoothing = getattr(module, SMOOTHING, None) if name == "weight" else None
         return result if smoothing is None else result * smoothing.to(device=device, dtype=dtype)
     check_known(name, weight)
     return weight.to(device=device, dtype=dtype, copy=True)

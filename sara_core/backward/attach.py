@@ -11,7 +11,7 @@ from .layer import attach, detach, has_lost_its_backward, is_attached, is_change
 from .ops import layer_op
 from .own_forward import is_plain
 from .parameters import ParameterOf, identity, train_parameter
-from .store import Store
+from .store import Store, WeightHolder
 from .streaming import move_all_but, move_back
 
 
@@ -58,11 +58,14 @@ def attach_layers(
     route: str,
     is_written: Callable[[torch.nn.Module | ParameterOf], bool],
     access_of: Callable[[AddedCopy | None], WeightAccess],
+    read: Callable[[torch.nn.Module | ParameterOf], WeightHolder] = lambda holder: holder,
 ) -> None:
     """As `attach_model`, for any way of reaching weights.
 
     attachable: the layers to attach; is_written: whether Δ is written into a weight or added to copies of it
     access_of: the access of a layer, for what adds Δ to its weight, or None where Δ is in it or it is not trained
+    read: what base values are read from, in place of a weight that is no plain floating tensor; such a one must not be
+        written
 
     If it raises, some layers are attached already: `detach_model` undoes that.
     """
@@ -70,7 +73,7 @@ def attach_layers(
     for number, segment in enumerate(store.support):
         holder = weights[segment.name]
         number_of[identity(holder.weight)] = number
-        store.bind(number, holder, is_written(holder))
+        store.bind(number, read(holder), is_written(holder))
     layer_ids = {id(layer) for layer in attachable.values()}
     for module in list(model.modules()):
         segments = {

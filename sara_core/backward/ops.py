@@ -232,6 +232,8 @@ def layer_op(module: torch.nn.Module) -> LayerOp | None:
     """The operation of a Linear or Conv1d/2d/3d module (a host's own Linear counts), or None for any other module."""
     if isinstance(module, CONVOLUTIONS):
         return ConvOp.of(module)
-    if isinstance(module, torch.nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "weight_function")):
+    hosts_own = hasattr(module, "in_features") and hasattr(module, "weight_function")
+    # A bank of experts has the same attributes, and no forward: the model asks it for one expert at a time.
+    if isinstance(module, torch.nn.Linear) or (hosts_own and type(module).forward is not torch.nn.Module.forward):
         return LinearOp()
     return None

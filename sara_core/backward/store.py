@@ -23,11 +23,12 @@ from .weight_gradient import sparse_weight_gradient
 
 
 class WeightHolder(Protocol):
-    """What a weight is found in, now and after it was moved or replaced: a layer, or a parameters.ParameterOf."""
+    """What a weight is found in, now and after it was moved or replaced: a layer, a parameters.ParameterOf, or what
+    unpacks a quantised one."""
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight, floating point, of its segment's shape; a copy of it would not do."""
+        """The weight, floating point, of its segment's shape; where Δ is written into it, a copy would not do."""
         ...
 
 
@@ -64,9 +65,10 @@ class Store:
         in_place: `write` brings that weight up to date; otherwise whoever computes with it adds Δ to a copy
         """
         # A weight that is not written may rest on another device than the one its layer computes on.
-        device = holder.weight.device if in_place else self.values.device
+        weight = holder.weight  # once: it may be unpacked anew each time it is asked for
+        device = weight.device if in_place else self.values.device
         segment = self.support.segments[number] = self.support.segments[number].to(device)
-        base = gather(holder.weight, segment.flat().to(holder.weight.device))
+        base = gather(weight, segment.flat().to(weight.device))
         self._digests[number] = _digest(segment, base)
         self.holders[number] = holder
         if in_place:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..backward.store import Store
 from ..wording import GIB, MIB, readable_size, rounded
@@ -62,8 +63,19 @@ class MemoryEstimate:
 
 def bytes_of(tensors: Iterable[torch.Tensor], device: torch.device) -> int:
     """Size of the storages on `device` under some tensors, each once."""
-    storages = {s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors if t.device == device)}
+    plain = (part for tensor in tensors for part in _plain_parts(tensor) if part.device == device)
+    storages = {s._cdata: s.nbytes() for s in (part.untyped_storage() for part in plain)}
     return sum(storages.values())
+
+
+def _plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensor, or what one of several tensors (a quantised one: its bytes and its scales) is made of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain_parts(getattr(tensor, name))
 
 
 @dataclass(frozen=True)

@@ -180,19 +180,19 @@ class _CandidateStore(Store):
 
     def __init__(self, support: Support, device, weights, bounds):
         super().__init__(support, device)
-        self.weights, self.bounds = [weights[s.name] for s in support], [bounds[s.name] for s in support]
+        self.weights, self.bounds = weights, [bounds[s.name] for s in support]
         self.found: list[list[torch.Tensor]] = [[] for _ in support]
 
     def take(self, number, op, x, grad_output, route):
         x, grad_output = x.float(), grad_output.float()
-        weight = self.weights[number]
         segment = self.support.segments[number]
+        weight = self.weights[segment.name]
         for first, last in row_chunks(op, segment, x):
             gradient = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
             self._note(number, first * segment.columns, weight[first:last], gradient)
 
     def take_dense(self, number, gradient):
-        self._note(number, 0, self.weights[number], gradient.float())
+        self._note(number, 0, self.weights[self.support.segments[number].name], gradient.float())
 
     def _note(self, number, start, weight, gradient):
         score = weight.detach().reshape(-1).to(gradient.device, torch.float32) * gradient.reshape(-1)

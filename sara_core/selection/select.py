@@ -1,6 +1,6 @@
 """Which elements are trained: as many as are asked for, by a rule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,7 +58,8 @@ def select(
 ) -> Selection:
     """Choose elements of `weights` by a rule, and how many by exactly one of threshold, count and density.
 
-    weights: name → floating-point tensor of any shape and memory format; read, never copied as a whole
+    weights: name → floating-point tensor of any shape and memory format; read, never copied as a whole. A mapping may
+        make a tensor when it is asked for it: it is asked several times, and one of them is held at a time
     threshold: θ; every element with |w| < θ (rule "smallest" only)
     count: n elements; among equals the first in the order of `weights`
     density: as `count`, with n = density × number of elements, 0 < density < 1
@@ -98,7 +99,7 @@ def select(
     seed = checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, by_gradient)
-    weights = {weight_name: weight.detach() for weight_name, weight in weights.items()}
+    weights = _WithoutGraph(weights)
     total = _check_weights(weights)
     asked_for = {"rule": name, amount: value}
     if rule.takes_seed:
@@ -145,6 +146,22 @@ def check_selectable(
         _shares(weights, amount, value, per_layer)
     elif rule is RULES[SMALLEST]:
         check_threshold(weights, value)
+
+
+class _WithoutGraph(Mapping[str, torch.Tensor]):
+    """The same weights without autograd's graph, each asked for when it is needed."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]):
+        self.weights = weights
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.weights[name].detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
 
 
 def _amount(threshold: float | None, count: int | None, density: float | None) -> tuple[str, float]:

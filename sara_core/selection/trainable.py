@@ -26,6 +26,7 @@ def trainable_weights(
     *,
     find_layers: Callable[[torch.nn.Module], Mapping[str, torch.nn.Module]] = plain_layers,
     prefix: str = "",
+    check_weight: Callable[[str, torch.Tensor], None] = check_precision,
 ) -> dict[str, torch.nn.Module | ParameterOf]:
     """What the patterns and the preset (names/patterns.py) let be trained, as parameter name → something whose
     `.weight` it is: a layer that holds it, or a ParameterOf. A tied parameter appears once, under its first name.
@@ -33,6 +34,8 @@ def trainable_weights(
 
     find_layers: the layers of the model that can be attached
     prefix: what the host calls the model: "diffusion_model" makes "diffusion_model.out.2.weight"
+    check_weight: (name, weight) → raises UnsupportedModelError for a weight that cannot be trained as it is stored; a
+        host that can compute with quantised ones lets them pass
 
     Raises UnsupportedModelError for compiled models, and by name for parameters that cannot be trained: in a quantised
     dtype, not in memory, computed anew in each forward, without a part in what the model computes, overlapping another
@@ -56,7 +59,7 @@ def trainable_weights(
     occurrences = _occurrences(model, own, attachable, prefix)
     choice.check(occurrence.parameter for held in occurrences.values() for occurrence in held)
     _refuse_computed(own, attachable, choice, prefix)
-    _refuse_quantised(own, layers(model), attachable, choice, prefix)
+    _refuse_quantised(own, layers(model), attachable, choice, prefix, check_weight)
     weights = {}
     for held in occurrences.values():
         if choice.takes(occurrence.parameter for occurrence in held):
@@ -66,7 +69,7 @@ def trainable_weights(
                 raise UnsupportedModelError(
                     f"'{name}' is not in memory yet: load the model's weights first, without offloading."
                 )
-            check_precision(name, tensor)
+            check_weight(name, tensor)
             weights[name] = occurrence.holder
     own.check_effective(name.removeprefix(f"{prefix}.") if prefix else name for name in weights)
     _refuse_overlapping(model, weights, prefix)
@@ -88,7 +91,7 @@ def left_out(
     for key, held in _occurrences(model, OwnWeights(model), find_layers(model), "").items():
         first = _first(held)
         if key not in trained and first.parameter.kind != LAYER_WEIGHT:
-            elements[KINDS[first.parameter.kind]] += first.holder.weight.numel()
+            elements[KINDS[first.parameter.kind]] += first.holder.weight.shape.numel()
     return {kind: count for kind, count in elements.items() if count}
 
 
@@ -151,14 +154,14 @@ def _refuse_computed(own, attachable, choice, prefix) -> None:
             )
 
 
-def _refuse_quantised(own, every_layer, attachable, choice, prefix) -> None:
+def _refuse_quantised(own, every_layer, attachable, choice, prefix, check_weight) -> None:
     """Layers that compute in a way of their own because their weight is no plain tensor."""
     for path, layer in every_layer.items():
         name, weight = own.name(_joined(path, "weight")), layer._parameters.get("weight")
         if path not in attachable and name is not None and weight is not None:
             name = _joined(prefix, name)
             if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
-                check_precision(name, weight)
+                check_weight(name, weight)
 
 
 def _refuse_overlapping(model, weights, prefix) -> None:

@@ -4,6 +4,7 @@ A MODEL shares its module with every clone of it and with the host's cache, so w
 undone on success, on error and on Cancel: every tensor has the bytes it had, no class and no forward stays changed.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -22,8 +23,8 @@ from ....sara_core.selection.gradient import GradientScores
 from ....sara_core.selection.rules import SMALLEST, named_rule
 from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
-from ..base_weights import base_weight
 from . import checkpointing
+from .dequantised import BaseWeights, read_by_store
 from .kernels import use_differentiable_kernels
 from .refusals import check_layers, check_trainable
 from .weights import HostWeight, can_be_written
@@ -72,8 +73,10 @@ def training_model(
         patcher = _resident_patcher(model)
         comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
     module = getattr(patcher.model, TRAINED_PART)
-    weights = trainable_weights(module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART)
-    check_layers(module)
+    weights = trainable_weights(
+        module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART, check_weight=_in_any_precision
+    )
+    check_layers(module, patcher.load_device)
     untrained = left_out(module, weights, layers)
 
     @contextmanager
@@ -83,7 +86,8 @@ def training_model(
             undo.callback(use_differentiable_kernels())
             undo.callback(detach_model, module)
             undo.callback(store.restore)
-            attach_layers(module, layers(module), store, weights, route, is_written, HostWeight)
+            read = functools.partial(read_by_store, device=patcher.load_device)
+            attach_layers(module, layers(module), store, weights, route, is_written, HostWeight, read)
             _replace_inference_tensors(undo, module)
             for undo_one in checkpointing.install_all(module, checkpoint_depth if gradient_checkpointing else 0):
                 undo.callback(undo_one)
@@ -92,8 +96,7 @@ def training_model(
     _, rule = named_rule(asked_for.get("rule", SMALLEST))
     by_gradient = _gradient_scores(patcher, attached, scoring_loss(patcher)).largest if rule.needs_loss else None
     # Patches on the MODEL must not decide what is small.
-    tensors = {name: base_weight(patcher, name, holder.weight) for name, holder in weights.items()}
-    selection = select(tensors, **asked_for, by_gradient=by_gradient)
+    selection = select(BaseWeights(patcher, weights), **asked_for, by_gradient=by_gradient)
     shapes = {name: holder.weight.shape for name, holder in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
     selection = selection.without_indices()
@@ -101,6 +104,10 @@ def training_model(
     with attached(store, lambda holder: _can_be_written(holder, patcher.load_device)):
         _report(store, selection, untrained)
         yield TrainingModel(patcher, store, selection, untrained)
+
+
+def _in_any_precision(name: str, weight) -> None:
+    """What the host dequantises is trained; what nobody knows is tried (self_check.py)."""
 
 
 def _gradient_scores(patcher, attached, loss) -> GradientScores:

@@ -6,6 +6,8 @@ from ....sara_core.backward.attach import layers
 from ....sara_core.backward.own_forward import own_methods
 from ....sara_core.errors import UnsupportedModelError
 from ..family import model_family
+from ..precision import is_known, precision_of
+from .self_check import check_kind
 
 _UNTRAINABLE = {
     "SVD_img2vid": "makes all frames of a video out of one picture, which training data for it would have to hold",
@@ -42,19 +44,16 @@ def check_trainable(model) -> None:
         )
 
 
-def check_layers(module: torch.nn.Module) -> None:
-    """Raise UnsupportedModelError, naming it, if a layer of a loaded model computes otherwise than the host's layers
-    do: training would compute as those, and leave out what a node has put there.
+def check_layers(module: torch.nn.Module, device: torch.device) -> None:
+    """Raise UnsupportedModelError, naming it, if a layer of a loaded model computes otherwise than training does: as
+    the host's layers, without what a node has put there. Of each kind that is not known, one is tried.
+
+    device: where the model computes
 
     What was put there for an earlier prompt and taken off again does not count.
     """
+    tried = set()
     for name, layer in layers(module).items():
-        kind = type(layer)
-        if not all(_is_the_hosts(getattr(kind, method, None)) for method in _COMPUTING):
-            raise UnsupportedModelError(
-                f"The layer '{name}' of this MODEL is a {kind.__name__}, which computes in a way of its own that "
-                "training does not know: load the model with one of ComfyUI's own loaders."
-            )
         for method in own_methods(layer):
             if _is_bypass(layer.__dict__[method]):
                 raise UnsupportedModelError(
@@ -64,6 +63,25 @@ def check_layers(module: torch.nn.Module) -> None:
             raise UnsupportedModelError(
                 f"A node has changed how the layer '{name}' of this MODEL computes, which training would leave out: "
                 "connect the MODEL from before that node. If this workflow has none, restart ComfyUI."
+            )
+        kind = (type(layer), precision_of(layer.weight))
+        if kind not in tried and not _is_prepared(layer):
+            check_kind(name, layer, device)
+            tried.add(kind)
+    _check_experts(module)
+
+
+def _is_prepared(layer) -> bool:
+    methods = (getattr(type(layer), method, None) for method in _COMPUTING)
+    return all(map(_is_the_hosts, methods)) and is_known(layer.weight)
+
+
+def _check_experts(module) -> None:
+    for name, part in module.named_modules():
+        if hasattr(part, "expert_linear") and precision_of(part.weight) is not None:
+            raise UnsupportedModelError(
+                f"The experts '{name}' of this MODEL are stored in {precision_of(part.weight)}, in which the host gives "
+                "them no gradient: train the model in bf16."
             )
 
 

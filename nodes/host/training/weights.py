@@ -4,16 +4,21 @@ from contextlib import contextmanager
 
 import comfy.memory_management
 import comfy.ops
+import torch
 
 from ....sara_core.backward.access import AddedCopy
+from ..precision import SMOOTHING, is_gguf, precision_of
 
 
 class HostWeight:
     """A WeightAccess (sara_core/backward/access.py) through the host's own cast: whatever dtype, device and patches the
     host would compute with, this computes with.
 
-    added: adds Δ to a copy of what the host hands out, for weights that are streamed, mapped or patched on the fly;
-        None for weights that Δ is written into, and for frozen ones
+    A quantised weight comes dequantised, in the dtype that is computed in. Where the host would rather multiply its
+    bytes with a quantised input, this does not: that has no gradient.
+
+    added: adds Δ to a copy of what the host hands out, for weights that are streamed, mapped, quantised or patched on
+        the fly; None for weights that Δ is written into, and for frozen ones
     """
 
     def __init__(self, added: AddedCopy | None = None):
@@ -21,30 +26,80 @@ class HostWeight:
 
     @contextmanager
     def tensors(self, module, like):
-        if not is_cast(module):
-            weight, bias, cast = module.weight, module.bias, None
-        else:
-            weight, bias, cast = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+        weight, bias, cast = _cast(module, like)
         try:
-            yield (weight if self.added is None else self.added.add(weight, module.weight.dtype)), bias
+            yield self._with_delta(module, weight, like.dtype), _plain(bias, like.dtype)
         finally:
             if cast is not None:
                 comfy.ops.uncast_bias_weight(module, weight, bias, cast)
 
+    def _with_delta(self, module, weight, dtype):
+        if not is_packed(module.weight):
+            return weight if self.added is None else self.added.add(weight, module.weight.dtype)
+        weight = _smoothed(module, _plain(weight, dtype))
+        if self.added is None:
+            return weight
+        # Dequantised for this use only, so that no second copy is needed; what a streamed layer keeps is another's.
+        changed = self.added.add if hasattr(module, "_v") else self.added.add_to
+        return changed(weight, weight.dtype)
+
+
+def _cast(module, like):
+    """(weight, bias, what `uncast_bias_weight` needs, or None)"""
+    own_cast = _own_cast(module)
+    if own_cast is not None:
+        return *own_cast(dtype=like.dtype, device=like.device, bias_dtype=like.dtype), None
+    if is_cast(module):
+        return comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    return module.weight, module.bias, None
+
+
+def _own_cast(module):
+    """The cast of a layer whose pack has its own: ComfyUI-GGUF's, which it takes for what it has quantised."""
+    quantised = getattr(module, "is_ggml_quantized", lambda: True)
+    return getattr(module, "cast_bias_weight", None) if quantised() else None
+
+
+def _plain(tensor, dtype):
+    """What a cast hands out, as an ordinary tensor: the host leaves a quantised one as it is where its dtype fits."""
+    if tensor is None or type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return tensor
+    if callable(getattr(tensor, "dequantize", None)) and not is_gguf(tensor):
+        return tensor.to(dtype=dtype).dequantize().to(dtype)
+    return tensor.as_subclass(torch.Tensor)
+
+
+def _smoothed(module, weight):
+    """With the factors in it that the host multiplies a smoothed layer's input by."""
+    smoothing = getattr(module, SMOOTHING, None)
+    return weight if smoothing is None else weight * smoothing.to(weight.device, weight.dtype)
+
 
 def is_cast(module) -> bool:
-    """Whether the host makes a temporary copy of this module's weight for each use; a plain torch layer never."""
+    """Whether the host makes a temporary copy of this module's weight for each use; a plain torch layer never, and its
+    layers of mixed precisions, which are none of torch's, always."""
     return bool(
-        getattr(module, "comfy_cast_weights", False)
+        not isinstance(module, _TORCHS)
+        or getattr(module, "comfy_cast_weights", False)
         or getattr(module, "weight_function", None)
         or getattr(module, "bias_function", None)
     )
 
 
+_TORCHS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+
+
+def is_packed(weight) -> bool:
+    """Whether a weight is no ordinary floating tensor, so that its elements are reached through the host only."""
+    return precision_of(weight) is not None or is_gguf(weight)
+
+
 def can_be_written(module, device) -> bool:
-    """Whether Δ may be written into this module's own weight: it rests on the compute device and is neither patched
-    on the fly nor mapped read-only from the model's file (where a write would end the whole process)."""
+    """Whether Δ may be written into this module's own weight: it rests on the compute device and is neither quantised,
+    nor patched on the fly, nor mapped read-only from the model's file (where a write would end the whole process)."""
     weight = module.weight
+    if is_packed(weight):
+        return False
     mapped = hasattr(weight.untyped_storage(), "_comfy_tensor_file_slice")
     may_be_mapped = weight.device.type == "cpu" and getattr(comfy.memory_management, "aimdo_enabled", False)
     streamed = hasattr(module, "_v") or weight.device != device
