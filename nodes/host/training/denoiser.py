@@ -13,6 +13,9 @@ import comfy.ldm.modules.attention
 import torch
 
 from .dataset import HostSample, without_inference_tensors
+from .joining import joinable
+from .memories import nothing_kept
+from .node_patches import differentiable
 
 
 class Denoiser:
@@ -34,7 +37,7 @@ class Denoiser:
         sigmas: scalars out of `self.sigmas`; noises: of the shape of each sample's latent, on any device
         """
         losses: list[torch.Tensor | None] = [None] * len(samples)
-        for group in _joinable(samples):
+        for group in joinable(self.patcher.model, samples):
             together = self._losses(*([values[i] for i in group] for values in (samples, sigmas, noises)))
             for position, loss in zip(group, together):
                 losses[position] = loss
@@ -45,36 +48,29 @@ class Denoiser:
         clean = torch.cat([sample.latent for sample in samples])
         sigma = torch.stack(sigmas).to(clean)
         noisy = model.model_sampling.noise_scaling(sigma, torch.cat(noises).to(clean), clean, False)
-        denoised = model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
+        with nothing_kept(model.diffusion_model):
+            denoised = model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
 
         return ((denoised - clean) / output_scale(model.model_sampling, sigma, noisy)).square().flatten(1).mean(1)
 
     def _model_arguments(self, samples: list[HostSample], sigma) -> dict:
         first, rest = samples[0].conditions, [sample.conditions for sample in samples[1:]]
         arguments = {name: cond.concat([other[name] for other in rest]) for name, cond in first.items()}
-        options = dict(self.patcher.model_options.get("transformer_options", {}))
-        options.update(
-            cond_or_uncond=[0], sigmas=sigma, optimized_attention_override=_differentiable_attention
-        )
+        options = {
+            **differentiable(self.patcher.model_options.get("transformer_options", {})),
+            "cond_or_uncond": [0],
+            "sigmas": sigma,
+            # Sampling would say here which level comes next. A model that is told (HunyuanImage 2.1 distilled) gives
+            # the mean velocity from one to the other: what it has to learn of a single level is that from it to itself.
+            "sample_sigmas": torch.stack([sigma.max(), sigma.max()]),
+            "optimized_attention_override": _differentiable_attention,
+        }
         return {**without_inference_tensors(arguments), "transformer_options": options}
 
 
 def output_scale(model_sampling, sigma, noisy):
     """b(σ) of the module's equation, broadcastable to `noisy`."""
     return model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
-
-
-def _joinable(batch: list[HostSample]) -> list[list[int]]:
-    """Positions in the batch, grouped so that each group can go through the model at once."""
-    groups: list[list[int]] = []
-    for position, sample in enumerate(batch):
-        for group in groups:
-            if batch[group[0]].can_join(sample):
-                group.append(position)
-                break
-        else:
-            groups.append([position])
-    return groups
 
 
 def _differentiable_attention(function, *args, **kwargs):

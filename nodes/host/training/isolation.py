@@ -25,7 +25,9 @@ from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
 from . import checkpointing
 from .dequantised import BaseWeights, read_by_store
+from .inference_methods import run_with_gradients
 from .kernels import use_differentiable_kernels
+from .memories import start_without_memories
 from .refusals import check_layers, check_trainable
 from .weights import HostWeight, can_be_written
 
@@ -89,6 +91,8 @@ def training_model(
             read = functools.partial(read_by_store, device=patcher.load_device)
             attach_layers(module, layers(module), store, weights, route, is_written, HostWeight, read)
             _replace_inference_tensors(undo, module)
+            start_without_memories(undo, module)
+            run_with_gradients(undo, module)
             for undo_one in checkpointing.install_all(module, checkpoint_depth if gradient_checkpointing else 0):
                 undo.callback(undo_one)
             yield

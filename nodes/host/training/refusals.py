@@ -12,6 +12,8 @@ from .self_check import check_kind
 _UNTRAINABLE = {
     "SVD_img2vid": "makes all frames of a video out of one picture, which training data for it would have to hold",
     "LTXAV": "makes video and sound at once, and training knows latents of one kind",
+    "MiniMaxH3": "makes video and sound at once, and training knows latents of one kind",
+    "TripoSplat": "makes a thing and the camera's place at once, and training knows latents of one kind",
     "WAN21_CausalAR": "makes a video piece by piece out of what it has made before",
     "StableCascade_B": "refines what stage C has made: train stage C",
     "SeedVR2": "restores a damaged video, and never starts from noise and text",
@@ -25,6 +27,8 @@ _WITHOUT_NOISE = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW"}
 
 # Where the host puts the pictures that a conditioning carries.
 _PICTURES = ("concat_latent_image", "concat_image", "noise_concat")
+# What these are given beside the noise is an empty picture always; the real one is a reference.
+_FROM_A_REFERENCE = {"WAN21_SCAIL", "WAN21_HuMo"}
 # Without a picture they make one from the text alone.
 _NEED_NO_PICTURE = {"HunyuanVideo15", "Kandinsky5"}
 
@@ -102,11 +106,13 @@ def check_picture_given(model, conditions: dict, options: dict) -> None:
 
     conditions: the inputs that the host made of a caption; options: of the caption's CONDITIONING entry
     """
-    if "c_concat" not in conditions or any(options.get(key) is not None for key in _PICTURES):
+    classes = set(_classes(model))
+    pictures = _PICTURES if not _FROM_A_REFERENCE & classes else (*_PICTURES, "reference_latents")
+    if "c_concat" not in conditions or any(options.get(key) is not None for key in pictures):
         return
     # An inpainting model is told that everything is masked: that is to make a picture from the text alone.
     inpaints = "masked_image" in model.model.concat_keys or type(model.model.model_config).__name__ == "FluxInpaint"
-    if inpaints or _NEED_NO_PICTURE & set(_classes(model)):
+    if inpaints or _NEED_NO_PICTURE & classes:
         return
     raise UnsupportedModelError(
         f"This {model_family(model)} MODEL works from a picture beside the text (image to video, editing, control). "

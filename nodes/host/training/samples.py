@@ -16,6 +16,7 @@ from PIL import Image
 
 from ....sara_core.errors import TrainingError
 from ....sara_core.files import atomic
+from .memories import nothing_kept
 
 # The side of what a latent's one element becomes, in every usual VAE or less.
 PIXELS = 16
@@ -81,10 +82,11 @@ class Samples:
         negative, cfg = (settings.negative, settings.cfg) if settings.negative else (positive, 1.0)
         latent = torch.zeros(1, *settings.size)
         noise = comfy.sample.prepare_noise(latent, settings.seed + number)
-        latent = comfy.sample.sample(
-            patcher, noise, settings.steps, cfg, SAMPLER, SCHEDULER, positive, negative, latent,
-            disable_pbar=True, seed=settings.seed + number,
-        )
+        with nothing_kept(patcher.model.diffusion_model):
+            latent = comfy.sample.sample(
+                patcher, noise, settings.steps, cfg, SAMPLER, SCHEDULER, positive, negative, latent,
+                disable_pbar=True, seed=settings.seed + number,
+            )
         with torch.inference_mode():  # in which the host's VAEs expect to run
             pixels = settings.vae.decode(latent)
         first = pixels.reshape(-1, *pixels.shape[-3:])[0]  # of a video, its first frame

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.family_models import random_state_dict
+from tests.support.unrecognised_models import make_model
 
 BATCH = 2
 # LTX writes over hidden states in ways that only copies can undo; Qwen-Image has weights without any effect; Cosmos
@@ -30,18 +30,6 @@ MODELS = {
         (16, 1, 8, 8), 1024,
     ),
 }  # fmt: skip
-
-
-def make_model(config_name, layout):
-    """A MODEL of the host, smaller than any that its loaders would recognise."""
-    from comfy import model_patcher, supported_models
-
-    config = getattr(supported_models, config_name)(dict(layout))
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "")
-    shapes = config.get_model({}, "", device="meta").diffusion_model
-    model.diffusion_model.load_state_dict(random_state_dict(lambda: shapes))
-    return model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
 def fixed_loss(comfy, patcher, latent, caption_width):
