@@ -11,7 +11,7 @@ kept, less is recomputed at a time. A block that writes over its hidden states b
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -124,7 +124,8 @@ class _Run:
     """One forward of a block: keeps the inputs, and recomputes from them what autograd saves."""
 
     def __init__(self, block: Block, args: tuple, kwargs: dict):
-        self.block, self.args, self.kwargs = block, args, kwargs
+        # Further blocks write into the same options: which block this is, that nodes' patches ask for.
+        self.block, (self.args, self.kwargs) = block, _with_own_dictionaries(args, kwargs)
         self.versions = _versions(args, kwargs)
         self.holders: list[weakref.ref[_Holder]] = []
         self.shapes: list[torch.Size] = []
@@ -198,7 +199,14 @@ class _Run:
         return saved
 
 
-def _inputs(args: tuple, kwargs: dict, copies: bool) -> tuple[list, dict]:
+def _with_own_dictionaries(args: tuple, kwargs: dict) -> tuple[list, dict]:
+    def own(value):
+        return dict(value) if isinstance(value, dict) else value
+
+    return [own(value) for value in args], {name: own(value) for name, value in kwargs.items()}
+
+
+def _inputs(args: Sequence, kwargs: dict, copies: bool) -> tuple[list, dict]:
     """What to call a block with. Dictionaries are always copied, since blocks write into shared options.
 
     A tensor is copied, or else passed as a view of itself: either way the gradients of its uses in the block are summed
@@ -208,8 +216,9 @@ def _inputs(args: tuple, kwargs: dict, copies: bool) -> tuple[list, dict]:
     def own(value):
         if isinstance(value, torch.Tensor):
             return value.clone() if copies else value.view_as(value)
-        return dict(value) if isinstance(value, dict) else value
+        return value
 
+    args, kwargs = _with_own_dictionaries(args, kwargs)
     return [own(value) for value in args], {name: own(value) for name, value in kwargs.items()}
 
 
