@@ -28,7 +28,7 @@ def dense_model(kind, family):
     """The fp32 MODEL that files of this kind are dequantised to."""
     import comfy.sd
 
-    with quantised_models._recognised(LAYOUTS[family]), torch.inference_mode(False):
+    with quantised_models.recognised(family), torch.inference_mode(False):
         weights = quantised_models.references(kind, family)
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
 
