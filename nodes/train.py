@@ -19,6 +19,7 @@ from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.isolation import training_model
 from .host.training.pairing import TrainingData, read_training_data
+from .host.training.refusals import check_trainable
 from .host.training.run import assembled_run, first_loss
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import NodeHost
@@ -62,6 +63,7 @@ class SaRATrain(io.ComfyNode):
 
 
 def _train(lists, scalars, say):
+    check_trainable(scalars["model"])  # before its latents, which may be of several kinds because the model is
     data = _data(lists, scalars)
     settings = _run_settings(scalars, data)
     chosen = chosen_optimizer(settings, WORDS)

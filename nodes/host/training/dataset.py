@@ -9,7 +9,7 @@ import torch
 from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.errors import TrainingError
 from .pairing import Pairs
-from .refusals import check_picture_given
+from .refusals import check_picture_given, incomplete_captions_explained
 
 
 class HostSample(Sample):
@@ -82,10 +82,11 @@ def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int) -> dict
     model, device = patcher.model, patcher.load_device
     conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
     noise = torch.zeros_like(latent)
-    processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
-    model_conds = processed["positive"][0]["model_conds"]
-    check_picture_given(patcher, model_conds, caption[1])
-    conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in model_conds.items()}
+    with incomplete_captions_explained(patcher, (ValueError, TypeError, KeyError, AttributeError)):
+        processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
+        made = processed["positive"][0]["model_conds"]
+        conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in made.items()}
+    check_picture_given(patcher, conditions, caption[1])
     return _moved(conditions, patcher.offload_device)
 
 

@@ -16,6 +16,7 @@ from .dataset import HostSample, without_inference_tensors
 from .joining import joinable
 from .memories import nothing_kept
 from .node_patches import differentiable
+from .refusals import incomplete_captions_explained
 
 
 class Denoiser:
@@ -48,7 +49,7 @@ class Denoiser:
         clean = torch.cat([sample.latent for sample in samples])
         sigma = torch.stack(sigmas).to(clean)
         noisy = model.model_sampling.noise_scaling(sigma, torch.cat(noises).to(clean), clean, False)
-        with nothing_kept(model.diffusion_model):
+        with nothing_kept(model.diffusion_model), incomplete_captions_explained(self.patcher, (ValueError,)):
             denoised = model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
 
         return ((denoised - clean) / output_scale(model.model_sampling, sigma, noisy)).square().flatten(1).mean(1)

@@ -1,10 +1,13 @@
 """Which MODELs training refuses by name, and why. Kinds of models that nobody has tried are tried."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ....sara_core.backward.attach import layers
 from ....sara_core.backward.own_forward import own_methods
-from ....sara_core.errors import UnsupportedModelError
+from ....sara_core.errors import TrainingError, UnsupportedModelError
 from ..family import model_family
 from ..precision import is_known, precision_of
 from .self_check import check_kind
@@ -13,7 +16,7 @@ _UNTRAINABLE = {
     "SVD_img2vid": "makes all frames of a video out of one picture, which training data for it would have to hold",
     "LTXAV": "makes video and sound at once, and training knows latents of one kind",
     "MiniMaxH3": "makes video and sound at once, and training knows latents of one kind",
-    "TripoSplat": "makes a thing and the camera's place at once, and training knows latents of one kind",
+    "TripoSplat": "makes a thing and its camera at once, and training knows latents of one kind",
     "WAN21_CausalAR": "makes a video piece by piece out of what it has made before",
     "StableCascade_B": "refines what stage C has made: train stage C",
     "SeedVR2": "restores a damaged video, and never starts from noise and text",
@@ -27,8 +30,9 @@ _WITHOUT_NOISE = {"IMG_TO_IMG", "IMG_TO_IMG_FLOW"}
 
 # Where the host puts the pictures that a conditioning carries.
 _PICTURES = ("concat_latent_image", "concat_image", "noise_concat")
-# What these are given beside the noise is an empty picture always; the real one is a reference.
-_FROM_A_REFERENCE = {"WAN21_SCAIL", "WAN21_HuMo"}
+# What these are given beside the noise is an empty picture always; the real one is a reference. By the class of the
+# model: the node that adds it.
+_FROM_A_REFERENCE = {"WAN21_SCAIL": "WanSCAILToVideo", "WAN21_HuMo": "WanHuMoImageToVideo"}
 # Without a picture they make one from the text alone.
 _NEED_NO_PICTURE = {"HunyuanVideo15", "Kandinsky5"}
 
@@ -107,18 +111,37 @@ def check_picture_given(model, conditions: dict, options: dict) -> None:
     conditions: the inputs that the host made of a caption; options: of the caption's CONDITIONING entry
     """
     classes = set(_classes(model))
-    pictures = _PICTURES if not _FROM_A_REFERENCE & classes else (*_PICTURES, "reference_latents")
+    nodes_of_references = [_FROM_A_REFERENCE[name] for name in classes & _FROM_A_REFERENCE.keys()]
+    pictures = ("reference_latents",) if nodes_of_references else _PICTURES
     if "c_concat" not in conditions or any(options.get(key) is not None for key in pictures):
         return
     # An inpainting model is told that everything is masked: that is to make a picture from the text alone.
     inpaints = "masked_image" in model.model.concat_keys or type(model.model.model_config).__name__ == "FluxInpaint"
     if inpaints or _NEED_NO_PICTURE & classes:
         return
+    nodes = ", ".join(nodes_of_references) or "WanImageToVideo, InstructPixToPixConditioning …"
     raise UnsupportedModelError(
         f"This {model_family(model)} MODEL works from a picture beside the text (image to video, editing, control). "
-        "Give every caption its picture with the node you sample this model with (WanImageToVideo, "
-        "InstructPixToPixConditioning …), or train the model that works from text alone."
+        f"Give every caption its picture with the node you sample this model with ({nodes}), or train the model that "
+        "works from text alone."
     )
+
+
+@contextmanager
+def incomplete_captions_explained(model, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Around code of the host: what it raises if a caption carries less, or other things, than its MODEL reads becomes
+    a TrainingError, with the host's own words.
+
+    kinds: of exceptions that mean this and nothing else there
+    """
+    try:
+        yield
+    except kinds as error:
+        raise TrainingError(
+            f"This {model_family(model)} MODEL cannot work with what the captions carry ({error}). Connect to "
+            "'positive' what you connect to a KSampler with this MODEL: nodes made for it add to a caption what it "
+            "needs beside the text."
+        ) from error
 
 
 def _classes(model) -> list[str]:

@@ -1,25 +1,27 @@
-"""Pictures while a model trains: fixed captions, seeds and noise, sampled by the host with the weights as they are.
+"""Pictures and sounds while a model trains: fixed captions, seeds and noise, sampled by the host with the weights as
+they are.
 
 Nothing of it may show in the training: the random numbers of the process are put back, and the weights are written
 again, because a VAE that is loaded in between may have driven the model out of memory.
 """
 
 import contextlib
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.sample
 import torch
-from PIL import Image
 
 from ....sara_core.errors import TrainingError
 from ....sara_core.files import atomic
 from .memories import nothing_kept
+from .previews import Preview, preview
 
 # The side of what a latent's one element becomes, in every usual VAE or less.
 PIXELS = 16
+# Bytes of a sound that a latent's one moment becomes, in every usual VAE or less: in two channels of 16 bits.
+SOUND_BYTES = 4096 * 2 * 2
 SAMPLER, SCHEDULER = "euler", "normal"
 
 
@@ -41,7 +43,7 @@ class SampleSettings:
 
 
 class Samples:
-    """Draws the pictures of a run and keeps them as <folder>/step_<number>_<caption>.png."""
+    """Draws the pictures of a run and keeps them as <folder>/step_<number>_<caption>.png; sounds, as .wav."""
 
     def __init__(self, training, settings: SampleSettings, folder: Path):
         """Raises TrainingError if the VAE is another kind of model's."""
@@ -55,28 +57,27 @@ class Samples:
     def disk_bytes(self, steps: int) -> int:
         """How much all pictures of a run of so many steps take at most, packed not at all."""
         settings = self.settings
-        pixels = math.prod(settings.size[-2:]) * PIXELS**2
-        return len(settings.positive) * (steps // settings.every) * pixels * 3
+        largest = max(math.prod(settings.size[-2:]) * PIXELS**2 * 3, settings.size[-1] * SOUND_BYTES)
+        return len(settings.positive) * (steps // settings.every) * largest
 
     def is_due(self, step: int) -> bool:
         return step % self.settings.every == 0
 
-    def draw(self) -> list[Image.Image]:
-        """One picture of each caption. Afterwards, even if it raises, `training` must be reloaded before it goes on."""
+    def draw(self) -> list[Preview]:
+        """One picture or sound of each caption. Raises TrainingError if what the VAE gives is neither. Afterwards, even
+        if it raises, `training` must be reloaded before it goes on."""
         with torch.random.fork_rng(), torch.no_grad():
-            return [self._picture(number) for number in range(len(self.settings.positive))]
+            return [self._drawn(number) for number in range(len(self.settings.positive))]
 
-    def save(self, step: int, pictures: list[Image.Image]) -> None:
+    def save(self, step: int, drawn: list[Preview]) -> None:
         """Keep what was drawn after `step`. Raises DeltaError if it cannot be written."""
         with contextlib.suppress(OSError):  # the files' own error is the better one
             self.folder.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(pictures, 1):
-            content = io.BytesIO()
-            picture.save(content, "PNG")
-            with atomic.replacing(self.folder / f"step_{step:07}_{number:02}.png") as file:
-                file.write(content.getbuffer())
+        for number, one in enumerate(drawn, 1):
+            with atomic.replacing(self.folder / f"step_{step:07}_{number:02}{one.suffix}") as file:
+                file.write(one.content)
 
-    def _picture(self, number: int) -> Image.Image:
+    def _drawn(self, number: int) -> Preview:
         settings, patcher = self.settings, self.training.patcher
         positive = [settings.positive[number]]
         negative, cfg = (settings.negative, settings.cfg) if settings.negative else (positive, 1.0)
@@ -86,18 +87,9 @@ class Samples:
             latent = comfy.sample.sample(
                 patcher, noise, settings.steps, cfg, SAMPLER, SCHEDULER, positive, negative, latent,
                 disable_pbar=True, seed=settings.seed + number,
-            )
+            )  # fmt: skip
+        vae = settings.vae
         with torch.inference_mode():  # in which the host's VAEs expect to run
-            pixels = settings.vae.decode(latent)
-        first = pixels.reshape(-1, *pixels.shape[-3:])[0]  # of a video, its first frame
-        return Image.fromarray((first.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
-
-
-def side_by_side(pictures: list[Image.Image]) -> Image.Image:
-    """One row of pictures of equal size."""
-    row = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
-    left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width
-    return row
+            decoded = vae.decode(latent)
+        rate = getattr(vae, "audio_sample_rate_output", getattr(vae, "audio_sample_rate", 44100))
+        return preview(decoded, rate)

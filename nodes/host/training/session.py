@@ -16,7 +16,8 @@ from ....sara_core.training.run import Run
 from ..words import WORDS
 from .estimate import estimate, is_out_of_memory, shortage
 from .isolation import TrainingModel
-from .samples import Samples, side_by_side
+from .previews import side_by_side
+from .samples import Samples
 
 
 class NodeHost(Host):
@@ -104,5 +105,5 @@ class NodeHost(Host):
             self.samples.save(step, pictures)
         except DeltaError as error:
             self.warn("pictures", f"The pictures of step {step} are shown, but not kept. {error}")
-        row = side_by_side(pictures)
+        row = side_by_side([drawn.picture for drawn in pictures])
         return "JPEG", row, max(row.size)

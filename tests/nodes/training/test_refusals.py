@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tests.support import family_models
 from tests.support.family_models import FAMILIES, WAN_LAYOUT
 from tests.support.toy_models import SD15_LAYOUT
+from tests.support.unrecognised_models import NETWORKS, make_model
 
 
 def loaded(comfy, state_dict, metadata=None):
@@ -54,6 +55,38 @@ def test_a_model_that_starts_from_no_noise_is_refused(comfy):
     model = loaded(comfy, family_models.random_state_dict(lambda: family_models.unet(layout)))
     with pytest.raises(Exception, match="LotusD MODEL cannot be trained.*without starting from noise"):
         train(comfy, model, FAMILIES["SD2.1"])
+
+
+def test_a_model_of_several_latents_is_refused_for_what_it_is(comfy):
+    from comfy.nested_tensor import NestedTensor
+
+    layout = {"image_model": "triposplat", "q_token_length": 16, "model_channels": 64, "cond_channels": 32,
+              "num_blocks": 1, "num_refiner_blocks": 1}  # fmt: skip
+    with torch.inference_mode():
+        model = make_model("TripoSplat", layout)
+    latent = NestedTensor([torch.randn(1, 16, 16), torch.randn(1, 1, 5)])
+    with pytest.raises(Exception, match="TripoSplat MODEL cannot be trained: it makes a thing and its camera at once"):
+        train(comfy, model, FAMILIES["SD1.5"], latents=[latent])
+
+
+@pytest.mark.parametrize("name, left_out, said", [
+    ("PiD", "lq_latent", "PiD MODEL cannot work with what the captions carry .*PiDConditioning.*KSampler"),
+    ("HiDream-O1", "text_input_ids", "HiDreamO1 MODEL cannot work with .*requires input_ids"),
+    ("ACE-Step", "conditioning_lyrics", "ACEStep MODEL cannot work with what the captions carry"),
+    ("SCAIL", "reference_latents", "WAN21_SCAIL MODEL works from a picture.*WanSCAILToVideo"),
+    ("HuMo 17B", "reference_latents", "WAN21_HuMo MODEL works from a picture.*WanHuMoImageToVideo"),
+])  # fmt: skip
+def test_what_a_caption_lacks_is_said_in_the_users_words(comfy, name, left_out, said):
+    network = NETWORKS[name]
+    with torch.inference_mode():
+        model = network.model()
+    captions = network.captions(1)
+    del captions[0][1][left_out]
+    with pytest.raises(comfy.pack_module("sara_core.errors").SaRAError, match=said):
+        comfy.execute(
+            "SaRATrain", model=model, latents=[{"samples": network.latents(1)[0]}], positive=[captions], steps=1,
+            density=5.0, learning_rate=1e-3,
+        )  # fmt: skip
 
 
 def test_image_to_video_needs_the_image(comfy, image_to_video):
