@@ -1,5 +1,5 @@
-"""Trained weights that a model has but does not use: the text half of Qwen-Image's last block, or what reads CLIP's
-view of the picture in Wan image-to-video where the captions carry none."""
+"""Trained weights that a model has but does not use: the text half of Qwen-Image's last block, what reads CLIP's view
+of the picture in Wan image-to-video where the captions carry none, or an expert to which nothing of a batch went."""
 
 import logging
 import math
@@ -13,7 +13,8 @@ from ....sara_core.training.optimizer import check_all_reached
 
 def check_used_weights_reached(store: Store, make_loss: Callable[[], Callable[[], torch.Tensor]]) -> None:
     """Raise TrainingError, naming them, if a backward has passed by weights that the loss depends on. Weights that it
-    does not depend on are named in the log, and count as reached from then on: their change is 0 in the delta.
+    does not depend on are named in the log, and count as reached from then on: their change is 0 in the delta, unless
+    later images need them.
 
     make_loss: returns a function that computes the same loss each time; called only if weights were passed by
     """
@@ -24,8 +25,8 @@ def check_used_weights_reached(store: Store, make_loss: Callable[[], Callable[[]
         check_all_reached(store)
     names = [store.support.segments[number].name for number in missing]
     logging.info(
-        f"SaRA: {len(names)} of {len(store.support)} weights have no part in what the model makes of these images and "
-        f"captions, and stay as they are: {', '.join(names)}"
+        f"SaRA: {len(names)} of {len(store.support)} weights have no part in what the model makes of the first images "
+        f"and captions, and stay as they are as long as that is so: {', '.join(names)}"
     )
     for number in missing:
         store.reached[number] = True
