@@ -122,6 +122,11 @@ NETWORKS = {
         "WAN21_SCAIL", {"image_model": "wan2.1", **WAN_LAYOUT, "model_type": "scail", "in_dim": 20},
         (16, 2, 8, 8), text(12, 4096, reference_latents=reference(1, 16, 1, 8, 8)),
     ),
+    "SCAIL 2": Network(
+        "WAN21_SCAIL2", {"image_model": "wan2.1", **WAN_LAYOUT, "model_type": "scail2", "in_dim": 20},
+        (16, 2, 8, 8), text(12, 4096, reference_latents=reference(1, 16, 1, 8, 8),
+                            pose_video_latent=normal(1, 16, 2, 4, 4)),
+    ),
     "HuMo 17B": Network(
         "WAN21_HuMo", {"image_model": "wan2.1", **WAN_LAYOUT, "model_type": "humo", "in_dim": 36},
         (16, 2, 8, 8), text(12, 4096, reference_latents=reference(1, 16, 1, 8, 8),
