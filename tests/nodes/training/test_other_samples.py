@@ -53,7 +53,7 @@ def previews(monkeypatch, comfy):
 def test_a_sound_is_kept_and_its_wave_is_shown(comfy, output, previews):  # noqa: F811
     network = NETWORKS["ACE-Step"]
     sound = torch.sin(torch.arange(MOMENTS) / 9)[:, None] * torch.tensor([1.0, 0.5])
-    sound[:MOMENTS // 2] *= 0.1
+    sound[: MOMENTS // 2] *= 0.1
     train(comfy, network, new_model(network), Vae(8, sound[None]), captions=2)
     files = sorted((output / "sara_samples").rglob("*"))
     assert [path.name for path in files[1:]] == ["step_0000001_01.wav", "step_0000001_02.wav"]
@@ -61,7 +61,7 @@ def test_a_sound_is_kept_and_its_wave_is_shown(comfy, output, previews):  # noqa
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (RATE, 2, MOMENTS)
         kept = numpy.frombuffer(file.readframes(MOMENTS), "<i2").reshape(MOMENTS, 2)
     assert numpy.abs(kept / 32767 - sound.numpy()).max() < 2e-5
-    (_, picture, _), = previews
+    ((_, picture, _),) = previews
     dark = numpy.asarray(picture.convert("L")) < 128
     assert picture.size == (1024, 128)
     assert 5 * dark[:, :250].sum() < dark[:, 260:510].sum() > 0.9 * dark[:, 260:510].size
