@@ -23,6 +23,8 @@ _CALLS = patcher_extension.WrappersMP.APPLY_MODEL
 _COMPUTED_WITH = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # With dynamic VRAM the host gives no weight functions to modules of up to 16 KiB.
 _SMALL = 64 * 1024
+# A dense product takes less time from a density of about 15 % on (bench precision --part speed).
+_SPARSE_UP_TO = 0.1
 
 
 def takes_changes(module, key: str) -> bool:
@@ -148,7 +150,26 @@ class Beside(_Change):
             return F.embedding(x, self._dense(torch.float32, x.device))
         if len(self.entry.shape) == 3:
             return F.linear(x, self._expert(args[0], x.dtype, x.device))
+        if self._is_sparse_enough and _multiplies_sparse(x):
+            return (self._sparse(x.dtype, x.device) @ x.reshape(-1, x.shape[-1]).T).T.reshape(*x.shape[:-1], -1)
         return F.linear(x, self._dense(x.dtype, x.device))
+
+    @property
+    def _is_sparse_enough(self) -> bool:
+        return len(self.entry.indices) <= _SPARSE_UP_TO * self.entry.numel
+
+    def _sparse(self, dtype, device) -> torch.Tensor:
+        """strength · Δ of a matrix in compressed rows: at a density of 1 %, a hundredth of a dense product's work."""
+        indices, values = self.on(device)
+        rows, columns = self.entry.shape
+        starts = torch.arange(rows + 1, device=device) * columns
+        return torch.sparse_csr_tensor(
+            torch.searchsorted(indices, starts).to(torch.int32),
+            indices % columns,
+            (values.float() * self.strength).to(dtype),
+            self.entry.shape,
+            check_invariants=False,
+        )
 
     def _dense(self, dtype, device) -> torch.Tensor:
         return self._scattered(*self.on(device), self.entry.shape, dtype)
@@ -165,6 +186,11 @@ class Beside(_Change):
     def _scattered(self, indices, values, shape, dtype) -> torch.Tensor:
         change = torch.zeros(shape, dtype=dtype, device=indices.device)
         return scatter_(change, indices, (values.float() * self.strength).to(dtype))
+
+
+def _multiplies_sparse(x: torch.Tensor) -> bool:
+    """Whether torch multiplies compressed rows with such a tensor, quickly; it has no gradients through that."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not x.requires_grad
 
 
 class DuringCalls:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.nodes.precision.test_apply import applied, delta_of, dense, is_whole, layer_outputs
+from tests.nodes.precision.test_apply import applied
 from tests.support import quantised_models
+from tests.support.quantised_effects import delta_of, dense, is_whole, layer_outputs
 from tests.support.quantised_models import output
 from tests.support.toy_models import unload
 

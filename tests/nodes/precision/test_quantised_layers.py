@@ -5,8 +5,9 @@ import types
 import pytest
 import torch
 
-from tests.nodes.precision.test_apply import applied, delta_of, dense, is_whole
+from tests.nodes.precision.test_apply import applied
 from tests.support import quantised_models
+from tests.support.quantised_effects import delta_of, dense, is_whole
 from tests.support.quantised_models import output
 from tests.support.toy_models import delta_entries, unload
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from tests.nodes.precision.test_apply import delta_of, dense, is_whole, layer_outputs, quantised_layers, share_and_noise
 from tests.support import quantised_models
+from tests.support.quantised_effects import delta_of, dense, is_whole, layer_outputs, quantised_layers, share_and_noise
 from tests.support.toy_models import unload
 
 LAYER = "diffusion_model.single_blocks.0.linear2"
