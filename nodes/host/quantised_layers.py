@@ -5,6 +5,7 @@ Where the host dequantises a weight before it computes with it, the change is ad
 some per cent, so the layer computes as always and the change is applied to its input beside it (`Beside`).
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
 
@@ -162,14 +163,13 @@ class Beside(_Change):
         """strength · Δ of a matrix in compressed rows: at a density of 1 %, a hundredth of a dense product's work."""
         indices, values = self.on(device)
         rows, columns = self.entry.shape
-        starts = torch.arange(rows + 1, device=device) * columns
-        return torch.sparse_csr_tensor(
-            torch.searchsorted(indices, starts).to(torch.int32),
-            indices % columns,
-            (values.float() * self.strength).to(dtype),
-            self.entry.shape,
-            check_invariants=False,
-        )
+        starts = torch.searchsorted(indices, torch.arange(rows + 1, device=device) * columns)
+        scaled = (values.float() * self.strength).to(dtype)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                starts.to(torch.int32), indices % columns, scaled, self.entry.shape, check_invariants=False
+            )
 
     def _dense(self, dtype, device) -> torch.Tensor:
         return self._scattered(*self.on(device), self.entry.shape, dtype)

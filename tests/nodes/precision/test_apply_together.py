@@ -121,3 +121,20 @@ def test_nothing_stays_on_the_layers_after_an_error(comfy, pack, model):
     handle.remove()
     assert not [name for name, layer in layers.items() if "forward" in vars(layer)]
     assert functions == {name: len(getattr(layer, "weight_function", ())) for name, layer in layers.items()}
+
+
+def test_what_saves_models_leaves_it_out_and_the_node_says_so(comfy, pack, model, caplog):
+    delta = delta_of(pack, of=lambda name, _: f"diffusion_model.{name}" == f"{LAYER}.weight")
+    patched = applied(comfy, model, delta)
+    if patched.patches:  # as on GGUF, which nothing saves
+        assert "leave it out" not in caplog.text
+        return
+    assert "leave it out. SaRA Bake writes it into a file" in caplog.text
+    saved, plain = (saved_weight(one) for one in (patched, model))
+    assert torch.equal(saved, plain)
+
+
+def saved_weight(patcher):
+    """What Save Checkpoint takes from a loaded MODEL; from one that is not, it cannot save int8 and nvfp4."""
+    layer_outputs(patcher, [LAYER])
+    return patcher.state_dict_for_saving()[f"model.{LAYER}.weight"].clone()
