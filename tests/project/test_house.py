@@ -109,6 +109,8 @@ def test_the_library_knows_no_host(path):
         allowed |= {"PIL"}
     if _where(path) == "sara_core/backward/triton_gradient.py":
         allowed |= {"triton"}
+    if _where(path) == "sara_core/models/gguf_file.py":
+        allowed |= {"gguf"}
     depth = len(path.relative_to(ROOT).parts) - 1
     for level, module in _imports(path):
         assert level or module.split(".")[0] in allowed, f"imports {module}"
@@ -163,6 +165,7 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
     assert "model" in own["SaRALoader"].INPUT_TYPES()["optional"]
+    assert list(own["SaRABake"].INPUT_TYPES()["optional"]) == ["precision"]
     assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
         "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",

@@ -246,6 +246,11 @@ def references(kind: str, family: str, seed: int = 0) -> dict[str, torch.Tensor]
     return {name: _reference(made, name, weight) for name, weight in weights.items()}
 
 
+def as_stored(kind: str, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """What is left of a weight of this name in files of this kind, float32."""
+    return _reference(KINDS[kind], name, weight)
+
+
 def _reference(kind: Kind, name: str, weight: torch.Tensor) -> torch.Tensor:
     if kind.everything:
         return weight.to(kind.everything).float()

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
 from sara_core.files.container import METADATA, read_header, write_header
-from sara_core.models import quantised
 from sara_core.models.bake import bake
+from sara_core.models.quantised import elements
 
 PREFIX = "model.diffusion_model."
 
@@ -220,7 +220,7 @@ def test_memory_stays_within_twice_the_largest_tensor(tmp_path):
 def test_a_large_delta_is_added_in_parts_with_the_same_result(tmp_path, base, monkeypatch):
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     report = bake(base, whole, delta(), 0.6)
-    monkeypatch.setattr(quantised, "_CHUNK", 7)
+    monkeypatch.setattr(elements, "CHUNK", 7)
     assert bake(base, parts, delta(), 0.6) == report
     assert parts.read_bytes() == whole.read_bytes()
 

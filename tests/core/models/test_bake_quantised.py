@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import UnsupportedModelError
-from sara_core.models import quantised
 from sara_core.models.bake import bake
+from sara_core.models.quantised import elements
+from sara_core.models.quantised.loss import Loss
 from tests.core.models.test_bake import delta, entry, raw_tensors, refused
 
 pytestmark = pytest.mark.bits
@@ -133,7 +134,9 @@ def test_gguf_and_a_scale_that_is_no_number_are_refused(tmp_path):
 def test_a_change_in_float16_that_its_strength_makes_too_small_for_float16_is_counted_as_lost():
     smallest = torch.tensor([2.0**-24, 0.0, 1.0], dtype=torch.float16)
     change = SparseEntry(torch.tensor([0, 1, 2], dtype=torch.int32), smallest, (3,))
-    assert quantised.add_to_weight_("a", torch.ones(3), change, 0.25, 1.0) == 1
+    loss = Loss()
+    elements.add_("a", torch.ones(3), change, 0.25, loss)
+    assert loss.lost == 1
 
 
 def test_a_scaled_float8_file_is_to_the_host_what_was_meant(comfy, tmp_path):

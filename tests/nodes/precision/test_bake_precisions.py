@@ -1,0 +1,97 @@
+"""Baking into files of every precision: what the host makes of the result against its base and the delta."""
+
+import pytest
+import safetensors.torch
+import torch
+
+from sara_core.delta import SparseDelta, SparseEntry
+from sara_core.errors import UnsupportedModelError
+from sara_core.models.bake import bake
+from tests.support import quantised_models
+
+OWN = ["fp8 e4m3", "fp8 e5m2", "fp8 scaled, old", "fp8 scaled", "fp8 scaled by 1", "mxfp8", "nvfp4", "int8"]
+TURNED = ["int8 convrot", "convrot w4a4"]
+BLOCKS = {"mxfp8": 32, "nvfp4": 16}
+GGUF = [kind for kind in quantised_models.KINDS if kind.startswith("GGUF")]
+STRENGTH = 0.7
+
+
+def changes_of(weights):
+    """Changes of a fiftieth of some quantised weights, by a tenth of what elements usually are, and of one bias."""
+    generator, entries = torch.Generator().manual_seed(5), {}
+    quantised = [name for name, weight in weights.items() if quantised_models.is_quantised(name, weight)]
+    for name in [*quantised[::3], next(name for name in weights if name.endswith(".bias"))]:
+        weight = weights[name].float()
+        count = max(1, weight.numel() // 50)
+        places = torch.randperm(weight.numel(), generator=generator)[:count].sort().values.to(torch.int32)
+        values = torch.randn(count, generator=generator) * weight.std() / 3
+        entries[f"diffusion_model.{name}"] = SparseEntry(places, values, tuple(weight.shape))
+    return SparseDelta(entries)
+
+
+def host_weights(comfy, path, family, names):
+    """What the host, or the GGUF pack's loader, has of these weights, dequantised, float32."""
+    precision = comfy.pack_module("nodes.host.precision")
+    model = quantised_models.load(path, family).model.diffusion_model
+    return {
+        name: precision.dequantised(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]).cpu()
+        for name in names
+    }
+
+
+def applied(weight, entry):
+    wanted = weight.clone().view(-1)
+    wanted[entry.indices.long()] += STRENGTH * entry.values
+    return wanted.view(weight.shape)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_in_its_own_format_the_host_finds_the_changes_and_nothing_else(comfy, tmp_path, kind):
+    base = quantised_models.write(kind, "Flux", tmp_path)
+    target = tmp_path / "baked" / base.name
+    target.parent.mkdir()
+    delta = changes_of(quantised_models.bf16_weights("Flux"))
+    names = [name.removeprefix("diffusion_model.") for name in delta.entries]
+    report = bake(base, target, delta, STRENGTH)
+    stored, result = safetensors.torch.load_file(base), safetensors.torch.load_file(target)
+    assert list(result) == list(stored)
+    before, after = (host_weights(comfy, path, "Flux", names) for path in (base, target))
+    for name in names:
+        entry = delta.entries[f"diffusion_model.{name}"]
+        wanted, touched = applied(before[name], entry), torch.zeros(entry.shape, dtype=torch.bool)
+        touched.view(-1)[entry.indices.long()] = True
+        beside = touched if kind not in BLOCKS else touched.view(-1, BLOCKS[kind]).any(1, keepdim=True)
+        blocks = wanted.view(-1, BLOCKS[kind]) if kind in BLOCKS else wanted
+        changed = (after[name] != before[name]).view(blocks.shape)
+        assert not (changed & ~beside).any()
+        in_file = wanted if quantised_models.is_quantised(name, wanted) else wanted.bfloat16()
+        fresh = quantised_models.as_stored(kind, name, in_file)
+        theirs, ours = ((result - wanted)[touched].abs().mean() for result in (fresh, after[name]))
+        assert ours <= 1.15 * theirs  # a scale that stays is a little worse than one made for the result
+    assert 0 < report.lost < report.changes / 2 and 0.9 < report.share < 1.1
+
+
+@pytest.mark.parametrize("kind", [*OWN, *TURNED, *GGUF])
+def test_in_bf16_all_is_what_the_host_dequantises_with_the_changes(comfy, tmp_path, kind):
+    base, target = quantised_models.write(kind, "Flux", tmp_path), tmp_path / "out.safetensors"
+    references = quantised_models.references(kind, "Flux")
+    delta = changes_of(references)
+    report = bake(base, target, delta, STRENGTH, precision="bf16")
+    result = safetensors.torch.load_file(target)
+    assert result.keys() == references.keys()
+    for name, reference in references.items():
+        entry = delta.entries.get(f"diffusion_model.{name}")
+        wanted = reference if entry is None else applied(reference, entry)
+        dtype = result[name].dtype
+        assert dtype in (torch.bfloat16, torch.float32)
+        torch.testing.assert_close(result[name].float(), wanted.to(dtype).float(), rtol=2**-8, atol=1e-7)
+    assert report.share > 0.98
+    host_weights(comfy, target, "Flux", references)
+
+
+@pytest.mark.parametrize("kind", [*TURNED, "GGUF Q8_0"])
+def test_what_cannot_hold_single_changes_is_refused_by_name_with_the_way_out(comfy, tmp_path, kind):
+    base, target = quantised_models.write(kind, "Flux", tmp_path), tmp_path / "out.safetensors"
+    with pytest.raises(UnsupportedModelError, match=f"{base.name}.*bf16 or fp16"):
+        bake(base, target, changes_of(quantised_models.bf16_weights("Flux")))
+    assert not target.exists()
