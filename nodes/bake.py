@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..sara_core.models.bake import bake
+from ..sara_core.models.bake import AS_THE_FILE, PRECISIONS, bake
 from .checks import checked_inputs, refusal
 from .host import folders
 from .host.progress import show_text, shown_progress
@@ -28,8 +28,8 @@ class SaRABake(io.ComfyNode):
                 io.Combo.Input(
                     "ckpt_name",
                     options=folders.checkpoint_and_model_names(),
-                    tooltip="The .safetensors checkpoint, or file of a diffusion model alone, to bake the delta into: "
-                    "the one it was trained on. The file itself stays as it is.",
+                    tooltip="The .safetensors checkpoint, or file of a diffusion model alone (.gguf too), to bake the "
+                    "delta into: the one it was trained on. The file itself stays as it is.",
                 ),
                 SaraDelta.Input("delta", tooltip="The delta to bake in, from SaRA Train or SaRA Loader."),
                 io.Float.Input(
@@ -47,6 +47,15 @@ class SaRABake(io.ComfyNode):
                     "output/checkpoints are offered by Load Checkpoint. With the default, a diffusion model goes to "
                     "output/diffusion_models, whose files Load Diffusion Model offers.",
                 ),
+                io.Combo.Input(
+                    "precision",
+                    options=[AS_THE_FILE, *PRECISIONS],
+                    default=AS_THE_FILE,
+                    optional=True,
+                    tooltip="Of quantised weights (fp8, nvfp4, int8 …). As the file: they keep their format, whose "
+                    "rounding takes some of the changes back. bf16 or fp16: all of them are written so, and the file "
+                    "is larger. GGUF files need one of these.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -61,13 +70,13 @@ class SaRABake(io.ComfyNode):
 
     @classmethod
     @checked_inputs
-    def execute(cls, ckpt_name, delta, strength, filename_prefix) -> io.NodeOutput:
+    def execute(cls, ckpt_name, delta, strength, filename_prefix, precision=AS_THE_FILE) -> io.NodeOutput:
         checkpoint, on_progress = folders.model_path(ckpt_name), shown_progress()
         if filename_prefix == _PREFIX and folders.is_diffusion_model(ckpt_name):
             filename_prefix = _MODEL_PREFIX
         path, report = folders.save_new(
             folders.output_paths(filename_prefix),
-            lambda path: bake(checkpoint, path, delta, strength, on_progress, overwrite=False),
+            lambda path: bake(checkpoint, path, delta, strength, on_progress, overwrite=False, precision=precision),
         )
         filename = folders.relative_to_output(path)
         show_text(cls, f"Saved as output/{filename}\n{report.text()}".strip())

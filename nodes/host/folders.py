@@ -25,6 +25,8 @@ SAMPLES = "sara_samples"
 ENDING = ".safetensors"
 CHECKPOINTS, DIFFUSION_MODELS = "checkpoints", "diffusion_models"
 _IN_MODELS = f"{DIFFUSION_MODELS}/"
+# What packs for GGUF files call the diffusion models among them.
+_GGUF = "unet_gguf"
 
 _RUN = re.compile(r"run_([0-9]{1,18})(?![0-9])")  # the beginning of the names of all that a run leaves
 _T = TypeVar("_T")
@@ -76,13 +78,18 @@ def model_names() -> list[str]:
 def checkpoint_and_model_names() -> list[str]:
     """The same files; all diffusion models with their folder, so that a name means one file for ever."""
     checkpoints = file_names(CHECKPOINTS)
-    models = (_IN_MODELS + name for name in file_names(DIFFUSION_MODELS))
+    models = (_IN_MODELS + name for name in [*file_names(DIFFUSION_MODELS), *_gguf_names()])
     return [*checkpoints, *(name for name in models if name not in checkpoints)]
+
+
+def _gguf_names() -> list[str]:
+    """Names of the GGUF files among the diffusion models, as long as a pack that loads them is installed."""
+    return file_names(_GGUF) if _GGUF in folder_paths.folder_names_and_paths else []
 
 
 def is_diffusion_model(name: str) -> bool:
     """Whether a file in one of these menus is a diffusion-model file."""
-    models = file_names(DIFFUSION_MODELS)
+    models = [*file_names(DIFFUSION_MODELS), *_gguf_names()]
     return name not in file_names(CHECKPOINTS) and (name in models or name.removeprefix(_IN_MODELS) in models)
 
 
@@ -92,7 +99,7 @@ def model_path(name: str) -> Path:
     if not is_diffusion_model(name):
         return _existing(CHECKPOINTS, name, where)
     plain = name if name in file_names(DIFFUSION_MODELS) else name.removeprefix(_IN_MODELS)
-    return _existing(DIFFUSION_MODELS, plain, where)
+    return _existing(_GGUF if plain in _gguf_names() else DIFFUSION_MODELS, plain, where)
 
 
 def save_new(paths: Iterable[Path], write: Callable[[Path], _T]) -> tuple[Path, _T]:

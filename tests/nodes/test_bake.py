@@ -70,3 +70,44 @@ def test_names_that_are_not_in_the_menu_are_refused(comfy, files, delta, name):
     errors = comfy.pack_module("sara_core.errors")
     with pytest.raises(errors.DeltaError, match="There is no file"):
         comfy.execute("SaRABake", ckpt_name=name, delta=delta, strength=1.0, filename_prefix="checkpoints/x")
+
+
+FLOAT8 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [({}, FLOAT8), ({"precision": "as the file"}, FLOAT8), ({"precision": "fp16"}, torch.float16)],
+)
+def test_quantised_weights_keep_their_format_or_not(comfy, delta, precision, dtype):
+    path = comfy.base / "models" / "checkpoints" / "small.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn)}, path)
+    values = {"delta": delta, "strength": 1.0, "filename_prefix": "checkpoints/small", **precision}
+    (filename,) = comfy.execute("SaRABake", ckpt_name=path.name, **values).outputs
+    weight = load_file(comfy.base / "output" / filename)["a.weight"]
+    assert weight.dtype == dtype and weight.float().view(-1)[[0, 3]].tolist() == [1.0, 1.5]
+
+
+def test_gguf_files_are_offered_once_something_loads_them(comfy, delta, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    path = comfy.base / "models" / "diffusion_models" / "packed.gguf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, arch="flux")
+    packed = gguf.quants.quantize(torch.ones(4, 32).numpy(), gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("a.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    name, classes = "diffusion_models/packed.gguf", comfy.pack_module("sara_core.delta")
+    assert name not in options(comfy, "SaRABake", "ckpt_name")
+    folders = comfy.folder_paths.folder_names_and_paths
+    monkeypatch.setitem(folders, "unet_gguf", (folders["diffusion_models"][0], {".gguf"}))
+    assert name in options(comfy, "SaRABake", "ckpt_name")
+    entry = classes.SparseEntry(torch.tensor([3], dtype=torch.int32), torch.tensor([0.5]), (4, 32))
+    values = {"delta": classes.SparseDelta({"a.weight": entry}), "strength": 1.0, "precision": "bf16"}
+    (filename,) = comfy.execute("SaRABake", ckpt_name=name, filename_prefix="checkpoints/baked", **values).outputs
+    assert filename.startswith("diffusion_models/baked_")
+    weight = load_file(comfy.base / "output" / filename)["a.weight"]
+    assert weight.dtype == torch.bfloat16 and weight.view(-1)[[0, 3]].tolist() == [1.0, 1.5]
