@@ -42,18 +42,34 @@ class Int8:
         return rotation.turned(layer, weight) if rotation.is_turned(layer) else weight
 
     def add(self, layer: Layer, entry: SparseEntry, strength: float, loss: Loss) -> dict[str, torch.Tensor]:
-        if rotation.is_turned(layer):
-            raise rotation.refusal(layer, "int8")
         weight, scale = layer.tensors["weight"], self._scale(layer)
+        is_turned = rotation.is_turned(layer)
         if scale.numel() == 1:
+            if is_turned:
+                raise rotation.refusal(layer, "int8 with one scale,")
             if not float(scale):
                 raise layer.damaged("weight_scale", "is 0")
             add_scaled_(weight.view(-1), entry, strength, float(scale), self.decode, self.encode, loss)
             return {"weight": weight}
         rows = blocks.Blocks(weight, scale.view(-1).clone())
-        blocks.add_(rows, self, entry.indices.cpu(), entry.values.cpu().float() * strength, loss)
+        if is_turned:
+            self._add_turned(layer, rows, entry, strength, loss)
+        else:
+            blocks.add_(rows, self, entry.indices.cpu(), entry.values.cpu().float() * strength, loss)
         stored = layer.tensors["weight_scale"]
         return {"weight": weight, "weight_scale": rows.scales.to(stored.dtype).view(stored.shape)}
+
+    def _add_turned(self, layer: Layer, rows: blocks.Blocks, entry: SparseEntry, strength: float, loss: Loss) -> None:
+        """Each change is spread over its group, all of which is rounded anew; the sum of its parts arrives."""
+        size = rotation.group_size(layer, rows.codes.shape[1])
+        codes = rows.codes.view(-1, size)
+        for groups, owners, turned in rotation.spread(entry, strength, size):
+            before, part = codes[groups], Loss()
+            places = (groups[:, None] * size + torch.arange(size)).view(-1)
+            blocks.add_(rows, self, places, turned.reshape(-1), part)
+            # What is lost are changes in whose group no code is another one.
+            part.lost = int((codes[groups] == before).all(1)[owners].sum())
+            loss.add(part)
 
     def _scale(self, layer: Layer) -> torch.Tensor:
         scale, rows = positive(layer, "weight_scale"), layer.tensors["weight"].shape[0]

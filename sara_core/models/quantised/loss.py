@@ -26,6 +26,13 @@ class Loss:
         # Where the base is not finite nothing can arrive.
         self.arrived += float((change * (after - before).nan_to_num(0.0, 0.0, 0.0)).sum())
 
+    def add(self, other: "Loss") -> None:
+        """Add what was counted elsewhere."""
+        self.lost += other.lost
+        self.rescaled += other.rescaled
+        self.wanted += other.wanted
+        self.arrived += other.arrived
+
     @property
     def share(self) -> float:
         """How much of the whole change arrived, measured along it: 1 for all of it."""

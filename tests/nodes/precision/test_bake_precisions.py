@@ -9,9 +9,20 @@ from sara_core.errors import UnsupportedModelError
 from sara_core.models.bake import bake
 from tests.support import quantised_models
 
-OWN = ["fp8 e4m3", "fp8 e5m2", "fp8 scaled, old", "fp8 scaled", "fp8 scaled by 1", "mxfp8", "nvfp4", "int8"]
-TURNED = ["int8 convrot", "convrot w4a4"]
-BLOCKS = {"mxfp8": 32, "nvfp4": 16}
+OWN = [
+    "fp8 e4m3",
+    "fp8 e5m2",
+    "fp8 scaled, old",
+    "fp8 scaled",
+    "fp8 scaled by 1",
+    "mxfp8",
+    "nvfp4",
+    "int8",
+    "int8 convrot",
+]
+TURNED = ["convrot w4a4"]
+# What shares a scale, or is turned together.
+BLOCKS = {"mxfp8": 32, "nvfp4": 16, "int8 convrot": 64}
 GGUF = [kind for kind in quantised_models.KINDS if kind.startswith("GGUF")]
 STRENGTH = 0.7
 
@@ -60,14 +71,18 @@ def test_in_its_own_format_the_host_finds_the_changes_and_nothing_else(comfy, tm
         entry = delta.entries[f"diffusion_model.{name}"]
         wanted, touched = applied(before[name], entry), torch.zeros(entry.shape, dtype=torch.bool)
         touched.view(-1)[entry.indices.long()] = True
+        scale = name.removesuffix("weight") + "weight_scale"
+        if kind == "int8 convrot" and scale in stored:  # rows with another scale
+            touched |= result[scale] != stored[scale]
         beside = touched if kind not in BLOCKS else touched.view(-1, BLOCKS[kind]).any(1, keepdim=True)
         blocks = wanted.view(-1, BLOCKS[kind]) if kind in BLOCKS else wanted
-        changed = (after[name] != before[name]).view(blocks.shape)
+        # Turned weights are turned back with what float32 rounds.
+        changed = ((after[name] - before[name]).abs() > 1e-6).view(blocks.shape)
         assert not (changed & ~beside).any()
         in_file = wanted if quantised_models.is_quantised(name, wanted) else wanted.bfloat16()
         fresh = quantised_models.as_stored(kind, name, in_file)
-        theirs, ours = ((result - wanted)[touched].abs().mean() for result in (fresh, after[name]))
-        assert ours <= 1.15 * theirs  # a scale that stays is a little worse than one made for the result
+        theirs, ours = ((found - wanted)[touched].abs().mean() for found in (fresh, after[name]))
+        assert ours <= 1.2 * theirs  # a scale that stays is a little worse than one made for the result
     assert 0 < report.lost < report.changes / 2 and 0.9 < report.share < 1.1
 
 
