@@ -48,7 +48,7 @@ def _patched(node_class, model, delta: SparseDelta, strength: float):
     patched = patching.patch_model(model, delta, strength, said.append)
     for text in said:
         logging.warning(f"SaRA: {text}")
-    if strength != 0 and (text := identity.warning(model, delta)):
+    if strength != 0 and (text := identity.remark(model, delta)):
         said.append(text)
     if said:
         show_text(node_class, "\n".join(said))

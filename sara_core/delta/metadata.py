@@ -4,10 +4,11 @@ Those that begin with "modelspec." are in modelspec.py. docs/format.md says what
 """
 
 VERSION = "sara.version"
-# The model it was made for: its family in people's words, its name, the digest of the trained weights' values, and
-# the samples of its weights by which it is known again (models/identity.py).
+# The model it was made for: its family in people's words, its name, the precision of its weights, the digest of the
+# trained weights' values, and the samples of its weights by which it is known again (models/identity.py).
 FAMILY = "sara.family"
 BASE_NAME = "sara.base_name"
+BASE_PRECISION = "sara.base_precision"
 BASE = "sara.base"
 BASE_IDENTITY = "sara.base_identity"
 # How it was made, each a JSON object.
