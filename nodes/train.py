@@ -18,6 +18,7 @@ from .checks import checked_inputs
 from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.isolation import training_model
+from .host.training.noise_range import host_noise_range
 from .host.training.pairing import TrainingData, read_training_data
 from .host.training.refusals import check_trainable
 from .host.training.run import assembled_run, first_loss
@@ -118,6 +119,7 @@ def _places(scalars, run_name: str, host: NodeHost) -> Places:
 def _run_settings(scalars, data: TrainingData) -> RunSettings:
     names = RunSettings.__dataclass_fields__
     own = {name: value for name, value in scalars.items() if name in names}
+    own["noise_from"], own["noise_to"] = host_noise_range(scalars)
     own["batch_size"] = min(scalars["batch_size"], len(data.images))
     own["adjust_at"] = parts_of_a_run(scalars["adjust_at"], WORDS)
     own["include"], own["exclude"] = split_patterns(scalars["include"]), split_patterns(scalars["exclude"])

@@ -77,6 +77,9 @@ def _options():
             tooltip="With gradient_checkpointing: 1 recomputes whole blocks, 2 their parts (attention, feed-forward), "
             "more goes deeper. Which takes least memory depends on the model; the node shows its estimate.",
         ),
+        setting_input("noise_range", optional=True),
+        setting_input("noise_from", optional=True, step=0.001, round=False),
+        setting_input("noise_to", optional=True, step=0.001, round=False),
     ]
 
 

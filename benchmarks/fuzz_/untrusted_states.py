@@ -127,7 +127,8 @@ def _pipeline_settings() -> PipelineSettings:
         selection={"rule": "smallest", "density": 0.3}, layers=ALL_LAYERS, include=(), exclude=(), steps=STEPS,
         batch_size=1, grad_accumulation=1, optimizer="AdamW", learning_rate=0.0, schedule="constant", warmup_steps=0,
         weight_decay=0.0, max_grad_norm=1.0, low_rank_weight=0.1, adjust_at=[0.5], noise_levels="uniform",
-        noise_level_mean=0.0, noise_level_std=1.0, min_snr_gamma=0.0, caption_dropout=0.0, prior_weight=1.0, seed=0,
+        noise_level_mean=0.0, noise_level_std=1.0, noise_from=0.0, noise_to=0.0,
+        min_snr_gamma=0.0, caption_dropout=0.0, prior_weight=1.0, seed=0,
         data="digest", resolution=8, dtype="float32",
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.image_folder import ImageFolder
+from ..data.noise_levels import noise_range
 from ..names.patterns import split_patterns
 from ..pipelines.run import DTYPES, PipelineSettings
 from ..training.record import parts_of_a_run, selection_asked_for
@@ -82,7 +83,10 @@ def run_settings(
     given = {name: value for name in AMOUNTS if (value := getattr(arguments, name)) is not None}
     (amount, value), = (given or {"density": DEFAULT_DENSITY}).items()
     named = {name: value for name, value in vars(arguments).items() if name in PipelineSettings.__dataclass_fields__}
+    noise_from, noise_to = noise_range(arguments.noise_range, arguments.noise_from, arguments.noise_to)
     read = {
+        "noise_from": noise_from,
+        "noise_to": noise_to,
         "selection": selection_asked_for(
             arguments.selection_rule, amount, value, arguments.per_layer, arguments.seed
         ),

@@ -9,7 +9,7 @@ import torch
 from ..errors import TrainingError
 from ..files.saved_state import fields
 from .draws import Draw, Draws
-from .noise_levels import NoiseLevels
+from .noise_levels import NoiseLevels, levels_within
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,11 @@ class Sample:
 
 
 class Network(Protocol):
-    """A model on its device, with its noise. levels: how many noise levels it has"""
+    """A model on its device, with its noise. levels: how many noise levels it has; sigmas: noise over signal at each,
+    for flow models σ itself, rising, floating [levels], which only a noise range asks for"""
 
     levels: int
+    sigmas: torch.Tensor
 
     def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
         """Mean squared error of what the network says of each draw's noisy sample: fp32 [len(draws)], with graph."""
@@ -49,13 +51,14 @@ class DenoisingLoss:
 
     class_samples: images of what the subject is one of, which keep the model from forgetting the others:
         loss = mean over the samples + prior_weight · mean over the class samples (Ruiz et al., "DreamBooth", 2023)
-    noise_levels: how often each noise level is drawn
+    noise_levels: how often each noise level is drawn; noise_range: the least and the most σ of those, 0 = no end
     caption_dropout: part of the samples, 0 … 1, that are trained without their caption; they need `unconditional`
     min_snr_gamma: γ of min-SNR loss weighting, 0 = every noise level weighs the same
     own_part: of what is drawn for all processes together, what this one computes. Each draws the whole batch from the
         same seed, so that the losses' mean over the processes does not depend on how many share it.
 
-    Raises UnsupportedModelError if min-SNR weighting is asked for and means nothing to the network.
+    Raises UnsupportedModelError if min-SNR weighting is asked for and means nothing to the network, TrainingError if no
+    noise level lies in the range.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class DenoisingLoss:
         prior_weight: float = 1.0,
         caption_dropout: float = 0.0,
         noise_levels: NoiseLevels = NoiseLevels(),
+        noise_range: tuple[float, float] = (0.0, 0.0),
         min_snr_gamma: float = 0.0,
         own_part: Callable[[list[Draw]], list[Draw]] = list,
     ):
@@ -76,7 +80,8 @@ class DenoisingLoss:
         self.prior_weight, self.min_snr_gamma = prior_weight, min_snr_gamma
         if min_snr_gamma:
             network.min_snr_weights([0], min_snr_gamma)
-        options = (network.levels, noise_levels, caption_dropout)
+        levels = levels_within(network.sigmas, *noise_range) if any(noise_range) else range(network.levels)
+        options = (levels, noise_levels, caption_dropout)
         self.draws = Draws(samples, batch_size, seed, *options)
         self.class_draws = Draws(class_samples, batch_size, _another(seed), *options) if class_samples else None
 

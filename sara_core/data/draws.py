@@ -25,15 +25,16 @@ class Draws:
     every device.
 
     samples: each with its `latent`; with `without_caption()`, the same under the empty caption, if captions are dropped
-    levels: how many noise levels the model has
+    levels: those of the model's noise levels that are drawn, by their positions; how many it has, if it is all of them
     caption_dropout: part of the samples, 0 … 1, that are drawn without their caption
     """
 
     def __init__(
-        self, samples: Sequence, batch_size: int, seed: int, levels: int, noise_levels: NoiseLevels = NoiseLevels(),
-        caption_dropout: float = 0.0,
+        self, samples: Sequence, batch_size: int, seed: int, levels: int | range,
+        noise_levels: NoiseLevels = NoiseLevels(), caption_dropout: float = 0.0,
     ):
-        self.samples, self.levels, self.noise_levels = samples, levels, noise_levels
+        self.samples, self.noise_levels = samples, noise_levels
+        self.levels = levels if isinstance(levels, range) else range(levels)
         self.caption_dropout = caption_dropout
         self.generator = torch.Generator().manual_seed(seed)
         self.epochs = BucketSampler([sample.latent.shape for sample in samples], batch_size, self.generator)
@@ -45,7 +46,7 @@ class Draws:
     def _draw(self, sample) -> Draw:
         if self.caption_dropout and torch.rand(1, generator=self.generator).item() < self.caption_dropout:
             sample = sample.without_caption()
-        level = self.noise_levels.draw(self.levels, self.generator)
+        level = self.levels[self.noise_levels.draw(len(self.levels), self.generator)]
         return Draw(sample, level, torch.randn(sample.latent.shape, generator=self.generator))
 
     def state(self) -> dict:

@@ -25,6 +25,12 @@ class DiffusersNetwork:
         self.device, self.dtype, self.words = device, dtype, words
         self.levels = noising.levels
 
+    @property
+    def sigmas(self) -> torch.Tensor:
+        if self.noising.prediction is None:
+            return self.noising.sigmas
+        return self.noising.noise_to_signal(torch.arange(self.levels))
+
     def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
         predicted, target = self._predicted_and_target(draws)
         return (predicted - target).square().flatten(1).mean(1)

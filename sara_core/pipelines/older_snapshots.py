@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..files.saved_state import fields
+from ..training.record import BEFORE_RANGES
 
 # What the settings that it lacked were at that time; they stay so, whatever the defaults become.
 _THEN = {
@@ -18,6 +19,7 @@ def as_written_now(state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
 
     Raises DeltaError if they can be neither.
     """
+    saved = {**BEFORE_RANGES, **saved}
     if _OLD_NAME not in saved:
         return state, saved
     fields(saved, "the table of its settings", ("selection", "learning_rate", "adjust_at"))

@@ -18,6 +18,8 @@ from .words import Words
 
 
 MOST_PROCESSES = 4096
+# What a snapshot leaves out that was written before there were ranges of noise.
+BEFORE_RANGES = {"noise_from": 0.0, "noise_to": 0.0}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RunSettings:
     low_rank_weight: λ of low_rank.py, 0 = off
     adjust_at: parts of the run, 0 … 1, after which the support is adjusted; ignored where the selection has no θ
     noise_levels, noise_level_mean, noise_level_std: data.noise_levels.NoiseLevels; "uniform" ignores the last two
+    noise_from, noise_to: the least and the most σ that is trained, 0 = no end
     min_snr_gamma: 0 = off; caption_dropout: part of the images, 0 … 1 (both: data.denoising_loss.DenoisingLoss)
     prior_weight: of the class images; ignored without any
     seed: of all that is drawn but the selection, which has its own
@@ -63,6 +66,8 @@ class RunSettings:
     noise_levels: str
     noise_level_mean: float
     noise_level_std: float
+    noise_from: float
+    noise_to: float
     min_snr_gamma: float
     caption_dropout: float
     prior_weight: float
@@ -90,7 +95,7 @@ class RunSettings:
 
     def as_written_now(self, state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
         """State and settings of a snapshot, where an older version wrote them in another form, in today's form."""
-        return state, saved
+        return state, {**BEFORE_RANGES, **saved}
 
 
 def selection_asked_for(rule: str, amount: str, value: float, per_layer: bool, seed: int) -> dict:

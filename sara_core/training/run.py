@@ -33,7 +33,7 @@ def denoising_loss(
         network, samples, settings.batch_size, settings.seed, class_samples=class_samples,
         prior_weight=settings.prior_weight, caption_dropout=settings.caption_dropout,
         noise_levels=NoiseLevels(settings.noise_levels, settings.noise_level_mean, settings.noise_level_std),
-        min_snr_gamma=settings.min_snr_gamma, own_part=own_part,
+        noise_range=(settings.noise_from, settings.noise_to), min_snr_gamma=settings.min_snr_gamma, own_part=own_part,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ or two, which a host shows as a tooltip or as help."""
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ..data.noise_levels import DISTRIBUTIONS
+from ..data.noise_levels import AUTOMATIC, DISTRIBUTIONS, RANGES
 from ..names.patterns import ALL_LAYERS, PRESETS
 from ..selection.rules import RULES
 from .optimizer_choice import OPTIMIZERS
@@ -102,6 +102,17 @@ NOISE_AND_CAPTIONS = {
     "noise_level_std": Setting(1.0, "Logit-normal only: smaller keeps closer to the preferred level.", 0.1, 5.0),
     "min_snr_gamma": Setting(
         0.0, "Min-SNR weighting gives low noise less weight; 5 is usual, 0 is off. For SD1.5, SD2, SDXL.", 0.0, 100.0
+    ),
+    "noise_range": Setting(
+        AUTOMATIC, "Which noise levels are trained: for Wan 2.2, those of the expert that is trained. automatic trains "
+        "all, and of models that predict the clean picture none of almost no noise.", choices=RANGES.keys(),
+    ),
+    "noise_from": Setting(
+        0.0, "The least noise that is trained, as sigma (0 to 1 for Flux, Wan and the like). 0: as noise_range says.",
+        0.0, 1000.0,
+    ),
+    "noise_to": Setting(
+        0.0, "The most noise that is trained, as sigma. 0: as noise_range says.", 0.0, 1000.0
     ),
     "caption_dropout": Setting(0.0, "Part of the images that are trained without their caption.", 0.0, 1.0),
 }  # fmt: skip

@@ -20,7 +20,8 @@ def settings(**changes) -> RunSettings:
         "steps": 6, "batch_size": 2, "grad_accumulation": 1, "optimizer": "AdamW", "learning_rate": 1e-2,
         "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "low_rank_weight": 0.0,
         "adjust_at": [0.5], "noise_levels": "uniform", "noise_level_mean": 0.0, "noise_level_std": 1.0,
-        "min_snr_gamma": 0.0, "caption_dropout": 0.0, "prior_weight": 1.0, "seed": 0, "data": "digest",
+        "noise_from": 0.0, "noise_to": 0.0, "min_snr_gamma": 0.0, "caption_dropout": 0.0, "prior_weight": 1.0,
+        "seed": 0, "data": "digest",
     }  # fmt: skip
     return RunSettings(**{**usual, **changes})
 
@@ -28,7 +29,7 @@ def settings(**changes) -> RunSettings:
 class ToyNetwork:
     """A Network of vectors. after_losses: called after each forward, with the number of those so far"""
 
-    levels = 10
+    levels, sigmas = 10, torch.arange(10) / 10
 
     def __init__(self, model, after_losses=lambda forwards: None):
         self.model, self.after_losses, self.forwards = model, after_losses, 0

@@ -19,6 +19,10 @@ class HostNetwork:
     def levels(self) -> int:
         return len(self.denoiser.sigmas)
 
+    @property
+    def sigmas(self) -> torch.Tensor:
+        return self.denoiser.sigmas
+
     def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
         device = self.denoiser.patcher.load_device
         samples = [draw.sample.on(device) for draw in draws]

@@ -24,7 +24,7 @@ def make_samples(count, first=0):
 class Recording:
     """A network: the loss of a sample is a number made of what was drawn for it, and all is kept."""
 
-    levels = len(SIGMAS)
+    levels, sigmas = len(SIGMAS), SIGMAS
 
     def __init__(self):
         self.calls = []
@@ -175,3 +175,10 @@ def test_the_coming_batch_can_be_repeated():
     loss, losses, _ = recorded(2, **EVERYTHING)
     again = repeated(loss)
     assert again().item() == again().item() == recorded(3, **EVERYTHING)[1][2]
+
+
+def test_only_the_levels_of_a_noise_range_are_drawn_and_each_of_them():
+    least, most = SIGMAS[2].item(), SIGMAS[5].item()
+    _, _, drawn = recorded(60, noise_range=(least, most), class_samples=make_samples(5, first=100))
+    assert {call[2] for batch in drawn for call in batch} == {sigma.item() for sigma in SIGMAS[2:6]}
+    assert recorded(5, noise_range=(0.0, 0.0))[1:] == recorded(5)[1:]

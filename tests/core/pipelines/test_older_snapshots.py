@@ -60,3 +60,14 @@ def test_a_damaged_one_is_refused_as_damaged(tmp_path, change, state):
         resumed(tmp_path, {**THEN, **change}, now(), state)
     with pytest.raises(DeltaError, match="lacks adjust_at"):
         resumed(tmp_path, {name: value for name, value in THEN.items() if name != "adjust_at"}, now(), state)
+
+
+@pytest.mark.parametrize("changes, resumes", [({}, True), ({"noise_from": 0.1}, False), ({"noise_to": 0.5}, False)])
+def test_one_from_before_noise_ranges_had_all_levels(tmp_path, changes, resumes):
+    state = {"batches": {"images": DRAWN, "class_images": None}}
+    then = {name: value for name, value in asdict(now()).items() if name not in ("noise_from", "noise_to")}
+    if resumes:
+        assert resumed(tmp_path, then, now(**changes), state) == state
+    else:
+        with pytest.raises(TrainingError, match=next(iter(changes))):
+            resumed(tmp_path, then, now(**changes), state)

@@ -97,13 +97,13 @@ def test_every_setting_of_the_loop_reaches_it():
 def test_every_setting_of_the_batches_reaches_them():
     chosen = settings(
         batch_size=3, seed=5, prior_weight=0.3, caption_dropout=0.2, noise_levels="logit-normal", noise_level_mean=0.4,
-        noise_level_std=0.6, min_snr_gamma=7.0,
+        noise_level_std=0.6, noise_from=0.2, noise_to=0.65, min_snr_gamma=7.0,
     )  # fmt: skip
     samples = [Sample(torch.zeros(4), {}, {})]
     batches = denoising_loss(chosen, ToyNetwork(None), samples, samples, own_part=reversed)
     assert (batches.prior_weight, batches.min_snr_gamma, batches.own_part) == (0.3, 7.0, reversed)
     for draws in (batches.draws, batches.class_draws):
-        assert (draws.epochs.batch_size, draws.levels, draws.caption_dropout) == (3, ToyNetwork.levels, 0.2)
+        assert (draws.epochs.batch_size, draws.levels, draws.caption_dropout) == (3, range(2, 7), 0.2)
         assert draws.noise_levels == NoiseLevels("logit-normal", 0.4, 0.6)
     assert batches.draws.generator.initial_seed() == 5 != batches.class_draws.generator.initial_seed()
 
