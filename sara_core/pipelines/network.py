@@ -27,6 +27,7 @@ class DiffusersNetwork:
 
     @property
     def sigmas(self) -> torch.Tensor:
+        """Noise over signal at each level, of a flow σ itself, rising: fp32 [levels]."""
         if self.noising.prediction is None:
             return self.noising.sigmas
         return self.noising.noise_to_signal(torch.arange(self.levels))

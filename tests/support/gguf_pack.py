@@ -31,8 +31,8 @@ def _load_by_the_pack(folder: Path, path: Path):
         )
         sys.modules["sara_tests_gguf"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    if str(path.parent) not in folder_paths.get_folder_paths("diffusion_models"):
-        folder_paths.add_model_folder_path("diffusion_models", str(path.parent))
+    # First of all folders: others have files of the same name.
+    folder_paths.add_model_folder_path("diffusion_models", str(path.parent), is_default=True)
     loader = sys.modules["sara_tests_gguf"].NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]
     return loader().load_unet(path.name)[0]
 

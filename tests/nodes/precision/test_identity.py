@@ -50,14 +50,14 @@ def deep():
 def known(comfy, deep, tmp_path_factory):
     """(whose, kind) → what a model of these weights is known by: its metadata, and what is compared with metadata."""
     identity, found = comfy.pack_module("nodes.host.identity"), {}
-    folder, base = tmp_path_factory.mktemp("known"), bf16_weights(deep)
+    base = bf16_weights(deep)
     whose = {"base": base, "light fine-tune": tuned(base), "unrelated": bf16_weights(deep, seed=1)}
     with pytest.MonkeyPatch.context() as patch:
         for (owner, weights), kind in itertools.product(whose.items(), READ):
             if owner != "base" and kind not in TRIED:
                 continue
             patch.setattr(quantised_models, "bf16_weights", lambda *_, weights=weights: weights)
-            loaded = model(kind, deep, folder)
+            loaded = model(kind, deep, tmp_path_factory.mktemp("known"))  # a loaded file may be mapped
             found[owner, kind] = identity.identity_metadata(loaded), identity.weights_of(loaded)
     return found
 
