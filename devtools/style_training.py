@@ -45,5 +45,5 @@ class StyleTraining:
         delta, _ = self.host.execute(
             "SaRATrain", model=self.base.model, latents=latents, positive=captions, **inputs
         ).outputs
-        patched, = self.host.execute("SaRAApply", model=self.base.model, delta=delta, strength=1.0).outputs
+        patched, _ = self.host.execute("SaRAApply", model=self.base.model, delta=delta, strength=1.0).outputs
         return delta, self.base._replace(model=patched)

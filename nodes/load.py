@@ -6,10 +6,10 @@ import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..sara_core.delta import SparseDelta
+from ..sara_core.delta import SparseDelta, text_part
 from ..sara_core.errors import DeltaError
 from .checks import checked_inputs, refusal
-from .host import folders, identity, patching
+from .host import folders, identity, patching, text_encoders
 from .host.progress import show_text
 from .host.remedies import advice
 from .sockets import SaraDelta
@@ -42,21 +42,56 @@ class _LastRead:
 _last_read = _LastRead()
 
 
-def _patched(node_class, model, delta: SparseDelta, strength: float):
-    """The MODEL with the delta; a warning on the node if the delta was trained on another one, or another variant."""
+def _patched(node_class, delta: SparseDelta, model, strength: float, clip, strength_clip: float) -> tuple:
+    """MODEL and CLIP with the delta, each None where none is connected; on the node a line for what is left out, and a
+    warning if the delta was trained on another model, or another variant."""
     said: list[str] = []
-    patched = patching.patch_model(model, delta, strength, said.append)
+    of_model, of_text = text_part.split(delta)
+    patched, patched_clip = model, clip
+    if model is not None and (of_model.entries or not of_text.entries):
+        patched = patching.patch_model(model, of_model, strength, said.append)
+    if of_text.entries and clip is not None:
+        patched_clip = text_encoders.patch_clip(clip, of_text, strength_clip, said.append)
+    elif of_text.entries and model is not None:
+        said.append(text_encoders.without_clip(of_text))
     for text in said:
         logging.warning(f"SaRA: {text}")
-    if strength != 0 and (text := identity.remark(model, delta)):
+    if patched is not model and (text := identity.remark(model, delta)):
         said.append(text)
     if said:
         show_text(node_class, "\n".join(said))
-    return patched
+    return patched, patched_clip
 
 
 def _strength() -> io.Float.Input:
     return io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=_STRENGTH_TOOLTIP)
+
+
+def _clip_inputs() -> tuple[io.Input, ...]:
+    return (
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip="The text encoders, for a delta that changes them too. Without it, that part is left out.",
+        ),
+        io.Float.Input(
+            "strength_clip",
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.01,
+            optional=True,
+            tooltip="How strongly to apply what the delta changes in the text encoders, like strength.",
+        ),
+    )
+
+
+def _clip_output() -> io.Output:
+    return io.Clip.Output(tooltip="The text encoders with the delta applied.")
+
+
+def _or_blocked(value, message: str):
+    return ExecutionBlocker(message) if value is None else value
 
 
 class SaRALoader(io.ComfyNode):
@@ -81,21 +116,23 @@ class SaRALoader(io.ComfyNode):
                     tooltip="A delta file in models/sara or output/sara.",
                 ),
                 _strength(),
+                *_clip_inputs(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the delta applied."),
                 SaraDelta.Output(display_name="delta", tooltip="The delta itself, to apply, bake or save again."),
+                _clip_output(),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, sara_name=None, strength=None):
+    def validate_inputs(cls, sara_name=None, strength=None, strength_clip=None):
         try:
             if sara_name is not None:  # otherwise it comes from another node and is not known yet
                 folders.delta_path(sara_name)
         except DeltaError as error:
             return str(error)
-        return refusal(cls, strength=strength)
+        return refusal(cls, strength=strength, strength_clip=strength_clip)
 
     @classmethod
     def fingerprint_inputs(cls, sara_name, **others):
@@ -103,11 +140,14 @@ class SaRALoader(io.ComfyNode):
 
     @classmethod
     @checked_inputs
-    def execute(cls, sara_name, strength, model=None) -> io.NodeOutput:
+    def execute(cls, sara_name, strength, model=None, clip=None, strength_clip=1.0) -> io.NodeOutput:
         delta = _last_read.load(folders.delta_path(sara_name))
-        if model is None:
-            return io.NodeOutput(ExecutionBlocker("SaRA Loader has no model: connect one to its model input."), delta)
-        return io.NodeOutput(_patched(cls, model, delta, strength), delta)
+        patched, patched_clip = _patched(cls, delta, model, strength, clip, strength_clip)
+        return io.NodeOutput(
+            _or_blocked(patched, "SaRA Loader has no model: connect one to its model input."),
+            delta,
+            _or_blocked(patched_clip, "SaRA Loader has no CLIP: connect one to its clip input."),
+        )
 
 
 class SaRAApply(io.ComfyNode):
@@ -124,15 +164,19 @@ class SaRAApply(io.ComfyNode):
                 io.Model.Input("model", tooltip="The diffusion model to apply the delta to."),
                 SaraDelta.Input("delta", tooltip="The delta to apply, from SaRA Train or SaRA Loader."),
                 _strength(),
+                *_clip_inputs(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the delta applied.")],
+            outputs=[io.Model.Output(tooltip="The model with the delta applied."), _clip_output()],
         )
 
     @classmethod
-    def validate_inputs(cls, strength=None):
-        return refusal(cls, strength=strength)
+    def validate_inputs(cls, strength=None, strength_clip=None):
+        return refusal(cls, strength=strength, strength_clip=strength_clip)
 
     @classmethod
     @checked_inputs
-    def execute(cls, model, delta, strength) -> io.NodeOutput:
-        return io.NodeOutput(_patched(cls, model, delta, strength))
+    def execute(cls, model, delta, strength, clip=None, strength_clip=1.0) -> io.NodeOutput:
+        patched, patched_clip = _patched(cls, delta, model, strength, clip, strength_clip)
+        return io.NodeOutput(
+            patched, _or_blocked(patched_clip, "SaRA Apply has no CLIP: connect one to its clip input.")
+        )

@@ -177,10 +177,10 @@ def _save_and_load(nodes: Nodes, model, delta, data: dict) -> None:
                   title="Golden", tags="a, b", description="Two\nlines", model=model,
                   thumbnail=torch.linspace(0, 1, 8 * 8 * 3).view(1, 8, 8, 3))  # fmt: skip
     for strength in (1.0, -0.4, 0.0):
-        patched, loaded = nodes.run(f"load/{strength}", "SaRALoader", model=model, strength=strength,
-                                    sara_name="bf16_00001_.safetensors")  # fmt: skip
+        patched, loaded, *_ = nodes.run(f"load/{strength}", "SaRALoader", model=model, strength=strength,
+                                        sara_name="bf16_00001_.safetensors")  # fmt: skip
         nodes.weights(f"load/{strength}, weights", patched)
-    (applied,) = nodes.run("apply/after the loader", "SaRAApply", model=patched, delta=loaded, strength=0.5)
+    applied, *_ = nodes.run("apply/after the loader", "SaRAApply", model=patched, delta=loaded, strength=0.5)
     nodes.weights("apply/after the loader, weights", applied)
     nodes.run("apply/drawn", "KSampler", model=applied, positive=data["positive"][0], negative=data["positive"][2],
               seed=1, steps=2, cfg=2.0, sampler_name="euler", scheduler="normal",

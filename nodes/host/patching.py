@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from comfy import weight_adapter
@@ -25,6 +25,8 @@ from .unpatched import never_patched
 STOCK_LOADERS_SWITCH = "SARA_STOCK_LOADERS"
 # How Nunchaku and others call the packed weight of a layer.
 _PACKED = ".qweight"
+# What people call what a delta is put on.
+MODEL, CLIP = "model", "CLIP"
 _CONVOLUTIONS = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
 
@@ -147,30 +149,48 @@ def patch_model(model, delta: SparseDelta, strength: float, on_left_out: Callabl
     if strength == 0:
         return model
     entries = _fitting(model, delta, on_left_out)
-    _check_values(model, entries, strength)
-    weights = {key: get_attr(model.model, key) for key in entries}
-    kept = {key for key, weight in weights.items() if _stays_quantised(model, key, weight)}
-    patches = {key: SaRAAdapter.of(entry, set()) for key, entry in entries.items() if key not in kept}
     patched = model.clone()
-    accepted = set(patched.add_patches(patches, strength))
-    if accepted != set(patches):
-        raise DeltaError(f"ComfyUI did not accept the delta for {listed(set(patches) - accepted)}. Update SaRA.")
-    if beside := never_patched(model, patches):
-        on_left_out(
-            f"ComfyUI changes no parameters that stand beside layers: what the delta changes of {listed(beside)} is "
-            "missing in this MODEL. SaRA Bake writes it into a checkpoint."
-        )
-    if kept:
-        quantised_layers.put_on(patched, {key: entries[key] for key in kept}, strength)
-        on_left_out(quantised_layers.what_nodes_miss(precision_of(weights[key]) for key in kept))
+    add_changes(patched, entries, strength, on_left_out)
     return patched
 
 
-def _stays_quantised(model, key: str, weight: torch.Tensor) -> bool:
+def add_changes(
+    patcher,
+    entries: Mapping[str, SparseEntry],
+    strength: float,
+    on_left_out: Callable[[str], None],
+    kind: str = MODEL,
+) -> None:
+    """Make a clone of a MODEL, or of a CLIP's patcher, compute with strength · Δ.
+
+    entries: by the host's keys, of the shapes that the weights have when they are dequantised
+    on_left_out: is told, for people, what ComfyUI never patches, and which nodes do not see what was put on quantised
+        weights; kind: MODEL or CLIP
+
+    Raises DeltaError if an element gets too large for its dtype, or the host takes one of the changes not.
+    """
+    _check_values(patcher, entries, strength)
+    weights = {key: get_attr(patcher.model, key) for key in entries}
+    kept = {key: entries[key] for key, weight in weights.items() if _stays_quantised(patcher, key, weight, kind)}
+    patches = {key: SaRAAdapter.of(entry, set()) for key, entry in entries.items() if key not in kept}
+    accepted = set(patcher.add_patches(patches, strength))
+    if accepted != set(patches):
+        raise DeltaError(f"ComfyUI did not accept the delta for {listed(set(patches) - accepted)}. Update SaRA.")
+    if beside := never_patched(patcher, patches):
+        on_left_out(
+            f"ComfyUI changes no parameters that stand beside layers: what the delta changes of {listed(beside)} is "
+            f"missing in this {kind}. SaRA Bake writes it into a checkpoint."
+        )
+    if kept:
+        quantised_layers.put_on(patcher, kept, strength, kind == MODEL)
+        on_left_out(quantised_layers.what_nodes_miss((precision_of(weights[key]) for key in kept), kind))
+
+
+def _stays_quantised(patcher, key: str, weight: torch.Tensor, kind: str) -> bool:
     """Whether patches would round the whole weight anew; ComfyUI-GGUF's layers apply them to a dequantised copy."""
     if precision_of(weight) is None or is_gguf(weight):
         return False
-    return quantised_layers.takes_changes(model.model.get_submodule(key.rpartition(".")[0]), key)
+    return quantised_layers.takes_changes(patcher, key, kind == MODEL)
 
 
 def _fitting(model, delta: SparseDelta, on_left_out: Callable[[str], None]) -> dict[str, SparseEntry]:
@@ -203,12 +223,13 @@ def _fitting(model, delta: SparseDelta, on_left_out: Callable[[str], None]) -> d
     return {key: entry for key, entry in entries.items() if key not in skipped}
 
 
-def _check_values(model, entries: dict[str, SparseEntry], strength: float) -> None:
+def _check_values(patcher, entries: Mapping[str, SparseEntry], strength: float) -> None:
+    computes_in = getattr(patcher.model, "get_dtype_inference", lambda: torch.float32)
     for key, (indices, values, _) in entries.items():
-        weight = get_attr(model.model, key)
+        weight = get_attr(patcher.model, key)
         ordinary = precision_of(weight) is None
-        dtype = weight.dtype if ordinary else model.model.get_dtype_inference()
+        dtype = weight.dtype if ordinary else computes_in()
         if may_overflow(values, strength, dtype):
             layer, _, parameter = key.rpartition(".")
-            base = weight if ordinary else dequantised(model.model.get_submodule(layer), parameter, dtype)
+            base = weight if ordinary else dequantised(patcher.model.get_submodule(layer), parameter, dtype)
             check_range(key, gather(base, indices.to(base.device)), values, strength)

@@ -6,7 +6,7 @@ some per cent, so the layer computes as always and the change is applied to its 
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
@@ -28,22 +28,28 @@ _SMALL = 64 * 1024
 _SPARSE_UP_TO = 0.1
 
 
-def takes_changes(module, key: str) -> bool:
-    """Whether a quantised parameter of this module can be changed here: a layer's weight or bias."""
-    return key.endswith((WEIGHT, BIAS)) and hasattr(module, "weight_function")
+def takes_changes(patcher, key: str, called: bool = True) -> bool:
+    """Whether a quantised parameter can be changed here: a layer's weight or bias. The rest as for `put_on`."""
+    module = patcher.model.get_submodule(key.rpartition(".")[0])
+    if not key.endswith((WEIGHT, BIAS)) or not hasattr(module, "weight_function"):
+        return False
+    return called or not _gets_no_functions(patcher, module)
 
 
-def put_on(patcher, entries: dict[str, SparseEntry], strength: float) -> None:
-    """Make a MODEL compute with strength · Δ added to quantised weights; the MODEL is changed, its weights are not.
+def put_on(patcher, entries: Mapping[str, SparseEntry], strength: float, called: bool = True) -> None:
+    """Make a MODEL, or a CLIP's patcher, compute with strength · Δ added to quantised weights; it is changed, its weights
+    are not. A text encoder computes such layers with dequantised weights then, in whatever form it multiplied before.
 
     entries: by the host's keys, of layers that `takes_changes`; shapes as dequantised
+    called: whether the host computes with it by `apply_model`; text encoders it calls in ways of their own, around which
+        it puts no wrapper
     """
     during_calls: dict[str, Added | Beside] = {}
     for key, entry in entries.items():
         module = patcher.model.get_submodule(key.rpartition(".")[0])
-        if _is_computed_beside(module):
+        if called and _is_computed_beside(module):
             during_calls[key] = Beside(entry, strength)
-        elif not hasattr(patcher, "add_weight_wrapper") or _gets_no_functions(patcher, module):
+        elif _gets_no_functions(patcher, module):
             during_calls[key] = Added(entry, strength)
         else:
             patcher.add_weight_wrapper(key, Added(entry, strength))
@@ -60,6 +66,8 @@ def _is_computed_beside(module) -> bool:
 
 
 def _gets_no_functions(patcher, module) -> bool:
+    if not hasattr(patcher, "add_weight_wrapper"):
+        return True
     is_dynamic = getattr(patcher, "is_dynamic", lambda: False)
     return is_dynamic() and comfy.model_management.module_size(module) <= _SMALL
 
@@ -215,9 +223,9 @@ class DuringCalls:
             change.release()
 
 
-def what_nodes_miss(kinds: Iterable[str]) -> str:
-    """One line for people about a MODEL whose quantised weights have these precisions."""
+def what_nodes_miss(kinds: Iterable[str], kind: str) -> str:
+    """One line for people about a model, or a CLIP, whose quantised weights have these precisions."""
     return (
-        f"The delta is added as this model's weights are used, which stay as they are ({', '.join(sorted(set(kinds)))})"
+        f"The delta is added as this {kind}'s weights are used, which stay as they are ({', '.join(sorted(set(kinds)))})"
         ": nodes that save or merge models leave it out. SaRA Bake writes it into a file."
     )

@@ -43,8 +43,8 @@ NODES = {
     ),
     "SaRATrainSamples": (["positive", "vae", "every", "steps", "cfg"], ["SARA_SAMPLES"]),
     "SaRASave": (["delta", "filename_prefix", "values"], ["SARA_DELTA"]),
-    "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA"]),
-    "SaRAApply": (["model", "delta", "strength"], ["MODEL"]),
+    "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA", "CLIP"]),
+    "SaRAApply": (["model", "delta", "strength"], ["MODEL", "CLIP"]),
     "SaRABake": (["ckpt_name", "delta", "strength", "filename_prefix"], ["STRING"]),
     "SaRAMerge": (
         ["deltas", "weights", "method", "keep", "sign", "seed", "preset", "blocks"],
@@ -164,8 +164,9 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     required = {name: list(c.INPUT_TYPES()["required"]) for name, c in own.items()}
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
-    assert "model" in own["SaRALoader"].INPUT_TYPES()["optional"]
     assert list(own["SaRABake"].INPUT_TYPES()["optional"]) == ["precision"]
+    assert list(own["SaRALoader"].INPUT_TYPES()["optional"]) == ["model", "clip", "strength_clip"]
+    assert list(own["SaRAApply"].INPUT_TYPES()["optional"]) == ["clip", "strength_clip"]
     assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
         "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",

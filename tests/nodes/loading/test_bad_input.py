@@ -44,7 +44,7 @@ def test_missing_keys_and_other_shapes_are_named(comfy, model, pack, delta):
     some = dict(delta.entries)
     some["diffusion_model.no_such.weight"] = some.pop("diffusion_model.out.2.weight")
     refused(comfy, model, pack, pack.SparseDelta(some), "1 of the delta's .*SD1.5.*diffusion_model.no_such.weight")
-    foreign = {f"text_encoders.{name}": entry for name, entry in delta.entries.items()}
+    foreign = {f"vae.{name}": entry for name, entry in delta.entries.items()}
     refused(comfy, model, pack, pack.SparseDelta(foreign), "None of the delta's .*SD1.5 model")
     bias = delta.entries["diffusion_model.out.2.bias"]._replace(shape=(5,))
     refused(comfy, model, pack, pack.SparseDelta({"diffusion_model.out.2.bias": bias}), r"\[4\].*\[5\]")

@@ -35,7 +35,7 @@ def texts(comfy, monkeypatch):
 def test_what_comfyui_does_not_change_is_named_and_the_rest_is_changed(comfy, pack, wan, texts, caplog):
     before = {name: weight.clone() for name, weight in wan.model.state_dict().items()}
     delta = delta_of(pack, wan, MODULATIONS | LAYERS)
-    patched, = comfy.execute("SaRAApply", model=wan, delta=delta, strength=1.0).outputs
+    patched, _ = comfy.execute("SaRAApply", model=wan, delta=delta, strength=1.0).outputs
     assert_same_bits(loaded_weights(patched), expected_weights(before, delta_of(pack, wan, LAYERS), 1.0))
     assert all(name in texts[0] and name in caplog.text for name in MODULATIONS) and "SaRA Bake" in texts[0]
     assert not any(name in texts[0] for name in LAYERS)

@@ -141,7 +141,7 @@ def train_save_and_load(comfy, family, model):
     assert len(set(loss["loss"])) == 3
     assert state_of_parts(model) == parts
     file = comfy.execute("SaRASave", delta=delta, filename_prefix=f"sara/{family.name}").ui["text"][0]
-    loaded, _ = comfy.execute("SaRALoader", model=model, sara_name=file.split("/")[-1], strength=1.0).outputs
+    loaded, *_ = comfy.execute("SaRALoader", model=model, sara_name=file.split("/")[-1], strength=1.0).outputs
     with torch.inference_mode():
         with_delta = loaded_weights(loaded)
         assert_same_bits(loaded_weights(model), base)

@@ -1,0 +1,50 @@
+"""Small random checkpoints with text encoders in them, under the host's own names, and what the host makes of them."""
+
+import torch
+
+from tests.support.family_models import FAMILIES, random_state_dict
+
+_SMALL = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
+# CLIP-L is smaller than CLIP-G, as in the real ones.
+OPTIONS = {"clip_l_model_config": _SMALL, "clip_g_model_config": {**_SMALL, "hidden_size": 128}}
+
+
+def text_state_dict(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Random weights of the family's text encoders, by the names of a loaded CLIP."""
+    from comfy import sd1_clip, sdxl_clip
+
+    kind = {"SD1.5": sd1_clip.SD1ClipModel, "SDXL": sdxl_clip.SDXLClipModel}[family]
+    weights = random_state_dict(lambda: kind(model_options=OPTIONS), seed)
+    return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+def stored(family: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of text encoders by the names that the host gives them in a checkpoint file of the family."""
+    from comfy import supported_models
+
+    config = {"SD1.5": supported_models.SD15, "SDXL": supported_models.SDXL}[family]
+    renamed = config.process_clip_state_dict_for_saving(object.__new__(config), dict(weights))
+    return {name: weight.contiguous() for name, weight in renamed.items()}
+
+
+def checkpoint(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """A whole checkpoint file's tensors but for the VAE."""
+    unet = FAMILIES[family].state_dict(seed, dtype)
+    model = {f"model.diffusion_model.{name}": weight for name, weight in unet.items()}
+    return model | stored(family, text_state_dict(family, seed, dtype))
+
+
+def loaded(tensors: dict[str, torch.Tensor]) -> tuple:
+    """MODEL and CLIP that the host makes of a checkpoint's tensors."""
+    from comfy.sd import load_state_dict_guess_config
+
+    options = {"model_options": {"dtype": torch.float32}, "te_model_options": {**OPTIONS, "dtype": torch.float32}}
+    return load_state_dict_guess_config(dict(tensors), output_vae=False, **options)[:2]
+
+
+def text_weights(clip) -> dict[str, torch.Tensor]:
+    """Copies of a CLIP's weights, as they are once the host has loaded it with its patches."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)
+    return {name: weight.detach().clone() for name, weight in clip.cond_stage_model.state_dict().items()}
