@@ -11,6 +11,7 @@ import torch
 
 from ..errors import DeltaError, UnsupportedModelError
 from ..names.resolve import check_distinct, resolve
+from ..names.text_encoders import is_of_text_encoder, titles_of
 from ..numbers import checked
 from ..tensors.elements import (
     added, has_own_operations, may_overflow, memory_span, overlaps_itself, shared_count, union_sum,
@@ -154,7 +155,7 @@ class SparseDelta:
         modules within torch.compile's, are looked through (own_weights.py). Everything is checked before anything is
         written; a tied weight is changed once; strength 0 writes nothing. On another variant of its model (for
         inpainting …) the change of the first layer is left out, with a warning that names it, if that is all that does
-        not fit.
+        not fit; so is what is of text encoders that are not in the target.
 
         Returns a handle whose remove() restores every bit.
         Raises DeltaError for a missing name, another shape, a strength that is not finite or makes an element too large
@@ -163,15 +164,23 @@ class SparseDelta:
         """
         if isinstance(target, torch.nn.Module):
             own = OwnWeights(target)
-            handle = AppliedDelta(self._changes_of(own), own.check_same)
+            handle = AppliedDelta(self._for(own.tensors)._changes_of(own), own.check_same)
         else:
-            handle = AppliedDelta(self._changes(target))
+            handle = AppliedDelta(self._for(target)._changes(target))
         try:
             handle.set_strength(strength)
         except BaseException:
             handle.remove()
             raise
         return handle
+
+    def _for(self, weights: Mapping[str, torch.Tensor]) -> "SparseDelta":
+        """The delta without its part for text encoders, with a warning, where the target is a diffusion model alone."""
+        of_text = {name for name in self.entries if is_of_text_encoder(name)}
+        if not of_text or any(name in weights for name in of_text):
+            return self
+        warnings.warn(f"Left out: the change of {titles_of(of_text)}, which is not in this model.", stacklevel=3)
+        return SparseDelta({name: entry for name, entry in self.entries.items() if name not in of_text}, self.metadata)
 
     def _changes_of(self, own: OwnWeights) -> list[tuple[str, torch.Tensor, SparseEntry]]:
         changes = self._changes(own.tensors)

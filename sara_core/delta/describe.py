@@ -12,6 +12,7 @@ from ..names.blocks import block_of, natural_order
 from ..tensors.elements import sum_of_squares
 from . import metadata as keys
 from .delta import SparseDelta
+from .text_part import Changes, changes_of_encoders
 
 # Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
 _CODING_OVERHEAD = 1.02
@@ -69,8 +70,9 @@ def file_size(elements: int, density: float, weights: int = 0, value_bytes: int 
 class DeltaFacts:
     """What there is to say about a delta.
 
-    settings: readable name → value, from metadata, as far as the delta says; blocks: see density_by_block. Both are
-        anybody's words, which text() makes plain and as_dict() leaves as they are
+    settings: readable name → value, from metadata, as far as the delta says; blocks: see density_by_block
+    encoders: what people call each text encoder that is changed → how much of it
+    All are anybody's words, which text() makes plain and as_dict() leaves as they are.
     """
 
     elements: int
@@ -79,6 +81,7 @@ class DeltaFacts:
     value_dtype: str
     settings: dict[str, str]
     blocks: dict[str, BlockDensity] = field(default_factory=dict)
+    encoders: dict[str, Changes] = field(default_factory=dict)
 
     def text(self) -> str:
         """For people."""
@@ -87,6 +90,7 @@ class DeltaFacts:
         lines = [
             f"{self.elements:,} changes in {self.weights} weights, {self.density:.3%} of their elements, "
             f"values in {self.value_dtype}",
+            *self._by_model(),
             *(f"{name:{width}}  {plain(value, SENTENCES)}" for name, value in settings),
             *_more(self.settings, settings),
             "",
@@ -97,6 +101,19 @@ class DeltaFacts:
         ]
         return "\n".join([*lines, *_more(self.blocks, blocks)])
 
+    def _by_model(self) -> list[str]:
+        """A line for the diffusion model and for each text encoder; none where there is but the one."""
+        if not self.encoders:
+            return []
+        elements, weights = (sum(numbers) for numbers in zip(*self.encoders.values()))
+        models = {"diffusion model": Changes(self.elements - elements, self.weights - weights), **self.encoders}
+        shown = _shown(models)
+        width = max(len(name) for name, _ in shown)
+        return [
+            *(f"{name:{width}}  {count.elements:>11,} changes in {count.weights} weights" for name, count in shown),
+            *_more(models, shown),
+        ]
+
     def as_dict(self) -> dict:
         """For programs: plain numbers, texts and dicts."""
         return {
@@ -106,6 +123,7 @@ class DeltaFacts:
                 name: {"count": block.count, "density": block.density, "strength": block.strength}
                 for name, block in self.blocks.items()
             },
+            "text_encoders": {name: changes._asdict() for name, changes in self.encoders.items()},
         }  # fmt: skip
 
 
@@ -135,7 +153,7 @@ def describe(delta: SparseDelta) -> DeltaFacts:
     others = {key: _readable(text) for key, text in delta.metadata.items() if key not in known}
     return DeltaFacts(
         delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), {**named, **others},
-        density_by_block(delta),
+        density_by_block(delta), changes_of_encoders(delta),
     )  # fmt: skip
 
 

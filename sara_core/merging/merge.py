@@ -25,7 +25,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import in_float32_range
 from ..errors import DeltaError
-from ..names.resolve import common_name, prefix_of
+from ..names.resolve import common_name, exchanged, prefix_of
 from ..numbers import checked
 from ..tensors.largest import MagnitudeHistogram, largest_cut
 from .block_factors import BlockFactor, check_blocks, factors_of
@@ -199,7 +199,7 @@ def _with_common_names(deltas: Sequence[SparseDelta]) -> list[SparseDelta]:
     prefix, known, renamed = prefix_of(deltas[0].entries), {}, []
     for delta in deltas:
         own = prefix_of(delta.entries)
-        names = {name: prefix + name.removeprefix(own) for name in delta.entries}
+        names = {name: exchanged(name, own, prefix) for name in delta.entries}
         names = {name: known.setdefault(common_name(new), new) for name, new in names.items()}
         if all(name == new for name, new in names.items()):
             renamed.append(delta)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import check_fits
+from ..delta.text_part import split
 from ..delta.translate import to_diffusers
 from ..delta.variants import left_out
 from ..errors import DeltaError, UnsupportedModelError
@@ -22,6 +23,7 @@ from .gguf_file import ENDING as GGUF
 from .gguf_file import GgufFile
 from .quantised.file import QuantisedFile
 from .quantised.formats import Shape
+from .text_encoders import stored_entries
 
 # In which a quantised weight is written: its own format, or one of these.
 AS_THE_FILE = "as the file"
@@ -48,7 +50,8 @@ def bake(
     Each other weight keeps its dtype, every other tensor its bytes, the file its metadata, to which the bake is added
     under "sara.baked". The target appears only when complete. `on_progress` is called with bytes done and bytes in all,
     and may raise to stop.
-    On another variant of its model (for inpainting …) the first layer's change is left out, and the report says so.
+    On another variant of its model (for inpainting …) the first layer's change is left out, and so is that of text
+    encoders that are not in the file; the report says so.
     Raises DeltaError if a file cannot be read or written or is damaged, the delta does not fit the checkpoint otherwise
     or makes an element too large for its dtype, or the strength is not finite; NameTakenError if the target would
     replace something and must not; UnsupportedModelError, by name, for a weight that is quantised in a way that is not
@@ -74,9 +77,14 @@ def bake(
     with open(base, "rb") as source:
         checkpoint = GgufFile(base) if is_gguf else QuantisedFile(source, base.name)
         shapes = checkpoint.shapes
-        entries = _named_as_in(shapes, delta.entries, base.name)
+        of_model, of_text = split(delta)
+        entries = _named_as_in(shapes, of_model.entries, base.name)
         skipped = left_out(entries, {name: shapes[name] for name in entries})
         entries = {name: entry for name, entry in entries.items() if name not in skipped}
+        in_text, absent = stored_entries(of_text.entries, shapes, base.name)
+        entries |= in_text
+        if absent and not entries:
+            raise DeltaError(f"Nothing would be baked. {' '.join(absent)} Choose a checkpoint that has it.")
         if precision == AS_THE_FILE:
             found = {name: checkpoint.found(name) for name in entries}
             metadata, size = _recorded(checkpoint.metadata, delta, strength), os.path.getsize(base)
@@ -93,7 +101,7 @@ def bake(
         with atomic.writing(target, overwrite) as file:
             loss = write(file)
     changes = sum(len(entry.indices) for entry in entries.values())
-    return BakeReport.of(changes, loss, tuple(skipped.values()))
+    return BakeReport.of(changes, loss, (*skipped.values(), *absent))
 
 
 def _named_as_in(

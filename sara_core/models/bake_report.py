@@ -15,7 +15,8 @@ class BakeReport:
 
     changes: all elements of the delta; lost: those that are as before, though their change was not zero
     share: of the whole change that arrived, measured along it; rescaled: blocks that share a scale and got a new one
-    left_out: a sentence on each weight whose changes do not fit this variant of the model
+    left_out: a sentence on each weight whose changes do not fit this variant of the model, and on the text encoders
+        that are not in the file
     """
 
     changes: int

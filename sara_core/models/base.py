@@ -1,6 +1,7 @@
 """A base model as conversions need it: one weight at a time, under either side's names."""
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from ..names.diffusers import Shape, check_known, is_diffusers, parts_in
 from ..names.families import family_of
 from ..names.parts import Part
 from ..names.stored import PREFIX, loaded_names
+from .text_encoders import TextEncoders
 
 
 class Base:
@@ -67,6 +69,11 @@ class Base:
     def weights(self) -> Mapping[str, torch.Tensor]:
         """All weights by ComfyUI's names with the prefix, each read when it is asked for."""
         return _Weights(self)
+
+    @functools.cached_property
+    def text_encoders(self) -> TextEncoders:
+        """The text encoders in the same file; without weights where it has none."""
+        return TextEncoders(self._source)
 
     @property
     def elements(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ..errors import DeltaError
 from ..wording import listed
 from .stored import CHECKPOINT_PREFIX, NORM_SCALE, NORM_WEIGHT, PREFIX, loaded_names
+from .text_encoders import is_of_text_encoder
 
 _PREFIXES = (PREFIX, CHECKPOINT_PREFIX, "")
 _LONGEST_FIRST = (CHECKPOINT_PREFIX, PREFIX, "")
@@ -16,7 +17,7 @@ def resolve(wanted: Collection[str], available: Collection[str], target: str) ->
     """Map every wanted weight name to the name that `available` has for it.
 
     One prefix holds for the whole delta: names as they are, else one of the known prefixes exchanged for another, else
-    the names that `available`, if it is a file's, has before it is loaded.
+    the names that `available`, if it is a file's, has before it is loaded. Those of text encoders stay as they are.
     Raises DeltaError, naming what is missing, when no prefix finds every weight, and both names where two are found in
     one place; `target` says where was looked.
     """
@@ -74,9 +75,19 @@ def _check_apart(found: Mapping[str, str], target: str) -> None:
 
 
 def prefix_of(names: Iterable[str]) -> str:
-    """Which of the known prefixes all names have; empty where they have none, or not the same."""
-    names = list(names)
-    return next(prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names))
+    """Which of the known prefixes all names but those of text encoders have; empty where they have none, or not the
+    same."""
+    return _prefixes(names)[0]
+
+
+def exchanged(name: str, prefix: str, other: str) -> str:
+    """The name with `other` in place of `prefix`, which is prefix_of its delta's names; a text encoder's stays."""
+    return name if is_of_text_encoder(name) else other + name.removeprefix(prefix)
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    names = [name for name in names if not is_of_text_encoder(name)]
+    return [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)]
 
 
 def _original(name: str) -> str:
@@ -85,11 +96,11 @@ def _original(name: str) -> str:
 
 def _renamings(wanted: Collection[str], available: Collection[str]) -> Iterable[dict[str, str]]:
     yield {name: name for name in wanted}
-    prefixes = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in wanted)]
+    prefixes = _prefixes(wanted)
     for prefix in prefixes:
         for other in _PREFIXES:
             if other != prefix:
-                yield {name: other + name.removeprefix(prefix) for name in wanted}
+                yield {name: exchanged(name, prefix, other) for name in wanted}
     stored = loaded_names(available)
     for prefix in prefixes:
-        yield {name: stored.get(name.removeprefix(prefix), "") for name in wanted}
+        yield {name: name if is_of_text_encoder(name) else stored.get(name.removeprefix(prefix), "") for name in wanted}
