@@ -51,10 +51,13 @@ class ReadRequest:
             return None
         return self.open_until_read.enter_context(opened_base(self.base_path))
 
-    def keep_largest(self, changes: Callable[[], Iterable[tuple[str, torch.Tensor]]], number: int) -> Kept:
-        """keep_largest() of the base's elements at the density asked for, telling how far it is.
+    def keep_largest(
+        self, changes: Callable[[], Iterable[tuple[str, torch.Tensor]]], number: int, elements: int | None = None
+    ) -> Kept:
+        """keep_largest() at the density asked for, telling how far it is.
 
         changes: as it takes them, `number` of them each of the three times that it may ask
+        elements: that the density is a share of; by default the base's
         """
         done, steps = 0, 3 * number
 
@@ -66,7 +69,7 @@ class ReadRequest:
                 tell(done, steps)
 
         tell = self.on_progress or (lambda done, total: None)
-        kept = keep_largest(counted, self.density, self.base.elements)
+        kept = keep_largest(counted, self.density, self.base.elements if elements is None else elements)
         if done < steps:  # a reading that was not needed counts as done
             tell(steps, steps)
         return kept

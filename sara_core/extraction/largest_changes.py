@@ -52,6 +52,17 @@ class Kept(NamedTuple):
         return max(0.0, 1 - self.squared_share)
 
 
+def together(parts: Iterable[Kept]) -> Kept:
+    """What was kept of several files' changes, or of several parts of one."""
+    entries, kept, of = {}, 0.0, 0.0
+    for part in parts:
+        squares = sum(sum_of_squares(entry.values) for entry in part.entries.values())
+        entries |= part.entries
+        kept += squares
+        of += squares / part.squared_share if part.squared_share else 0.0
+    return Kept(entries, kept / of if of else 1.0)
+
+
 class LargestChanges:
     """The largest of a stream of changes, which is read once when this is made, and once or twice to keep some.
 

@@ -25,6 +25,7 @@ from .peft_settings import Alphas
 from .readings import COMFYUI, TRAINED, Difference, as_comfyui
 from .remainder import PARTS as REMAINDER
 from .remainder import remainder
+from .text import TextBase
 
 # Of a module's bias: part in the file → part of the bias' own change.
 _OF_BIAS = {"bias": "diff", "set_bias": "set"}
@@ -41,15 +42,18 @@ class AdapterFile:
     modules: by ComfyUI's weight name without prefix, the file's modules that are parts of it, each a part of its own
     left_out: names of the file's modules and tensors that the base has no place for
     difference: from the other reading; complete as soon as `changes` has been through once
+    prefix: of the weight names in a delta; text: what the file changes of text encoders
     """
 
     source: Source
-    base: Base
+    base: "Base | TextBase"
     alphas: Alphas
     reading: str = TRAINED
+    prefix: str = PREFIX
     modules: Mapping[str, list["_Module"]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     difference: Difference | None = None
+    text: "AdapterFile | None" = None
 
     def changes(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, dense change in float32) of each weight, one at a time.
@@ -62,13 +66,18 @@ class AdapterFile:
             for module in modules:
                 one = module.change(self, difference)
                 total = one if total is None else total + one
-            yield PREFIX + name, total
+            yield self.prefix + name, total
         self.difference = self.difference or difference
 
     def notes(self) -> list[str]:
         """Lines for people, after the changes: what was left out, and what the other reading would have given."""
         other = None if self.difference is None else self.difference.text(self.reading)
         return report(self.left_out, self.base.label) + ([] if other is None else [other])
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all weights that it changes."""
+        return sum(math.prod(self.base.shapes[name]) for name in self.modules)
 
 
 @dataclass
@@ -151,13 +160,18 @@ def opened_adapter(source: Source, base: Base, alphas: Alphas, reading: str = TR
     modules, unknown = modules_of(source.names)
     known = places(base)
     file = AdapterFile(source, base, alphas, reading)
+    text = file.text = AdapterFile(source, TextBase(base, source), alphas, reading, prefix="")
     missing = []
     for name, tensors in modules.items():
-        if (own := known_name(name, known)) is None:
-            missing.append(name)
-        else:
+        if (own := known_name(name, known)) is not None:
             _add(file, name, tensors, known[own])
-    _check_overlaps(file)
+        elif (place := text.base.place(name, tensors)) is not None:
+            _add(text, name, tensors, place)
+        else:
+            missing.append(name)
+    for one in (file, text):
+        _check_overlaps(one)
+    file.left_out += text.left_out
     file.left_out += missing + unknown
     _check_what_is_left(file, modules, unknown, known)
     return file
@@ -177,7 +191,12 @@ def _check_what_is_left(
         )
     elsewhere = [name for name in modules if part_of(name) is not None]
     if not read and elsewhere and not of_model:
-        raise DeltaError(f"The file changes only {only(elsewhere)}; a SaRA delta changes the diffusion model.")
+        if file.text.modules:
+            return
+        raise DeltaError(
+            f"The file changes only {only(elsewhere)}; a SaRA delta changes the diffusion model, and text encoders "
+            "whose names are known."
+        )
     if read and of_model and (other := _other_family(file, modules)) is not None:
         raise DeltaError(
             f"The file is for {other}, and '{file.base.label}' is {file.base.family}: {listed(of_model)} do not exist "

@@ -1,5 +1,7 @@
 """Adapters as a format: LoRA, LyCORIS, and the weight differences that ComfyUI writes."""
 
+from ...delta.text_part import text_lines
+from ...extraction.largest_changes import together
 from ..foreign_file import ForeignFile
 from ..formats import Reader, Sign
 from ..peft import PREFIX, WEIGHT_FILES
@@ -37,11 +39,16 @@ class AdapterReader(Reader):
         return are_of_an_adapter(file.names)
 
     def read(self, file: ForeignFile, request: ReadRequest) -> Conversion:
-        """The largest changes; what the base has no place for, like modules of text encoders, is left out by name."""
+        """The largest changes of the diffusion model, and of the text encoders' weights that the file changes.
+
+        What there is no place for is left out by name.
+        """
         alphas, notes = alphas_of(file.path, file.source)
         adapter = opened_adapter(file.source, request.base, alphas, request.reading)
         kept = request.keep_largest(adapter.changes, len(adapter.modules))
+        if text := adapter.text.modules:
+            kept = together([kept, request.keep_largest(adapter.text.changes, len(text), adapter.text.elements)])
         conversion = request.made(kept.entries, kept.lost)
         conversion.left_out = adapter.left_out
-        conversion.notes += [*notes, *adapter.notes()]
+        conversion.notes += [*notes, *text_lines(conversion.delta), *adapter.notes(), *adapter.text.notes()]
         return conversion

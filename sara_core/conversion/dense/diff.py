@@ -11,7 +11,7 @@ from pathlib import Path
 from ...delta import SparseDelta, SparseEntry, modelspec
 from ...delta.entry import dense
 from ...files import atomic, container, disk
-from ...names.resolve import BIAS, PREFIX, WEIGHT, prefix_of
+from ...names.resolve import BIAS, PREFIX, WEIGHT, exchanged, prefix_of
 from ..formats import Writer
 from ..request import WriteRequest
 
@@ -50,9 +50,10 @@ def write(
 
 
 def host_names(entries: Mapping[str, SparseEntry]) -> dict[str, SparseEntry]:
-    """The entries under the names that ComfyUI's loaded models have, with the prefix `diffusion_model.`"""
+    """The entries under the names that ComfyUI's loaded models have, with the prefix `diffusion_model.`; those of text
+    encoders are called so already."""
     prefix = prefix_of(entries)
-    return {PREFIX + name.removeprefix(prefix): entry for name, entry in entries.items()}
+    return {exchanged(name, prefix, PREFIX): entry for name, entry in entries.items()}
 
 
 def diff_name(name: str) -> str:

@@ -9,9 +9,16 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import DeltaError
 from ...names.families import Family
+from ...names.text_encoders import (
+    CLIP_G, CLIP_H, CLIP_L, T5_XXL, TEXT_PREFIX, encoder_of, is_of_text_encoder,
+)  # fmt: skip
 from ...wording import one_of
 
 COMFYUI = "comfyui"
+# On which layers of text encoders the others train LoRAs.
+_TEXT_LAYERS = re.compile(
+    r"\.encoder\.(layers\.\d+\.(self_attn|mlp)|block\.\d+\.layer\.\d\.(SelfAttention|DenseReluDense))\.\w+$"
+)
 _KOHYA, _PEFT = ("lora_down", "lora_up"), ("lora_A", "lora_B")
 
 
@@ -28,6 +35,8 @@ class Layout:
     layers: pattern of the layers that it looks for, by their names without prefix
     marks: patterns, of each of which a layer must be there, because they tell the program what the file is for
     misleading: pattern of layers by which it takes the file for another family's, where they come before a mark
+    text: of each text encoder whose LoRAs it takes, what it puts before a layer's name; the dots of that name are
+        underscores where this ends in one. None: it takes those of all under a delta's names
     """
 
     prefix: str
@@ -40,14 +49,24 @@ class Layout:
     layers: str = ""
     marks: tuple[str, ...] = ()
     misleading: str | None = None
+    text: Mapping[str, str] | None = field(default_factory=dict)
 
     def key(self, layer: str) -> str:
         """What a file calls the layer of this name."""
+        if is_of_text_encoder(layer):
+            return layer if self.text is None else self._text_key(layer)
         return self.prefix + (layer.replace(".", "_") if self.is_flat else layer)
 
     def looks_for(self, layer: str) -> bool:
         """Whether the program has a place for a LoRA of this layer."""
+        if is_of_text_encoder(layer):
+            return self.text is None or encoder_of(layer) in self.text and _TEXT_LAYERS.search(layer) is not None
         return re.match(self.layers, layer) is not None
+
+    def _text_key(self, layer: str) -> str:
+        encoder = encoder_of(layer)
+        before, module = self.text[encoder], layer.removeprefix(f"{TEXT_PREFIX}{encoder}.transformer.")
+        return before + (module.replace(".", "_") if before.endswith("_") else module)
 
     def misleading_of(self, layers: Collection[str]) -> set[str]:
         """Those of the layers that must not be in a file with the others. Files have their layers in alphabetical
@@ -138,15 +157,43 @@ _KOHYA_PROGRAMS = {
     "Qwen-Image": replace(_FLAT, layers=r"transformer_blocks\."),
 }
 
+
+def _with_text(layouts: Mapping[str | None, Layout], encoders: Mapping[str, Mapping[str, str]]) -> dict:
+    """The layouts of a program with what it puts before layers of text encoders. encoders: family → encoder → that"""
+    return {family: replace(layout, text=encoders.get(family, {})) for family, layout in layouts.items()}
+
+
+_TWO = {CLIP_L: "text_encoder.", CLIP_G: "text_encoder_2."}
+_DIFFUSERS_TEXT = {
+    "SD1.5": {CLIP_L: "text_encoder."},
+    "SD2.1": {CLIP_H: "text_encoder."},
+    "SDXL Refiner": {CLIP_G: "text_encoder_2."},
+    **dict.fromkeys(("SDXL", "SSD-1B", "Segmind Vega", "KOALA 700M", "KOALA 1B", "SD3"), _TWO),
+    "Flux": {CLIP_L: "text_encoder."},
+}
+_KOHYA_SD_TEXT = {
+    "SD1.5": {CLIP_L: "lora_te_"},
+    "SD2.1": {CLIP_H: "lora_te_"},
+    "SDXL": {CLIP_L: "lora_te1_", CLIP_G: "lora_te2_"},
+}
+_KOHYA_TEXT = {
+    **_KOHYA_SD_TEXT,
+    "SD3": {CLIP_L: "lora_te1_", CLIP_G: "lora_te2_", T5_XXL: "lora_te3_"},
+    "Flux": {CLIP_L: "lora_te1_", T5_XXL: "lora_te3_"},
+}
+
 PROGRAMS: dict[str, Program] = {
-    COMFYUI: Program("ComfyUI", others=replace(_FLAT_COMFYUI, keeps_differences=True)),
+    COMFYUI: Program("ComfyUI", others=replace(_FLAT_COMFYUI, keeps_differences=True, text=None)),
     "diffusers": Program(
         "diffusers",
-        {
-            **dict.fromkeys(_UNETS, Layout("unet.", has_one_rank=True)),
-            **dict.fromkeys(_TRANSFORMERS, Layout("transformer.", has_one_rank=True, layers=_NO_EMBEDDING)),
-        },
+        _with_text(
+            {
+                **dict.fromkeys(_UNETS, Layout("unet.", has_one_rank=True)),
+                **dict.fromkeys(_TRANSFORMERS, Layout("transformer.", has_one_rank=True, layers=_NO_EMBEDDING)),
+            },
+            _DIFFUSERS_TEXT,
+        ),
     ),
-    "invokeai": Program("InvokeAI", _INVOKEAI),
-    "kohya": Program("kohya's sd-scripts and musubi-tuner", _KOHYA_PROGRAMS),
+    "invokeai": Program("InvokeAI", _with_text(_INVOKEAI, _KOHYA_SD_TEXT)),
+    "kohya": Program("kohya's sd-scripts and musubi-tuner", _with_text(_KOHYA_PROGRAMS, _KOHYA_TEXT)),
 }

@@ -17,6 +17,7 @@ import torch
 
 from ...delta import SparseDelta, SparseEntry
 from ...delta.entry import VALUE_DTYPES
+from ...delta.text_part import split
 from ...delta.translate import to_diffusers
 from ...errors import DeltaError, NameTakenError
 from ...files import atomic, container
@@ -24,6 +25,7 @@ from ...files.source import Source
 from ...models.base import Base, opened_base
 from ...names.diffusers import diffusers_parts
 from ...names.resolve import WEIGHT, prefix_of
+from ...names.text_encoders import titles_of
 from ...tensors.elements import sum_of_squares
 from ..foreign_file import ForeignFile
 from ..formats import Reader, Sign, Writer
@@ -57,8 +59,9 @@ class ShiraWriter(Writer):
 
     def write(self, delta: SparseDelta, path: Path, request: WriteRequest) -> str:
         """By the names of diffusers where they are known; the report has what SHiRA cannot hold."""
-        prefix = prefix_of(delta.entries)
-        entries = {name.removeprefix(prefix): entry for name, entry in delta.entries.items()}
+        of_model, of_text = split(delta)
+        prefix = prefix_of(of_model.entries)
+        entries = {name.removeprefix(prefix): entry for name, entry in of_model.entries.items()}
         shapes = {name: entry.shape for name, entry in entries.items()}
         if request.base_path is not None:
             with opened_base(request.base_path) as base:
@@ -69,6 +72,8 @@ class ShiraWriter(Writer):
         squares = {name: sum_of_squares(entry.values) for name, entry in entries.items()}
         lost = sum(squares[name] for name in left_out) / (sum(squares.values()) or 1.0)
         lines = [f"Saved {len(entries) - len(left_out)} Linear layers for PEFT in '{path.name}'."]
+        if of_text.entries:
+            lines.append(f"Left out, because such a file is of one model: {titles_of(of_text.entries)}.")
         if left_out:
             lines.append(
                 f"Left out, because SHiRA holds Linear layers only: {len(left_out)} other parameters with {lost:.2%} "

@@ -186,13 +186,37 @@ def test_without_a_density_it_asks_for_one(tmp_path, sd15):
         read_delta(path, density=0.1)
 
 
-def test_a_text_encoders_modules_are_left_out_and_counted(tmp_path, sd15):
-    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1" + part: tensor for part, tensor in lora(9, 9).items()}
-    path = adapter_file(tmp_path / "x.safetensors", "", text | {MODULE[2] + p: t for p, t in lora(*LINEAR).items()})
-    conversion = read_delta(path, sd15[1], density=0.1)
+def test_a_text_encoders_modules_are_kept_and_those_that_no_name_tells_are_left_out_and_counted(tmp_path, sd15):
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1" + part: tensor for part, tensor in lora(9, 7).items()}
+    strange = {"lora_te_somewhere_else" + part: tensor for part, tensor in lora(9, 7).items()}
+    own = {MODULE[2] + part: tensor for part, tensor in lora(*LINEAR).items()}
+    conversion = read_delta(adapter_file(tmp_path / "x.safetensors", "", text | strange | own), sd15[1], density=0.1)
+    layer = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    assert set(conversion.delta.entries) == {layer, MODULE[2] + ".weight"}
+    assert conversion.delta.entries[layer].shape == (9, 7) and len(conversion.delta.entries[layer].indices) == 6
     assert len(conversion.left_out) == 1 and "1 modules of the text encoder" in conversion.text()
-    with pytest.raises(DeltaError, match="only text encoders"):
-        read_delta(adapter_file(tmp_path / "text.safetensors", "", text), sd15[1], density=0.1)
+    alone = read_delta(adapter_file(tmp_path / "text.safetensors", "", text), sd15[1], density=0.1)
+    assert set(alone.delta.entries) == {layer} and "CLIP-L: 6 of the changes, in 1 weight." in alone.text()
+    with pytest.raises(DeltaError, match="only text encoders.*whose names are known"):
+        read_delta(adapter_file(tmp_path / "strange.safetensors", "", strange), sd15[1], density=0.1)
+
+
+@pytest.mark.parametrize("parts", [
+    {".dora_scale": random(9, 1)}, {".oft_blocks": random(3, 3, 3)}, {".set_weight": random(9, 7)},
+])  # fmt: skip
+def test_what_depends_on_a_text_encoder_that_the_base_lacks_is_left_out(tmp_path, sd15, parts):
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1" + part: tensor for part, tensor in parts.items()}
+    own = {MODULE[2] + part: tensor for part, tensor in lora(*LINEAR).items()}
+    conversion = read_delta(adapter_file(tmp_path / "x.safetensors", "", text | own), sd15[1], density=0.1)
+    assert set(conversion.delta.entries) == {MODULE[2] + ".weight"} and len(conversion.left_out) == 1
+
+
+def test_factors_for_a_text_encoder_of_no_real_size_take_no_memory(tmp_path, sd15):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    text = {f"{name}.lora_up.weight": torch.zeros(30_000, 1), f"{name}.lora_down.weight": torch.zeros(1, 30_000)}
+    own = {MODULE[2] + part: tensor for part, tensor in lora(*LINEAR).items()}
+    conversion = read_delta(adapter_file(tmp_path / "x.safetensors", "", text | own), sd15[1], density=0.1)
+    assert conversion.left_out == [name]
 
 
 def test_modules_that_the_base_lacks_are_named(tmp_path, sd15):

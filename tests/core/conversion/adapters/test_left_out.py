@@ -38,10 +38,8 @@ BESIDE = {
     "a control net": (of_module("lora_controlnet_input_blocks_1_0", factors()),
                       ["lora_controlnet_input_blocks_1_0"], "of a control net"),
     **{f"the text encoder as {name}": (of_module(name, factors()), [name], "1 modules of the text encoder")
-       for name in ("lora_te3_encoder_block_0", "lora_te_layers_0_mlp_down_proj", "text_encoder_3.encoder.block.0.q",
-                    "text_encoders.qwen3_4b.transformer.model.layers.0.q", "clip_l.transformer.x", "t5xxl.encoder.x",
-                    "llama.model.layers.0.q", "qwen25_7b.model.layers.0.q", "lora_llm_layers_0_q",
-                    "base_model.model.text_model.encoder.layers.0.q")},
+       for name in ("lora_te3_encoder_block_0", "lora_te_layers_0_mlp_down_proj", "text_encoder_3.q",
+                    "t5xxl.encoder.x", "llama.model.layers.0.q", "qwen25_7b.model.layers.0.q", "lora_llm_layers_0_q")},
 }  # fmt: skip
 
 
@@ -89,11 +87,11 @@ def test_a_file_of_an_unknown_kind_with_a_known_part_is_refused_as_that(tmp_path
 
 
 @pytest.mark.parametrize("beside, words", [
-    (of_module("lora_te_text_model_encoder_layers_0_mlp_fc1", factors()), "only text encoders"),
+    (of_module("lora_te_somewhere_else", factors()), "only text encoders"),
     (of_module("lora_vae_decoder_conv_in", factors()), "only the VAE"),
 ])  # fmt: skip
 def test_nothing_but_another_part_of_the_pipeline_is_called_by_its_name(tmp_path, base, beside, words):
-    with pytest.raises(DeltaError, match=f"{words}; a SaRA delta changes the diffusion model"):
+    with pytest.raises(DeltaError, match=f"{words}; a SaRA delta changes .* whose names are known"):
         read_delta(saved(tmp_path / "x.safetensors", beside), base, density=1.0)
 
 
