@@ -12,14 +12,16 @@ diffusers itself is the caller's: nothing here imports it.
 """
 
 import os
+import warnings
 from typing import Any
 
 import torch
 
-from .delta import SparseDelta
+from .delta import SparseDelta, SparseEntry
 from .delta import metadata as keys
 from .delta.delta import AppliedDelta
 from .delta.own_weights import OwnWeights
+from .delta.text_part import split
 from .delta.translate import to_comfy, to_diffusers
 from .errors import UnsupportedModelError
 from .files.source import Source
@@ -29,7 +31,12 @@ from .names.diffusers import diffusers_parts, parts_in
 from .names.families import FAMILIES, family_of
 from .names.parts import Part
 from .names.resolve import PREFIX, resolve
+from .names.text_encoders import TEXT_PREFIX, encoder_of, encoders_of, titles_of
 from .wording import one_of
+
+# What pipelines call their parts.
+_DENOISER = "denoiser"
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def load_delta(
@@ -37,6 +44,8 @@ def load_delta(
 ) -> AppliedDelta:
     """Change the weights of a diffusers pipeline's UNet or transformer, or of such a model, in place:
     round(float32(weight) + strength · Δ). Deltas add up with each other and with LoRAs.
+
+    A pipeline's text encoders are changed too; a delta's part for those that are not there is left out, with a warning.
 
     path_or_delta: with ComfyUI's weight names, as every delta file has them, or with the model's own
 
@@ -66,9 +75,22 @@ def load_delta(
     >>> torch.equal(layer.weight, before)
     True
     """
-    model = denoiser(pipeline_or_model)
     delta = path_or_delta if isinstance(path_or_delta, SparseDelta) else SparseDelta.load(path_or_delta)
-    return _with_own_names(delta, OwnWeights(model).tensors).apply_(model, strength)
+    of_model, of_text = split(delta)
+    model, encoders, entries = None, {}, {}
+    if of_model.entries or not of_text.entries:
+        model = denoiser(pipeline_or_model)
+        of_model = _with_own_names(of_model, OwnWeights(model).tensors)
+    if of_text.entries:
+        encoders, entries = _text_encoders(pipeline_or_model, of_text)
+    if not encoders:
+        return of_model.apply_(denoiser(pipeline_or_model) if model is None else model, strength)
+    # One handle for all: the models beside each other under one roof, each weight by its model's name and its own.
+    roof = torch.nn.ModuleDict(encoders if model is None else {**encoders, _DENOISER: model})
+    if model is not None:
+        found = resolve(of_model.entries, OwnWeights(model).tensors, "this diffusers model")
+        entries |= {f"{_DENOISER}.{own}": of_model.entries[name] for name, own in found.items()}
+    return SparseDelta(entries, delta.metadata).apply_(roof, strength)
 
 
 def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
@@ -121,6 +143,38 @@ def denoiser(pipeline_or_model: Any) -> torch.nn.Module:
     while (inner := _within(model)) is not None:
         model = inner
     return model
+
+
+def _text_encoders(pipeline: Any, delta: SparseDelta) -> tuple[dict[str, torch.nn.Module], dict[str, SparseEntry]]:
+    """A pipeline's text encoders by the names that it has for them, and a delta's entries by these and their own names.
+
+    An encoder is the delta's if it has all of the changed weights, in their shapes.
+
+    delta: entries of text encoders alone
+    """
+    parts = {part: getattr(pipeline, part, None) for part in _TEXT_ENCODERS}
+    models = {part: model for part, model in parts.items() if isinstance(model, torch.nn.Module)}
+    shapes = {part: _shapes(OwnWeights(model).tensors) for part, model in models.items()}
+    used: dict[str, torch.nn.Module] = {}
+    entries: dict[str, SparseEntry] = {}
+    absent: list[str] = []
+    for encoder in encoders_of(delta.entries):
+        prefix = f"{TEXT_PREFIX}{encoder}.transformer."
+        own = {name: entry for name, entry in delta.entries.items() if encoder_of(name) == encoder}
+        named = {name.removeprefix(prefix): entry for name, entry in own.items()}
+        # CLIPTextModel of transformers 5 has no `text_model` in it; with a projection it still has.
+        bare = {name.removeprefix("text_model."): entry for name, entry in named.items()}
+        fitting = ((part, wanted) for part in models if part not in used for wanted in (named, bare)
+                   if all(shapes[part].get(name) == entry.shape for name, entry in wanted.items()))  # fmt: skip
+        if (found := next(fitting, None)) is None:
+            absent += own
+        else:
+            part, wanted = found
+            used[part] = models[part]
+            entries |= {f"{part}.{name}": entry for name, entry in wanted.items()}
+    if absent:
+        warnings.warn(f"Left out: the change of {titles_of(absent)}, which is not in this pipeline.", stacklevel=3)
+    return used, entries
 
 
 def _within(model: torch.nn.Module) -> torch.nn.Module | None:
