@@ -13,6 +13,7 @@ from ...sara_core.delta.delta import check_fits, check_range
 from ...sara_core.delta.variants import left_out, takes_other_inputs
 from ...sara_core.errors import DeltaError, UnsupportedModelError
 from ...sara_core.names.entrance import is_first_layer
+from ...sara_core.names.family_names import layout_name
 from ...sara_core.names.resolve import WEIGHT, check_distinct, resolve
 from ...sara_core.tensors.elements import add_sparse_, gather, may_overflow, scatter_
 from ...sara_core.wording import listed
@@ -212,7 +213,7 @@ def _fitting(model, delta: SparseDelta, on_left_out: Callable[[str], None]) -> d
         for key in entries.keys() - skipped.keys():
             check_fits(key, entries[key], shapes[key])
     except DeltaError as error:
-        if made_for in (None, family):
+        if made_for is None or layout_name(made_for) == layout_name(family):
             raise
         raise DeltaError(
             f"This delta is for {made_for}, the model is {family}. Load a {made_for} model, or choose a delta for "

@@ -11,6 +11,7 @@ from ..errors import DeltaError
 from ..models.base import opened_base
 from ..names.diffusers import check_known, is_diffusers, parts_in
 from ..names.families import FAMILIES, Family, family_of
+from ..names.family_names import layout_name
 from ..names.resolve import prefix_of
 from ..wording import listed
 
@@ -39,7 +40,7 @@ class OwnNames:
             with opened_base(base_path) as base:
                 check_known(self._entries, base.shapes.keys() | base.diffusers_shapes.keys())
                 shapes = base.shapes
-        said = None if self._has_base else FAMILIES.get(delta.metadata.get(keys.FAMILY, ""))
+        said = None if self._has_base else FAMILIES.get(layout_name(delta.metadata.get(keys.FAMILY, "")))
         self.family: Family | None = said or family_of(shapes, whole=self._has_base)
         self._parts = parts_in(self.family, shapes)
 

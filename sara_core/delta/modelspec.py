@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from ..names.families import FAMILIES
+from ..names.family_names import layout_name
 
 PREFIX = "modelspec."
 VERSION_KEY, ARCHITECTURE, HASH = (PREFIX + name for name in ("sai_model_spec", "architecture", "hash_sha256"))
@@ -20,6 +21,7 @@ _ADAPTER = "/sara"
 
 def architecture(family: str) -> str:
     """Identifier of a delta for this family ("SD1.5", "Flux" …), as a LoRA's ends in "/lora"."""
+    family = layout_name(family)
     known = FAMILIES.get(family)
     return (known and known.architecture or family.lower().replace(" ", "-")) + _ADAPTER
 

@@ -25,6 +25,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import in_float32_range
 from ..errors import DeltaError
+from ..names.family_names import current_name, layout_name
 from ..names.resolve import common_name, exchanged, prefix_of
 from ..numbers import checked
 from ..tensors.largest import MagnitudeHistogram, largest_cut
@@ -166,7 +167,7 @@ def _checked(deltas: Sequence[SparseDelta], weights: Sequence[float], names: Seq
     families = [delta.metadata.get(keys.FAMILY) for delta in deltas]
     known = [place for place, family in enumerate(families) if family is not None]
     for place in known:
-        if families[place] != families[known[0]]:
+        if layout_name(families[place]) != layout_name(families[known[0]]):
             raise DeltaError(
                 f"'{names[known[0]]}' is for {families[known[0]]}, but '{names[place]}' is for {families[place]}. "
                 "Merge deltas of one family."
@@ -336,8 +337,11 @@ def _metadata(deltas, weights, names, settings: MergeSettings) -> dict[str, str]
     if settings.method == "dare":
         record["seed"] = settings.seed
     record["deltas"] = [
-        {"name": name, "weight": weight, "elements": delta.nnz}
-        for name, weight, delta in zip(names, weights, deltas)
+        {"name": name, "weight": weight, "elements": delta.nnz} for name, weight, delta in zip(names, weights, deltas)
     ]
     kept = {key: text for key, text in shared if key not in _OF_ONE_DELTA}
+    said = [delta.metadata[keys.FAMILY] for delta in deltas if keys.FAMILY in delta.metadata]
+    if len(said) == len(deltas) and keys.FAMILY not in kept:  # one family, of which they say two names
+        names_now = {current_name(name) for name in said}
+        kept[keys.FAMILY] = names_now.pop() if len(names_now) == 1 else layout_name(said[0])
     return {**kept, keys.MERGE: json.dumps(record, ensure_ascii=False)}

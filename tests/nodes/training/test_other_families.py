@@ -21,7 +21,7 @@ MODELS = {
          "num_attention_heads": 1, "joint_attention_dim": 256},
         (16, 1, 8, 8), 256,
     ),
-    "CosmosT2IPredict2": (
+    "Cosmos Predict2": (
         "CosmosT2IPredict2",
         {"image_model": "cosmos_predict2", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16,
          "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 256, "num_blocks": 2,
@@ -103,7 +103,7 @@ def test_gradients_equal_dense_masked_ones(comfy, case, dense, checkpointing):
 
 def test_the_hosts_own_kernels_come_back(comfy):
     kitchen = pytest.importorskip("comfy_kitchen")
-    config_name, layout, latent, _ = MODELS["CosmosT2IPredict2"]
+    config_name, layout, latent, _ = MODELS["Cosmos Predict2"]
     isolation, own = comfy.pack_module("nodes.host.training.isolation"), dict(vars(kitchen))
     with torch.inference_mode(False), pytest.raises(ZeroDivisionError):
         with isolation.training_model(make_model(config_name, layout), {"density": 0.05}, (BATCH, *latent)):

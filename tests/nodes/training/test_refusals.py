@@ -45,7 +45,7 @@ def image_to_video(comfy):
 def test_an_autoregressive_model_is_refused(comfy):
     metadata = {"config": json.dumps({"transformer": {"causal_ar": True}})}
     model = loaded(comfy, FAMILIES["Wan 2.1"].state_dict(), metadata)
-    with pytest.raises(Exception, match="WAN21_CausalAR_T2V MODEL cannot be trained.*piece by piece"):
+    with pytest.raises(Exception, match="Wan 2.1 CausVid MODEL cannot be trained.*piece by piece"):
         train(comfy, model, FAMILIES["Wan 2.1"])
 
 
@@ -53,7 +53,7 @@ def test_a_model_that_starts_from_no_noise_is_refused(comfy):
     layout = {**SD15_LAYOUT, "num_classes": "sequential", "adm_in_channels": 4, "context_dim": 1024,
               "use_linear_in_transformer": True}  # fmt: skip
     model = loaded(comfy, family_models.random_state_dict(lambda: family_models.unet(layout)))
-    with pytest.raises(Exception, match="LotusD MODEL cannot be trained.*without starting from noise"):
+    with pytest.raises(Exception, match="Lotus MODEL cannot be trained.*without starting from noise"):
         train(comfy, model, FAMILIES["SD2.1"])
 
 
