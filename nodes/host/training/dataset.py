@@ -1,6 +1,7 @@
 """Images and captions → samples: what the model is given, prepared once."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import comfy.sampler_helpers
 import comfy.samplers
@@ -8,24 +9,31 @@ import torch
 
 from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.errors import TrainingError
+from .masks import check_mask, mask_is_picture, mask_of_latent
 from .pairing import Pairs
 from .refusals import check_picture_given, incomplete_captions_explained
 
 
+@dataclass(frozen=True)
 class HostSample(Sample):
-    """latent: [1, channels, *size]; conditions: name → comfy.conds.COND… of batch 1, made of its caption"""
+    """latent: [1, channels, *size]; conditions: name → comfy.conds.COND… of batch 1, made of its caption; mask: of the
+    latent's shape (masks.py), None where all of it is learned"""
+
+    mask: torch.Tensor | None = None
 
     def can_join(self, other: "HostSample") -> bool:
         """Whether both fit into one batch."""
         return (
             self.latent.shape == other.latent.shape
+            and (self.mask is None) == (other.mask is None)
             and self.conditions.keys() == other.conditions.keys()
             and all(cond.can_concat(other.conditions[name]) for name, cond in self.conditions.items())
         )
 
     def on(self, device) -> "HostSample":
-        """The sample with its latent and conditions on `device`, to be put into a batch."""
-        return HostSample(self.latent.to(device), _moved(self.conditions, device))
+        """The sample with its latent, conditions and mask on `device`, to be put into a batch."""
+        mask = _tensors_on(device, self.mask)
+        return HostSample(self.latent.to(device), _moved(self.conditions, device), mask=mask)
 
 
 @torch.no_grad()  # some models pass the text through layers of theirs that are being trained: once, not per step
@@ -39,15 +47,18 @@ def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None
     shared caption are not copied. To be called outside inference mode. TrainingError if an image does not fit.
     """
     samples = []
-    for number, (image, caption) in enumerate(zip(pairs.images, pairs.captions), start=1):
+    masks = pairs.masks or [None] * len(pairs)
+    for number, (image, caption, mask) in enumerate(zip(pairs.images, pairs.captions, masks), start=1):
         latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
-        conditions = _conditions(patcher, latent, caption, seed)
+        mask = None if mask is None else mask_of_latent(patcher, mask, latent)
+        conditions = _conditions(patcher, latent, mask, caption, seed)
         empty = None
         if unconditional is not None:
             # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
             text, options = unconditional
-            empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed)
-        samples.append(HostSample(latent.to(patcher.offload_device), conditions, empty))
+            empty = _conditions(patcher, latent, mask, [text, {**caption[1], **options}], seed)
+        latent, mask = _tensors_on(patcher.offload_device, (latent, mask))
+        samples.append(HostSample(latent, conditions, empty, mask))
     return samples
 
 
@@ -78,23 +89,28 @@ def vae_channels(latent_format) -> int:
     return latent_format.process_out(latent).shape[1]
 
 
-def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int) -> dict:
+def _conditions(patcher, latent: torch.Tensor, mask: torch.Tensor | None, caption: list, seed: int) -> dict:
     model, device = patcher.model, patcher.load_device
     conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
     noise = torch.zeros_like(latent)
     with incomplete_captions_explained(patcher, (ValueError, TypeError, KeyError, AttributeError)):
-        processed = comfy.samplers.process_conds(model, noise, conditioning, device, latent_image=latent, seed=seed)
+        processed = comfy.samplers.process_conds(
+            model, noise, conditioning, device, latent_image=latent, denoise_mask=mask, seed=seed
+        )
         made = processed["positive"][0]["model_conds"]
         conditions = {name: cond.process_cond(batch_size=1, area=None, device=device) for name, cond in made.items()}
-    check_picture_given(patcher, conditions, caption[1])
+    check_mask(patcher, mask is not None, caption[1])
+    if not mask_is_picture(patcher):
+        check_picture_given(patcher, conditions, caption[1])
     return _moved(conditions, patcher.offload_device)
 
 
 def _moved(conditions: dict, device) -> dict:
-    return {
-        name: cond._copy_with(_with_tensors(lambda tensor: tensor.to(device), cond.cond))
-        for name, cond in conditions.items()
-    }
+    return {name: cond._copy_with(_tensors_on(device, cond.cond)) for name, cond in conditions.items()}
+
+
+def _tensors_on(device, value):
+    return _with_tensors(lambda tensor: tensor.to(device), value)
 
 
 def without_inference_tensors(value):

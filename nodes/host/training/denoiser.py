@@ -7,6 +7,11 @@ coefficients that depend on the noise level σ and the noisy input x only:
 
 so the network's own target for a clean latent x0 is (x0 − a) / b (the noise for an eps model, the velocity for v and
 flow models), and its error is (denoised − x0) / b. A mean squared error on x0 itself would weight an eps model by σ².
+
+Under a noise mask m the network is given what the sampler gives it, x_m (masks.py), and still asked for the target of
+x, its own where m = 1. Where m is in between, a network that is told so, as image-to-video ones are, sees x0 at the
+level m · σ, where its velocity is the same. The error is (denoised − a(σ, x_m)) / b − (x0 − a(σ, x)) / b, and each
+element counts m.
 """
 
 import comfy.ldm.modules.attention
@@ -14,6 +19,7 @@ import torch
 
 from .dataset import HostSample, without_inference_tensors
 from .joining import joinable
+from .masks import as_sampled, learned
 from .memories import nothing_kept
 from .node_patches import differentiable
 from .refusals import incomplete_captions_explained
@@ -32,7 +38,8 @@ class Denoiser:
         return self.patcher.model.model_sampling.sigmas
 
     def losses(self, samples: list[HostSample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]) -> torch.Tensor:
-        """Mean squared error of each sample at its noise level: fp32 [len(samples)], with graph.
+        """Mean squared error of each sample at its noise level, over what its mask leaves to learn: fp32
+        [len(samples)], with graph.
 
         samples: of any sizes and captions; those that fit together go through the model together
         sigmas: scalars out of `self.sigmas`; noises: of the shape of each sample's latent, on any device
@@ -45,14 +52,25 @@ class Denoiser:
         return torch.stack(losses)
 
     def _losses(self, samples, sigmas, noises) -> torch.Tensor:
-        model = self.patcher.model
+        model, sampling = self.patcher.model, self.patcher.model.model_sampling
         clean = torch.cat([sample.latent for sample in samples])
-        sigma = torch.stack(sigmas).to(clean)
-        noisy = model.model_sampling.noise_scaling(sigma, torch.cat(noises).to(clean), clean, False)
-        with nothing_kept(model.diffusion_model), incomplete_captions_explained(self.patcher, (ValueError,)):
-            denoised = model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
+        sigma, noise = torch.stack(sigmas).to(clean), torch.cat(noises).to(clean)
+        noisy = sampling.noise_scaling(sigma, noise, clean, False)
+        scale = output_scale(sampling, sigma, noisy)
+        if samples[0].mask is None:
+            return ((self._denoised(noisy, sigma, samples) - clean) / scale).square().flatten(1).mean(1)
 
-        return ((denoised - clean) / output_scale(model.model_sampling, sigma, noisy)).square().flatten(1).mean(1)
+        mask = torch.cat([sample.mask for sample in samples])
+        given = as_sampled(model, noisy, sigma, noise, clean, mask)
+        moved = _part_of_input(sampling, sigma, noisy) - _part_of_input(sampling, sigma, given)
+        squares = ((self._denoised(given, sigma, samples) + moved - clean) / scale).square()
+        weights = learned(mask)
+        return (squares * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)
+
+    def _denoised(self, noisy, sigma, samples: list[HostSample]) -> torch.Tensor:
+        model = self.patcher.model
+        with nothing_kept(model.diffusion_model), incomplete_captions_explained(self.patcher, (ValueError,)):
+            return model.apply_model(noisy, sigma, **self._model_arguments(samples, sigma)).float()
 
     def _model_arguments(self, samples: list[HostSample], sigma) -> dict:
         first, rest = samples[0].conditions, [sample.conditions for sample in samples[1:]]
@@ -72,6 +90,11 @@ class Denoiser:
 def output_scale(model_sampling, sigma, noisy):
     """b(σ) of the module's equation, broadcastable to `noisy`."""
     return model_sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
+
+
+def _part_of_input(model_sampling, sigma, noisy):
+    """a(σ, x) of the module's equation."""
+    return model_sampling.calculate_denoised(sigma, torch.zeros_like(noisy), noisy)
 
 
 def _differentiable_attention(function, *args, **kwargs):

@@ -25,6 +25,8 @@ def _mixes_samples(model, sample: HostSample) -> bool:
         # The next noise level (HunyuanImage 2.1 distilled) and the reference pictures (HiDream-O1) are the first one's.
         getattr(model.diffusion_model, "time_r_in", None) is not None
         or "ref_pixel_values" in sample.conditions
+        # So is which of the guides' tokens their mask calls padding (LTX).
+        or "keyframe_idxs" in sample.conditions
         # The halves of the batch change places (Hunyuan3D 2.1).
         or type(model).__name__ == "Hunyuan3Dv2_1"
     )

@@ -1,12 +1,14 @@
 """LATENT and CONDITIONING as they come off the wires → images, each with its caption."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ....sara_core.errors import TrainingError, UnsupportedModelError
 from ....sara_core.wording import counted
+from .masks import image_masks
 
 # What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
 UNSUPPORTED_CONDITIONING = {
@@ -23,11 +25,13 @@ WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0, "clip_start_percent": 0
 @dataclass(frozen=True)
 class Pairs:
     """images: [1, channels, *size] each, as the VAE made them; captions: one CONDITIONING entry [tensor, options] per
-    image, the same object for all images that share it; kind: "image" or "class image", for messages"""
+    image, the same object for all images that share it; kind: "image" or "class image", for messages; masks: of each
+    image's shape, or None, one per image, or none at all"""
 
     images: list[torch.Tensor]
     captions: list[list]
     kind: str = "image"
+    masks: Sequence[torch.Tensor | None] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,11 +42,13 @@ class Pairs:
         return max(self.images, key=torch.Tensor.numel)
 
     def describe(self) -> str:
-        """"24 images of 3 sizes, each with its own caption"."""
+        """"24 images of 3 sizes, each with its own caption, 2 with a mask"."""
         sizes = len({image.shape for image in self.images})
         shared = len({id(caption) for caption in self.captions}) == 1
         captions = "one caption for all" if shared else "each with its own caption"
-        return f"{counted(len(self), self.kind)} of {counted(sizes, 'size')}, {captions}"
+        masked = sum(mask is not None for mask in self.masks)
+        masks = f", {masked} with a mask" if masked else ""
+        return f"{counted(len(self), self.kind)} of {counted(sizes, 'size')}, {captions}{masks}"
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ class TrainingData:
         return "; ".join(parts)
 
     def digest(self) -> str:
-        """Identity of the images and captions, in their order: hex digest of all that they are made of."""
+        """Identity of the images, captions and masks, in their order: hex digest of all that they are made of."""
         result = hashlib.blake2b(digest_size=16)
         sets = [pairs for pairs in (self.images, self.class_images) if pairs]
         _add(result, [[pairs.images, pairs.captions] for pairs in sets] + [self.unconditional])
+        if any(pairs.masks for pairs in sets):  # those of a run without masks stay what they were
+            _add(result, [pairs.masks for pairs in sets])
         return result.hexdigest()
 
 
@@ -116,15 +124,21 @@ def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:
     all its images or one each, as from Resolution Bucket. Otherwise there must be one caption per image, in order.
     """
     images = [_images(latent) for latent in latents]
-    captions = [_captions(conditioning) for conditioning in positive]
-    flat_images, flat_captions = sum(images, []), sum(captions, [])
+    flat_images = sum(images, [])
     if not flat_images:
         raise TrainingError(f"There is no {kind} to train on: connect the latents of at least one {kind}.")
+    captions = _one_caption_each(images, [_captions(conditioning) for conditioning in positive], kind)
+    masks = sum((image_masks(latent, kind) for latent in latents), [])
+    return Pairs(flat_images, captions, kind, masks if any(mask is not None for mask in masks) else ())
+
+
+def _one_caption_each(images: list[list], captions: list[list], kind: str) -> list[list]:
+    flat_images, flat_captions = sum(images, []), sum(captions, [])
     if len(flat_captions) == 1:
-        return Pairs(flat_images, flat_captions * len(flat_images), kind)
+        return flat_captions * len(flat_images)
     if len(captions) != len(images):
         _check_counts(flat_images, flat_captions, kind)
-        return Pairs(flat_images, flat_captions, kind)
+        return flat_captions
     together = []
     for number, (some_images, some_captions) in enumerate(zip(images, captions), start=1):
         if len(some_captions) == 1:
@@ -132,7 +146,7 @@ def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:
         where = f" in part {number} of the lists" if len(images) > 1 else ""
         _check_counts(some_images, some_captions, kind, where)
         together += some_captions
-    return Pairs(flat_images, together, kind)
+    return together
 
 
 def _check_counts(images: list, captions: list, kind: str, where: str = "") -> None:
@@ -148,11 +162,6 @@ def _images(latent: dict) -> list[torch.Tensor]:
     samples = latent["samples"]
     if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
         raise UnsupportedModelError("Latents of several kinds at once (video with sound) cannot be trained on yet.")
-    if latent.get("noise_mask") is not None:
-        raise UnsupportedModelError(
-            "The latents carry a mask (from Set Latent Noise Mask or VAE Encode for Inpainting), which training cannot "
-            "follow: encode the images with VAE Encode."
-        )
     return [samples[number:number + 1].detach() for number in range(len(samples))]
 
 

@@ -117,13 +117,67 @@ def test_captions_in_a_batch_are_refused(pairing):
         pairing.pair([latent(1, 2)], [[[torch.zeros(2, 77, 768), {}]]])
 
 
-def test_a_masked_latent_is_refused_and_the_numbers_of_a_batch_are_not(comfy, pairing):
-    masked = comfy.execute("SetLatentNoiseMask", samples=latent(1), mask=torch.ones(1, 64, 64)).outputs[0]
-    with pytest.raises(Exception, match="Set Latent Noise Mask"):
-        pairing.pair([masked], [caption(1)])
+def test_the_numbers_of_a_batch_do_not_matter(comfy, pairing):
     part = comfy.execute("LatentFromBatch", samples=latent(1, 2, 3), batch_index=1, length=2).outputs[0]
     assert "batch_index" in part
     assert matches(pairing.pair([part], [caption(1)])) == [(2, 1), (3, 1)]
+
+
+def masked(comfy, samples, mask):
+    """As Set Latent Noise Mask gives it; mask: [n, height, width], of the pictures' size."""
+    return comfy.execute("SetLatentNoiseMask", samples=samples, mask=mask).outputs[0]
+
+
+def left_half(size):
+    mask = torch.zeros(1, size, size)
+    mask[..., : size // 2] = 1
+    return mask
+
+
+def test_every_image_gets_its_mask_in_its_own_size(comfy, pairing):
+    masks = torch.cat([left_half(64), torch.ones(1, 64, 64), 1 - left_half(64)])
+    pairs = pairing.pair([masked(comfy, latent(1, 2, 3), masks), latent(4)], [caption(1)])
+    assert [None if mask is None else tuple(mask.shape) for mask in pairs.masks] == [(1, 4, 8, 8), None] * 2
+    first, _, third, _ = pairs.masks
+    assert torch.equal(first, left_half(8).expand(1, 4, 8, 8)) and torch.equal(third, 1 - first)
+    assert pairs.describe() == "4 images of 1 size, one caption for all, 2 with a mask"
+
+
+def test_one_mask_serves_all_images_of_its_latents(comfy, pairing):
+    pairs = pairing.pair([masked(comfy, latent(1, 2), left_half(64))], [caption(1)])
+    assert torch.equal(*pairs.masks) and pairs.masks[0].mean() == 0.5
+
+
+def test_masks_that_leave_everything_are_none(comfy, pairing):
+    assert not pairing.pair([masked(comfy, latent(1, 2), torch.ones(1, 64, 64))], [caption(1)]).masks
+
+
+@pytest.mark.parametrize("mask, message", [
+    (torch.zeros(1, 64, 64), "0 everywhere.*Invert Mask"),
+    (torch.full((1, 64, 64), -1.0), "0 everywhere"),
+    (torch.full((1, 64, 64), float("nan")), "not numbers"),
+    (torch.cat([torch.ones(1, 64, 64), torch.zeros(1, 64, 64)]), "of a class image is 0 everywhere"),
+])
+def test_masks_that_leave_nothing_or_are_no_numbers_are_refused(comfy, pairing, mask, message):
+    with pytest.raises(Exception, match=message) as raised:
+        pairing.pair([masked(comfy, latent(1, 2), mask)], [caption(1)], "class image")
+    assert type(raised.value).__name__ == "TrainingError"
+
+
+def test_a_mask_for_other_latents_is_refused_with_both_shapes(comfy, pairing):
+    sound = {"samples": torch.randn(1, 64, 32)}
+    with pytest.raises(Exception, match=r"\[1, 1, 64, 64\], does not fit its latents, \[1, 64, 32\]"):
+        pairing.pair([masked(comfy, sound, left_half(64))], [caption(1)])
+
+
+def test_the_masks_are_part_of_what_a_run_is_resumed_with(comfy, pairing):
+    def digest(*latents):
+        return pairing.read_training_data(list(latents), [caption(1)]).digest()
+
+    images = latent(1, 2)
+    other = masked(comfy, images, left_half(64))
+    assert digest(images) == digest(masked(comfy, images, torch.ones(1, 64, 64)))
+    assert len({digest(images), digest(other), digest(masked(comfy, images, 1 - left_half(64)))}) == 3
 
 
 @pytest.mark.parametrize("given, missing", [("class_latents", "class_positive"), ("class_positive", "class_latents")])
