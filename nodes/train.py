@@ -17,6 +17,7 @@ from ..sara_core.training.snapshot import RunSnapshots
 from .checks import checked_inputs
 from .host import folders, unsaved
 from .host.progress import show_text
+from .host.training.doubts import doubts
 from .host.training.isolation import training_model
 from .host.training.noise_range import host_noise_range
 from .host.training.pairing import TrainingData, read_training_data
@@ -82,6 +83,8 @@ def _train(lists, scalars, say):
             session.resume(state)
         host.log(data.describe(settings.steps, settings.samples_per_step))
         host.foretell_memory(run)
+        for kind, doubt in doubts(data):
+            host.warn(kind, doubt)
         return session.execute(), run.training.losses
 
 

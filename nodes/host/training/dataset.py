@@ -13,6 +13,9 @@ from .masks import check_mask, mask_is_picture, mask_of_latent
 from .pairing import Pairs
 from .refusals import check_picture_given, incomplete_captions_explained
 
+# The host's count of a latent's dimensions → their names.
+_DIMENSIONS = {1: "[1, channels, length]", 2: "[1, channels, height, width]", 3: "[1, channels, frames, height, width]"}
+
 
 @dataclass(frozen=True)
 class HostSample(Sample):
@@ -51,12 +54,12 @@ def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None
     for number, (image, caption, mask) in enumerate(zip(pairs.images, pairs.captions, masks), start=1):
         latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
         mask = None if mask is None else mask_of_latent(patcher, mask, latent)
-        conditions = _conditions(patcher, latent, mask, caption, seed)
+        conditions = _conditions(patcher, latent, caption, seed, mask)
         empty = None
         if unconditional is not None:
             # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
             text, options = unconditional
-            empty = _conditions(patcher, latent, mask, [text, {**caption[1], **options}], seed)
+            empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed, mask)
         latent, mask = _tensors_on(patcher.offload_device, (latent, mask))
         samples.append(HostSample(latent, conditions, empty, mask))
     return samples
@@ -68,6 +71,11 @@ def _as_the_model_sees_it(patcher, image: torch.Tensor, name: str) -> torch.Tens
     latent = image.clone().to(device=patcher.load_device, dtype=torch.float32)
     if layout.latent_dimensions == 3 and latent.ndim == 4:
         latent = latent.unsqueeze(2)
+    if latent.ndim != layout.latent_dimensions + 2:
+        raise TrainingError(
+            f"The latents of {name} have the shape {list(latent.shape)}, this MODEL works with "
+            f"{_DIMENSIONS[layout.latent_dimensions]}: encode with the VAE that belongs to the MODEL."
+        )
     channels = vae_channels(layout)
     if latent.shape[1] != channels:
         raise TrainingError(
@@ -89,7 +97,7 @@ def vae_channels(latent_format) -> int:
     return latent_format.process_out(latent).shape[1]
 
 
-def _conditions(patcher, latent: torch.Tensor, mask: torch.Tensor | None, caption: list, seed: int) -> dict:
+def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int, mask: torch.Tensor | None) -> dict:
     model, device = patcher.model, patcher.load_device
     conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
     noise = torch.zeros_like(latent)

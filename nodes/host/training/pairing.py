@@ -77,12 +77,19 @@ class TrainingData:
 
     def digest(self) -> str:
         """Identity of the images, captions and masks, in their order: hex digest of all that they are made of."""
-        result = hashlib.blake2b(digest_size=16)
         sets = [pairs for pairs in (self.images, self.class_images) if pairs]
-        _add(result, [[pairs.images, pairs.captions] for pairs in sets] + [self.unconditional])
-        if any(pairs.masks for pairs in sets):  # those of a run without masks stay what they were
-            _add(result, [pairs.masks for pairs in sets])
-        return result.hexdigest()
+        parts = [[[pairs.images, pairs.captions] for pairs in sets] + [self.unconditional]]
+        if any(pairs.masks for pairs in sets):  # without any, the digest is that of versions that knew none
+            parts.append([pairs.masks for pairs in sets])
+        return digest_of(*parts)
+
+
+def digest_of(*parts) -> str:
+    """Hex digest of all tensors, texts and numbers in these, in their order."""
+    result = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        _add(result, part)
+    return result.hexdigest()
 
 
 def _add(result, value) -> None:
