@@ -8,6 +8,7 @@ import torch
 from ..delta.entry import all_finite
 from ..errors import SelectionError
 from ..tensors.elements import gather
+from .one_at_a_time import OneAtATime
 
 # Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
 CHUNK = 1 << 22
@@ -107,7 +108,7 @@ def cut(
 def _lowest(magnitudes: "_Magnitudes", weights, shares: Shares) -> dict[str, torch.Tensor]:
     indices: dict[str, torch.Tensor] = {}
     for names, n in shares:
-        indices |= _n_lowest(magnitudes, {name: weights[name] for name in names}, n)
+        indices |= _n_lowest(magnitudes, OneAtATime(names, weights.__getitem__), n)
     return indices
 
 

@@ -1,6 +1,6 @@
 """Which elements are trained: as many as are asked for, by a rule."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from ..tensors.elements import overlaps_itself
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
 from .magnitudes import Shares, check_threshold, largest_chosen
+from .one_at_a_time import OneAtATime
 from .rules import RULES, SMALLEST, ByGradient, Chosen, Request, Rule, named_rule
 
 
@@ -99,7 +100,7 @@ def select(
     seed = checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, by_gradient)
-    weights = _WithoutGraph(weights)
+    weights = _without_graph(weights)
     total = _check_weights(weights)
     asked_for = {"rule": name, amount: value}
     if rule.takes_seed:
@@ -148,20 +149,8 @@ def check_selectable(
         check_threshold(weights, value)
 
 
-class _WithoutGraph(Mapping[str, torch.Tensor]):
-    """The same weights without autograd's graph, each asked for when it is needed."""
-
-    def __init__(self, weights: Mapping[str, torch.Tensor]):
-        self.weights = weights
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.weights[name].detach()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.weights)
-
-    def __len__(self) -> int:
-        return len(self.weights)
+def _without_graph(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    return OneAtATime(weights, lambda name: weights[name].detach())
 
 
 def _amount(threshold: float | None, count: int | None, density: float | None) -> tuple[str, float]:

@@ -4,11 +4,12 @@ Each is made anew when it is asked for, on the device that computes, and kept by
 there in full.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from ....sara_core.backward.parameters import ParameterOf
+from ....sara_core.selection.one_at_a_time import OneAtATime
 from ..base_weights import base_weight
 from ..precision import dequantised_weight, is_known
 from .weights import HostWeight, is_packed
@@ -35,26 +36,19 @@ def read_by_store(holder, device: torch.device):
     return Dequantised(holder, device) if is_packed(holder.weight) else holder
 
 
-class BaseWeights(Mapping[str, torch.Tensor]):
-    """The trained weights of a MODEL without the patches that the host has written into them, by the host's keys.
+def base_weights_of(patcher, holders: Mapping) -> Mapping[str, torch.Tensor]:
+    """The trained weights of a MODEL without the patches that the host has written into them, by the host's keys: each
+    the tensor itself, or of a quantised one a new tensor, in fp32.
 
     holders: key → what has the weight, as from `trainable_weights`
     """
 
-    def __init__(self, patcher, holders: Mapping):
-        self.patcher, self.holders = patcher, holders
+    def base_of(name: str) -> torch.Tensor:
+        holder = holders[name]
+        weight = base_weight(patcher, name, holder.weight)
+        return _dequantised(holder, weight, patcher.load_device) if is_packed(weight) else weight
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """The tensor itself, or of a quantised one a new tensor, in fp32."""
-        holder = self.holders[name]
-        weight = base_weight(self.patcher, name, holder.weight)
-        return _dequantised(holder, weight, self.patcher.load_device) if is_packed(weight) else weight
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.holders)
-
-    def __len__(self) -> int:
-        return len(self.holders)
+    return OneAtATime(holders, base_of)
 
 
 def _dequantised(holder, weight, device) -> torch.Tensor:

@@ -24,7 +24,7 @@ from ....sara_core.selection.rules import SMALLEST, named_rule
 from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
 from . import checkpointing
-from .dequantised import BaseWeights, read_by_store
+from .dequantised import base_weights_of, read_by_store
 from .inference_methods import run_with_gradients
 from .kernels import use_differentiable_kernels
 from .memories import start_without_memories
@@ -100,7 +100,7 @@ def training_model(
     _, rule = named_rule(asked_for.get("rule", SMALLEST))
     by_gradient = _gradient_scores(patcher, attached, scoring_loss(patcher)).largest if rule.needs_loss else None
     # Patches on the MODEL must not decide what is small.
-    selection = select(BaseWeights(patcher, weights), **asked_for, by_gradient=by_gradient)
+    selection = select(base_weights_of(patcher, weights), **asked_for, by_gradient=by_gradient)
     shapes = {name: holder.weight.shape for name, holder in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
     selection = selection.without_indices()
