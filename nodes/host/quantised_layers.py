@@ -37,12 +37,12 @@ def takes_changes(patcher, key: str, called: bool = True) -> bool:
 
 
 def put_on(patcher, entries: Mapping[str, SparseEntry], strength: float, called: bool = True) -> None:
-    """Make a MODEL, or a CLIP's patcher, compute with strength · Δ added to quantised weights; it is changed, its weights
-    are not. A text encoder computes such layers with dequantised weights then, in whatever form it multiplied before.
+    """Make a MODEL, or a CLIP's patcher, compute with strength · Δ added to quantised weights; it is changed, its
+    weights are not. A text encoder then computes such layers with dequantised weights, however it multiplied before.
 
     entries: by the host's keys, of layers that `takes_changes`; shapes as dequantised
-    called: whether the host computes with it by `apply_model`; text encoders it calls in ways of their own, around which
-        it puts no wrapper
+    called: whether the host computes with it by `apply_model`; text encoders it calls in ways of their own, around
+        which it puts no wrapper
     """
     during_calls: dict[str, Added | Beside] = {}
     for key, entry in entries.items():
@@ -225,7 +225,8 @@ class DuringCalls:
 
 def what_nodes_miss(kinds: Iterable[str], kind: str) -> str:
     """One line for people about a model, or a CLIP, whose quantised weights have these precisions."""
+    precisions = ", ".join(sorted(set(kinds)))
     return (
-        f"The delta is added as this {kind}'s weights are used, which stay as they are ({', '.join(sorted(set(kinds)))})"
-        ": nodes that save or merge models leave it out. SaRA Bake writes it into a file."
+        f"The delta is added as this {kind}'s weights are used, which stay as they are ({precisions}): nodes that save "
+        "or merge models leave it out. SaRA Bake writes it into a file."
     )

@@ -88,7 +88,7 @@ def _check_experts(module) -> None:
     for name, part in module.named_modules():
         if hasattr(part, "expert_linear") and precision_of(part.weight) is not None:
             raise UnsupportedModelError(
-                f"The experts '{name}' of this MODEL are stored in {precision_of(part.weight)}, in which the host gives "
+                f"The experts '{name}' of this MODEL are stored in {precision_of(part.weight)}, in which ComfyUI gives "
                 "them no gradient: train the model in bf16."
             )
 

@@ -42,7 +42,8 @@ def assert_untouched(model, before):
     for name, (original, *copies) in before.items():
         assert now[name] is original, name
         for part, copy in zip(parts(original), copies, strict=True):
-            assert torch.equal(part.contiguous().view(-1).view(torch.uint8), copy.contiguous().view(-1).view(torch.uint8)), name
+            before, after = (tensor.contiguous().view(-1).view(torch.uint8) for tensor in (copy, part))
+            assert torch.equal(after, before), name
 
 
 def dense_model(kind, family):
