@@ -91,6 +91,12 @@ def check_known(name: str, weight: torch.Tensor) -> None:
         )
 
 
+def ordinary(weight: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor of no class of its own, for what ComfyUI-GGUF keeps unquantised: its tensors answer
+    clone() and detach() with themselves."""
+    return weight.as_subclass(torch.Tensor) if is_gguf(weight) and precision_of(weight) is None else weight
+
+
 @torch.no_grad()
 def dequantised(module, name: str = "weight", dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
     """The parameter `name` of a layer, without patches, as a new tensor in `dtype` on `device` (by default its own).

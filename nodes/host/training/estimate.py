@@ -53,7 +53,7 @@ def _weights(training: TrainingModel) -> int:
     model = training.patcher.model
     backup = (getattr(kept, "weight", kept) for kept in training.patcher.backup.values())
     tensors = itertools.chain(model.parameters(), model.buffers(), backup)
-    return memory.bytes_of((tensor.detach() for tensor in tensors), training.device)
+    return memory.bytes_of(tensors, training.device)
 
 
 def _activations(training: TrainingModel, batches: DenoisingLoss) -> int:

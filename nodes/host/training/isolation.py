@@ -24,6 +24,7 @@ from ....sara_core.selection.rules import SMALLEST, named_rule
 from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
 from . import checkpointing
+from ..precision import ordinary
 from .dequantised import base_weights_of, read_by_store
 from .inference_methods import run_with_gradients
 from .kernels import use_differentiable_kernels
@@ -166,6 +167,6 @@ def _replace_inference_tensors(undo: ExitStack, module):
             for name, tensor in list(tensors.items()):
                 if tensor is not None and tensor.is_inference():
                     undo.callback(tensors.__setitem__, name, tensor)
-                    copy = tensor.detach().clone()
+                    copy = ordinary(tensor.detach()).clone()
                     is_parameter = tensors is part._parameters
                     tensors[name] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy

@@ -1,5 +1,6 @@
 """Which MODELs training refuses by name, and why. Kinds of models that nobody has tried are tried."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -60,8 +61,8 @@ def check_layers(module: torch.nn.Module, device: torch.device) -> None:
 
     What was put there for an earlier prompt and taken off again does not count.
     """
-    tried = set()
-    for name, layer in layers(module).items():
+    found, unknown = layers(module), defaultdict(list)
+    for name, layer in found.items():
         for method in own_methods(layer):
             if _is_bypass(layer.__dict__[method]):
                 raise UnsupportedModelError(
@@ -72,10 +73,11 @@ def check_layers(module: torch.nn.Module, device: torch.device) -> None:
                 f"A node has changed how the layer '{name}' of this MODEL computes, which training would leave out: "
                 "connect the MODEL from before that node. If this workflow has none, restart ComfyUI."
             )
-        kind = (type(layer), precision_of(layer.weight))
-        if kind not in tried and not _is_prepared(layer):
-            check_kind(name, layer, device)
-            tried.add(kind)
+        if not _is_prepared(layer):
+            unknown[type(layer), precision_of(layer.weight)].append(name)
+    for names in unknown.values():
+        smallest = min(names, key=lambda name: found[name].weight.shape.numel())
+        check_kind(smallest, found[smallest], device)
     _check_experts(module)
 
 
@@ -86,10 +88,11 @@ def _is_prepared(layer) -> bool:
 
 def _check_experts(module) -> None:
     for name, part in module.named_modules():
-        if hasattr(part, "expert_linear") and precision_of(part.weight) is not None:
+        stored = precision_of(part.weight) if hasattr(part, "expert_linear") else None
+        if stored is not None:
             raise UnsupportedModelError(
-                f"The experts '{name}' of this MODEL are stored in {precision_of(part.weight)}, in which ComfyUI gives "
-                "them no gradient: train the model in bf16."
+                f"The experts '{name}' of this MODEL are stored in {stored}, in which ComfyUI gives no gradient: train "
+                "the model in bf16."
             )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ....sara_core.backward.ops import LayerOp, layer_op
 from ....sara_core.errors import UnsupportedModelError
-from ..precision import precision_of
+from ..precision import ordinary, precision_of
 from .weights import HostWeight
 
 # Of the norm of an output or a gradient, all in fp32: kernels may add up in another order.
@@ -79,8 +79,8 @@ def _own_output(name, layer, x, streamed: bool):
     parameters, attributes = dict(layer._parameters), dict(layer.__dict__)
     try:
         for key, tensor in parameters.items():
-            if type(tensor) is torch.nn.Parameter and tensor.is_inference():
-                layer._parameters[key] = torch.nn.Parameter(tensor.detach().clone(), requires_grad=False)
+            if tensor is not None and tensor.is_inference() and precision_of(tensor) is None:
+                layer._parameters[key] = torch.nn.Parameter(ordinary(tensor.detach()).clone(), requires_grad=False)
         if streamed:
             layer.comfy_cast_weights = True
         with torch.enable_grad():

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 import comfy.memory_management
 import comfy.ops
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ....sara_core.backward.access import AddedCopy
-from ..precision import SMOOTHING, is_gguf, precision_of
+from ..precision import SMOOTHING, is_gguf, is_known, ordinary, precision_of
 
 
 class HostWeight:
@@ -39,19 +40,27 @@ class HostWeight:
         weight = _smoothed(module, _plain(weight, dtype))
         if self.added is None:
             return weight
-        # Dequantised for this use only, so that no second copy is needed; what a streamed layer keeps is another's.
-        changed = self.added.add if hasattr(module, "_v") else self.added.add_to
+        # What was made for this use only needs no second copy.
+        changed = self.added.add_to if _is_made_anew(module) else self.added.add
         return changed(weight, weight.dtype)
 
 
 def _cast(module, like):
     """(weight, bias, what `uncast_bias_weight` needs, or None)"""
+    if isinstance(like, FakeTensor) and is_packed(module.weight):
+        return *_without_content(module, like), None
     own_cast = _own_cast(module)
     if own_cast is not None:
         return *own_cast(dtype=like.dtype, device=like.device, bias_dtype=like.dtype), None
     if is_cast(module):
         return comfy.ops.cast_bias_weight(module, like, offloadable=True)
     return module.weight, module.bias, None
+
+
+def _without_content(module, like):
+    """What a cast makes where memory is foretold: not every pack dequantises a tensor that is not there."""
+    bias = module.bias
+    return like.new_empty(module.weight.shape), None if bias is None else like.new_empty(bias.shape)
 
 
 def _own_cast(module):
@@ -66,7 +75,14 @@ def _plain(tensor, dtype):
         return tensor
     if callable(getattr(tensor, "dequantize", None)) and not is_gguf(tensor):
         return tensor.to(dtype=dtype).dequantize().to(dtype)
-    return tensor.as_subclass(torch.Tensor)
+    return ordinary(tensor)
+
+
+def _is_made_anew(module) -> bool:
+    """Whether the host dequantises the weight for each use. It does not where there is nothing to do, as for what GGUF
+    files have unquantised; what it makes for a streamed layer (`_v`) it may keep, and what others do nobody knows."""
+    weight = module.weight
+    return precision_of(weight) is not None and is_known(weight) and not hasattr(module, "_v")
 
 
 def _smoothed(module, weight):

@@ -70,6 +70,14 @@ def test_a_kind_that_gives_its_weight_and_multiplies_with_it_is_trained(comfy, m
     assert layer.weight is before[0] and torch.equal(layer.weight, before[1]) and set(layer.__dict__) == before[2]
 
 
+def test_a_weight_that_its_layer_keeps_dequantised_is_not_written(comfy, model, data):
+    layer, kept = strange(model), model.model.get_submodule(f"diffusion_model.{LAYER}").weight.dequantize().clone()
+    before = kept.clone()
+    layer.__class__.cast_bias_weight = lambda self, **_: (kept, self.bias)
+    train(comfy, model, data, density=0.1)
+    assert torch.equal(kept, before)
+
+
 def noisy(weight):
     return weight + 1e-3 * torch.randn_like(weight)
 
