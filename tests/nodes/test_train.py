@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from tests.support import toy_models
 from tests.support.toy_training import IMAGES, denoising_loss, saved_deltas, train
 
 

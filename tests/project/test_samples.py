@@ -128,7 +128,9 @@ def test_a_workflow_with_every_node_runs(server, files, form):
         workflow = json.loads((SAMPLES / "workflow.json").read_text())
         prompt = ui_workflow.to_prompt(workflow, info)
         outputs = {node["id"]: [slot["type"] for slot in node["outputs"]] for node in workflow["nodes"]}
-        assert all(info[node["type"]]["output"] == outputs[node["id"]] for node in workflow["nodes"])
+        for node in workflow["nodes"]:  # further outputs came after these
+            saved = outputs[node["id"]]
+            assert info[node["type"]]["output"][: len(saved)] == saved
     else:
         prompt = json.loads((SAMPLES / "prompt.json").read_text())
     assert {node["class_type"] for node in prompt.values()} >= NODES.keys()

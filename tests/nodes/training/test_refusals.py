@@ -71,10 +71,10 @@ def test_a_model_of_several_latents_is_refused_for_what_it_is(comfy):
 
 @pytest.mark.parametrize("name, left_out, said", [
     ("PiD", "lq_latent", "PiD MODEL cannot work with what the captions carry .*PiDConditioning.*KSampler"),
-    ("HiDream-O1", "text_input_ids", "HiDreamO1 MODEL cannot work with .*requires input_ids"),
-    ("ACE-Step", "conditioning_lyrics", "ACEStep MODEL cannot work with what the captions carry"),
-    ("SCAIL", "reference_latents", "WAN21_SCAIL MODEL works from a picture.*WanSCAILToVideo"),
-    ("HuMo 17B", "reference_latents", "WAN21_HuMo MODEL works from a picture.*WanHuMoImageToVideo"),
+    ("HiDream-O1", "text_input_ids", "HiDream-O1 MODEL cannot work with .*requires input_ids"),
+    ("ACE-Step", "conditioning_lyrics", "ACE-Step MODEL cannot work with what the captions carry"),
+    ("SCAIL", "reference_latents", "SCAIL MODEL works from a picture.*WanSCAILToVideo"),
+    ("HuMo 17B", "reference_latents", "HuMo MODEL works from a picture.*WanHuMoImageToVideo"),
 ])  # fmt: skip
 def test_what_a_caption_lacks_is_said_in_the_users_words(comfy, name, left_out, said):
     network = NETWORKS[name]
