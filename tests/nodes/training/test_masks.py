@@ -151,3 +151,19 @@ def test_gradients_equal_dense_masked_ones(comfy, model, network, dense, checkpo
                 expected = dense[segment.name].flatten()[segment.flat()]
                 difference = training.store.values.grad[segment.span] - expected
                 assert difference.norm() <= 1e-5 * expected.norm(), segment.name
+
+
+@pytest.mark.parametrize("name", ["Wan 2.2 5B", "LTX-V", "SD1.5", "Flux"], indirect=True, scope="module")
+def test_images_with_and_without_a_mask_share_a_batch(comfy, model, network):
+    """What a batch of both gives is what each gives alone."""
+    with torch.inference_mode(False), torch.no_grad():
+        denoiser = comfy.pack_module("nodes.host.training.denoiser").Denoiser(model)
+        sigma, noises = level_of(denoiser), network.latents(2, seed=3)
+        samples = [
+            masked_samples(comfy, model, network, mask)[number]
+            for number, mask in enumerate([first_frame_given(network), torch.ones(1, 1, 1, 1)])
+        ]
+        assert samples[0].mask is not None and samples[1].mask is None
+        together = denoiser.losses(samples, [sigma] * 2, noises)
+        alone = [denoiser.losses([sample], [sigma], [noise]) for sample, noise in zip(samples, noises)]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
