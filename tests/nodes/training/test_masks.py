@@ -167,3 +167,16 @@ def test_images_with_and_without_a_mask_share_a_batch(comfy, model, network):
         together = denoiser.losses(samples, [sigma] * 2, noises)
         alone = [denoiser.losses([sample], [sigma], [noise]) for sample, noise in zip(samples, noises)]
     assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
+
+
+def test_videos_with_guides_go_through_alone(comfy):
+    """LTX-V reads of the first sample which of the guides' tokens are padding."""
+    network, joinable = IMAGE_TO_VIDEO["LTX-V"], comfy.pack_module("nodes.host.training.joining").joinable
+    with torch.inference_mode(False), torch.no_grad():
+        model = network.model()
+        samples = masked_samples(comfy, model, network, first_frame_given(network))
+        assert joinable(model.model, samples) == [[0, 1]]
+        captions = [[text, {**options, "keyframe_idxs": torch.zeros(1, 3, 4)}] for text, options in network.captions(2)]
+        pairs = comfy.pack_module("nodes.host.training.pairing").Pairs(network.latents(2), captions)
+        guided = comfy.pack_module("nodes.host.training.dataset").prepare_samples(model, pairs, seed=0)
+        assert joinable(model.model, guided) == [[0], [1]]
