@@ -12,7 +12,7 @@ from comfy import quant_ops
 from ...sara_core.errors import UnsupportedModelError
 from ...sara_core.tensors.elements import has_own_operations
 
-_ORDINARY = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+ORDINARY = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _UNSCALED = {torch.float8_e4m3fn: "fp8 e4m3", torch.float8_e5m2: "fp8 e5m2"}
 _LAYOUTS = {
     "TensorCoreFP8Layout": "fp8 scaled",
@@ -60,7 +60,7 @@ def precision_of(weight: torch.Tensor) -> str | None:
         return _LAYOUTS.get(weight._layout_cls, weight._layout_cls)
     if has_own_operations(weight) or type(weight) not in (torch.Tensor, torch.nn.Parameter):
         return type(weight).__name__
-    if weight.dtype in _ORDINARY:
+    if weight.dtype in ORDINARY:
         return None
     return _UNSCALED.get(weight.dtype, str(weight.dtype).removeprefix("torch."))
 

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ....sara_core.backward.access import AddedCopy
-from ..precision import SMOOTHING, is_gguf, is_known, ordinary, precision_of
+from ..precision import ORDINARY, SMOOTHING, is_gguf, is_known, ordinary, precision_of
 
 
 class HostWeight:
@@ -82,6 +82,8 @@ def _is_made_anew(module) -> bool:
     """Whether the host dequantises the weight for each use. It does not where there is nothing to do, as for what GGUF
     files have unquantised; what it makes for a streamed layer (`_v`) it may keep, and what others do nobody knows."""
     weight = module.weight
+    if isinstance(weight, FakeTensor):
+        return True
     return precision_of(weight) is not None and is_known(weight) and not hasattr(module, "_v")
 
 
@@ -107,6 +109,8 @@ _TORCHS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 def is_packed(weight) -> bool:
     """Whether a weight is no ordinary floating tensor, so that its elements are reached through the host only."""
+    if isinstance(weight, FakeTensor):  # in place of a weight where memory is foretold
+        return weight.dtype not in ORDINARY
     return precision_of(weight) is not None or is_gguf(weight)
 
 
