@@ -21,17 +21,19 @@ from .host.training.doubts import doubts
 from .host.training.isolation import training_model
 from .host.training.noise_range import host_noise_range
 from .host.training.pairing import TrainingData, read_training_data
+from .host.training.parts import TRAINED
 from .host.training.refusals import check_trainable
 from .host.training.run import assembled_run, first_loss
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import NodeHost
+from .host.training.text_data import TextRunSettings, check_asked_for, trains_text, with_captions
 from .host.words import WORDS
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs
 from .train_options import default_options
 
 # Inputs that come as lists of their own; of every other one the first value counts.
-LISTS = ("latents", "positive", "class_latents", "class_positive")
+LISTS = ("latents", "positive", "class_latents", "class_positive", "captions", "class_captions")
 
 
 class SaRATrain(io.ComfyNode):
@@ -66,6 +68,7 @@ class SaRATrain(io.ComfyNode):
 
 def _train(lists, scalars, say):
     check_trainable(scalars["model"])  # before its latents, which may be of several kinds because the model is
+    check_asked_for(scalars, lists)
     data = _data(lists, scalars)
     settings = _run_settings(scalars, data)
     chosen = chosen_optimizer(settings, WORDS)
@@ -73,7 +76,8 @@ def _train(lists, scalars, say):
     with folders.reserved_run(resumed) as run_name, training_model(
         scalars["model"], settings.selection, data.batch_shape(settings.batch_size), settings.include,
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
-        scoring_loss=lambda patcher: first_loss(patcher, data, settings), checkpoint_depth=scalars["checkpoint_depth"],
+        scoring_loss=lambda patcher, encoders: first_loss(patcher, data, settings, encoders),
+        checkpoint_depth=scalars["checkpoint_depth"], clip=scalars.get("clip"), trained=TRAINED[scalars["train"]],
     ) as training:
         samples = _samples(scalars, training, data, settings, run_name)
         host = NodeHost(training, settings, scalars["gradient_checkpointing"], samples, say)
@@ -90,10 +94,13 @@ def _train(lists, scalars, say):
 
 def _data(lists, scalars) -> TrainingData:
     unconditional = [scalars["unconditional"]] if "unconditional" in scalars else []
-    return read_training_data(
-        lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"],
-        scalars["caption_dropout"],
-    )  # fmt: skip
+    encodes = trains_text(scalars["train"])
+    # Text encoders that are trained encode the empty caption themselves.
+    dropout = 0.0 if encodes and not unconditional else scalars["caption_dropout"]
+    data = read_training_data(
+        lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"], dropout
+    )
+    return with_captions(data, lists["captions"], lists["class_captions"]) if encodes else data
 
 
 def _samples(scalars, training, data: TrainingData, settings: RunSettings, run_name: str) -> Samples | None:
@@ -126,7 +133,10 @@ def _run_settings(scalars, data: TrainingData) -> RunSettings:
     own["batch_size"] = min(scalars["batch_size"], len(data.images))
     own["adjust_at"] = parts_of_a_run(scalars["adjust_at"], WORDS)
     own["include"], own["exclude"] = split_patterns(scalars["include"]), split_patterns(scalars["exclude"])
-    return RunSettings(**own, selection=_selection(scalars), data=data.digest())
+    own["selection"], own["data"] = _selection(scalars), data.digest()
+    if not trains_text(scalars["train"]):
+        return RunSettings(**own)
+    return TextRunSettings(**own, train=scalars["train"], clip_layer=scalars["clip"].layer_idx)
 
 
 def _selection(scalars) -> dict:

@@ -85,4 +85,18 @@ def _further():
         ),
         SaraOptions.Input("options", optional=True, tooltip="From SaRA Train Options, for what is seldom changed."),
         SaraSamples.Input("samples", optional=True, tooltip="From SaRA Train Samples: pictures while training."),
+        io.Clip.Input(
+            "clip", optional=True,
+            tooltip="The CLIP whose text encoders are trained, if SaRA Train Options says so under train. It is left "
+            "exactly as it was.",
+        ),
+        io.String.Input(
+            "captions", optional=True, force_input=True,
+            tooltip="The captions as text, one per image, in the same order, or one for all images: trained text "
+            "encoders encode them anew in each step.",
+        ),
+        io.String.Input(
+            "class_captions", optional=True, force_input=True,
+            tooltip="The captions of the class pictures as text, where text encoders are trained.",
+        ),
     ]

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .checks import checked_inputs
+from .host.training.parts import TRAINED
 from .settings import setting_input
 from .sockets import SaraOptions, SaraSamples
 
@@ -80,6 +81,11 @@ def _options():
         setting_input("noise_range", optional=True),
         setting_input("noise_from", optional=True, step=0.001, round=False),
         setting_input("noise_to", optional=True, step=0.001, round=False),
+        io.Combo.Input(
+            "train", options=list(TRAINED), default=next(iter(TRAINED)), optional=True,
+            tooltip="Whether text encoders (CLIP-L and CLIP-G, of SD1.5 and SDXL) are trained too, or alone. They need "
+            "clip and captions of SaRA Train.",
+        ),
     ]
 
 

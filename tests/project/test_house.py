@@ -167,13 +167,16 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert list(own["SaRABake"].INPUT_TYPES()["optional"]) == ["precision"]
     assert list(own["SaRALoader"].INPUT_TYPES()["optional"]) == ["model", "clip", "strength_clip"]
     assert list(own["SaRAApply"].INPUT_TYPES()["optional"]) == ["clip", "strength_clip"]
+    assert list(own["SaRATrainOptions"].INPUT_TYPES()["optional"]) == [
+        "unconditional", "noise_range", "noise_from", "noise_to", "train",
+    ]  # fmt: skip
     assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
         "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",
     ]  # fmt: skip
     assert list(own["SaRATrain"].INPUT_TYPES()["optional"]) == [
         "layers", "include", "exclude", "adjust_at", "low_rank_weight", "class_latents", "class_positive",
-        "prior_weight", "resume", "options", "samples",
+        "prior_weight", "resume", "options", "samples", "clip", "captions", "class_captions",
     ]  # fmt: skip
 
 

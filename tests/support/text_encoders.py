@@ -7,14 +7,20 @@ from tests.support.family_models import FAMILIES, random_state_dict
 _SMALL = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
 # CLIP-L is smaller than CLIP-G, as in the real ones.
 OPTIONS = {"clip_l_model_config": _SMALL, "clip_g_model_config": {**_SMALL, "hidden_size": 128}}
+# As wide as the real ones, so that the family's models can be run on what they make.
+WIDE = {
+    f"{name}_model_config": {**_SMALL, "hidden_size": width} for name, width in (("clip_l", 768), ("clip_g", 1280))
+}
 
 
-def text_state_dict(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def text_state_dict(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float32, options: dict = OPTIONS
+) -> dict[str, torch.Tensor]:
     """Random weights of the family's text encoders, by the names of a loaded CLIP."""
     from comfy import sd1_clip, sdxl_clip
 
     kind = {"SD1.5": sd1_clip.SD1ClipModel, "SDXL": sdxl_clip.SDXLClipModel}[family]
-    weights = random_state_dict(lambda: kind(model_options=OPTIONS), seed)
+    weights = random_state_dict(lambda: kind(model_options=options), seed)
     return {name: weight.to(dtype) for name, weight in weights.items()}
 
 
@@ -27,19 +33,21 @@ def stored(family: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name: weight.contiguous() for name, weight in renamed.items()}
 
 
-def checkpoint(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def checkpoint(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float32, options: dict = OPTIONS
+) -> dict[str, torch.Tensor]:
     """A whole checkpoint file's tensors but for the VAE."""
     unet = FAMILIES[family].state_dict(seed, dtype)
     model = {f"model.diffusion_model.{name}": weight for name, weight in unet.items()}
-    return model | stored(family, text_state_dict(family, seed, dtype))
+    return model | stored(family, text_state_dict(family, seed, dtype, options))
 
 
-def loaded(tensors: dict[str, torch.Tensor]) -> tuple:
+def loaded(tensors: dict[str, torch.Tensor], options: dict = OPTIONS) -> tuple:
     """MODEL and CLIP that the host makes of a checkpoint's tensors."""
     from comfy.sd import load_state_dict_guess_config
 
-    options = {"model_options": {"dtype": torch.float32}, "te_model_options": {**OPTIONS, "dtype": torch.float32}}
-    return load_state_dict_guess_config(dict(tensors), output_vae=False, **options)[:2]
+    given = {"model_options": {"dtype": torch.float32}, "te_model_options": {**options, "dtype": torch.float32}}
+    return load_state_dict_guess_config(dict(tensors), output_vae=False, **given)[:2]
 
 
 def text_weights(clip) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Images and captions → samples: what the model is given, prepared once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import comfy.sampler_helpers
@@ -35,7 +35,7 @@ class HostSample(Sample):
 
     def on(self, device) -> "HostSample":
         """The sample with its latent, conditions and mask on `device`, to be put into a batch."""
-        mask = _tensors_on(device, self.mask)
+        mask = tensors_on(device, self.mask)
         return HostSample(self.latent.to(device), _moved(self.conditions, device), mask=mask)
 
 
@@ -50,19 +50,25 @@ def prepare_samples(patcher, pairs: Pairs, seed: int, unconditional: list | None
     shared caption are not copied. To be called outside inference mode. TrainingError if an image does not fit.
     """
     samples = []
-    masks = pairs.masks or [None] * len(pairs)
-    for number, (image, caption, mask) in enumerate(zip(pairs.images, pairs.captions, masks), start=1):
-        latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
-        mask = None if mask is None else mask_of_latent(patcher, mask, latent)
-        conditions = _conditions(patcher, latent, caption, seed, mask)
+    for (latent, mask), caption in zip(scaled_images(patcher, pairs), pairs.captions):
+        conditions = conditions_of(patcher, latent, caption, seed, mask, patcher.offload_device)
         empty = None
         if unconditional is not None:
             # What belongs to the image (its size, a reference picture, guidance) stays when the text goes.
             text, options = unconditional
-            empty = _conditions(patcher, latent, [text, {**caption[1], **options}], seed, mask)
-        latent, mask = _tensors_on(patcher.offload_device, (latent, mask))
+            without = [text, {**caption[1], **options}]
+            empty = conditions_of(patcher, latent, without, seed, mask, patcher.offload_device)
+        latent, mask = tensors_on(patcher.offload_device, (latent, mask))
         samples.append(HostSample(latent, conditions, empty, mask))
     return samples
+
+
+def scaled_images(patcher, pairs: Pairs) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Each image as the model sees it and the mask of it, as in a HostSample, on the load device."""
+    masks = pairs.masks or [None] * len(pairs)
+    for number, (image, mask) in enumerate(zip(pairs.images, masks), start=1):
+        latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
+        yield latent, None if mask is None else mask_of_latent(patcher, mask, latent)
 
 
 def _as_the_model_sees_it(patcher, image: torch.Tensor, name: str) -> torch.Tensor:
@@ -97,7 +103,14 @@ def vae_channels(latent_format) -> int:
     return latent_format.process_out(latent).shape[1]
 
 
-def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int, mask: torch.Tensor | None) -> dict:
+def conditions_of(
+    patcher, latent: torch.Tensor, caption: list, seed: int, mask: torch.Tensor | None, kept_on: torch.device
+) -> dict:
+    """What the model makes of a caption, as a HostSample has it. TrainingError if the caption lacks something.
+
+    latent, mask: as `scaled_images` gives them, on the load device; caption: CONDITIONING entry [tensor, options]
+    kept_on: where the tensors of the conditions are to be
+    """
     model, device = patcher.model, patcher.load_device
     conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
     noise = torch.zeros_like(latent)
@@ -110,14 +123,15 @@ def _conditions(patcher, latent: torch.Tensor, caption: list, seed: int, mask: t
     check_mask(patcher, mask is not None, caption[1])
     if not mask_is_picture(patcher):
         check_picture_given(patcher, conditions, caption[1])
-    return _moved(conditions, patcher.offload_device)
+    return _moved(conditions, kept_on)
 
 
 def _moved(conditions: dict, device) -> dict:
-    return {name: cond._copy_with(_tensors_on(device, cond.cond)) for name, cond in conditions.items()}
+    return {name: cond._copy_with(tensors_on(device, cond.cond)) for name, cond in conditions.items()}
 
 
-def _tensors_on(device, value):
+def tensors_on(device, value):
+    """`value` with every tensor in its lists and dictionaries on `device`."""
     return _with_tensors(lambda tensor: tensor.to(device), value)
 
 

@@ -4,7 +4,7 @@ Each is made anew when it is asked for, on the device that computes, and kept by
 there in full.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,6 +12,7 @@ from ....sara_core.backward.parameters import ParameterOf
 from ....sara_core.selection.one_at_a_time import OneAtATime
 from ..base_weights import base_weight
 from ..precision import dequantised_weight, is_known
+from .parts import Part
 from .weights import HostWeight, is_packed
 
 
@@ -36,17 +37,18 @@ def read_by_store(holder, device: torch.device):
     return Dequantised(holder, device) if is_packed(holder.weight) else holder
 
 
-def base_weights_of(patcher, holders: Mapping) -> Mapping[str, torch.Tensor]:
-    """The trained weights of a MODEL without the patches that the host has written into them, by the host's keys: each
+def base_weights_of(parts: Sequence[Part], holders: Mapping) -> Mapping[str, torch.Tensor]:
+    """The trained weights of models without the patches that the host has written into them, by a delta's names: each
     the tensor itself, or of a quantised one a new tensor, in fp32.
 
-    holders: key → what has the weight, as from `trainable_weights`
+    parts: that the weights are of; holders: name → what has the weight, as from `trainable_weights`
     """
 
     def base_of(name: str) -> torch.Tensor:
         holder = holders[name]
-        weight = base_weight(patcher, name, holder.weight)
-        return _dequantised(holder, weight, patcher.load_device) if is_packed(weight) else weight
+        part = next(part for part in parts if part.has(name))
+        weight = base_weight(part.patcher, part.key(name), holder.weight)
+        return _dequantised(holder, weight, part.patcher.load_device) if is_packed(weight) else weight
 
     return OneAtATime(holders, base_of)
 

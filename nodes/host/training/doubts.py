@@ -1,6 +1,6 @@
 """What training data may be and is rarely meant to be: said before the first step, and trained on all the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ def doubts(data: TrainingData) -> Iterator[tuple[str, str]]:
     for pairs in (data.images, data.class_images):
         if pairs and (empty := _empty(pairs)):
             yield f"empty {pairs.kind}s", _emptiness(pairs, empty)
-    if len(data.images) >= MANY_IMAGES and _all_alike(data.images.captions):
+    if len(data.images) >= MANY_IMAGES and _all_alike(data.images.texts or data.images.captions):
         yield "captions", (
             f"All {len(data.images)} images have the same caption: what differs between them is learned as if it were "
             "the same, and no words call for it. If the images have captions of their own, connect one for each."
@@ -54,7 +54,7 @@ def _emptiness(pairs: Pairs, empty: list[int]) -> str:
     )
 
 
-def _all_alike(captions: list[list]) -> bool:
+def _all_alike(captions: Sequence[list | str]) -> bool:
     """Whether all are the same, with what belongs to them, as a picture."""
     first = captions[0]
     expected = digest_of(first)

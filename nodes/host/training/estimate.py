@@ -50,22 +50,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _weights(training: TrainingModel) -> int:
-    model = training.patcher.model
-    backup = (getattr(kept, "weight", kept) for kept in training.patcher.backup.values())
+    model = training.modules()
+    kept_by_host = itertools.chain.from_iterable(part.patcher.backup.values() for part in training.parts)
+    backup = (getattr(kept, "weight", kept) for kept in kept_by_host)
     tensors = itertools.chain(model.parameters(), model.buffers(), backup)
     return memory.bytes_of(tensors, training.device)
 
 
 def _activations(training: TrainingModel, batches: DenoisingLoss) -> int:
     """Bytes that a forward and backward of the largest batch holds at its peak."""
-    model = training.patcher.model
+    model = training.modules()
     # Without what other nodes have put into the options: it may keep what it is given for later.
-    denoiser = Denoiser(SimpleNamespace(model=model, model_options={}))
+    denoiser = Denoiser(SimpleNamespace(model=training.patcher.model, model_options={}))
     level = denoiser.sigmas[len(denoiser.sigmas) // 2]
 
     def peak() -> int:
         with simulated(model, training.store) as simulation:
-            batch = [sample.on(training.device) for sample in largest_batch(batches)]
+            batch = batches.network.given(largest_batch(batches))
             noises = [torch.empty(sample.latent.shape) for sample in batch]
             denoiser.losses(batch, [level.clone() for _ in batch], noises).mean().backward()
             del batch, noises

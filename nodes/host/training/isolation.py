@@ -6,7 +6,7 @@ undone on success, on error and on Cancel: every tensor has the bytes it had, no
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
@@ -17,7 +17,7 @@ from ....sara_core.backward.layer import is_attached
 from ....sara_core.backward.parameters import ParameterOf
 from ....sara_core.backward.store import Store
 from ....sara_core.backward.support import Support
-from ....sara_core.errors import UnsupportedModelError
+from ....sara_core.errors import SelectionError, UnsupportedModelError
 from ....sara_core.names.patterns import ALL_LAYERS
 from ....sara_core.selection.gradient import GradientScores
 from ....sara_core.selection.rules import SMALLEST, named_rule
@@ -29,36 +29,49 @@ from .dequantised import base_weights_of, read_by_store
 from .inference_methods import run_with_gradients
 from .kernels import use_differentiable_kernels
 from .memories import start_without_memories
+from .parts import DIFFUSION_MODEL, TEXT_ENCODERS, Part, joined
 from .refusals import check_layers, check_trainable
+from .text_encoders import EncodersInTraining
 from .weights import HostWeight, can_be_written
 
-TRAINED_PART = "diffusion_model"
 FP16_LOSS_SCALE = 2.0**12
 
 
 class TrainingModel:
     """A MODEL ready for training.
 
-    patcher: the loaded model patcher; its .model runs with sparse layers
-    store, selection: Δ, and the elements it belongs to, named by ComfyUI's weight keys
+    parts: the models that the loss goes through, loaded, the diffusion model first; they run with sparse layers
+    store, selection: Δ, and the elements it belongs to, by a delta's names
     left_out: elements of biases, norms and others that are not trained: what to call them → how many
+    encoders: of the CLIP that is trained too, None if none is
+
+    patcher: the diffusion model's
     """
 
-    def __init__(self, patcher, store: Store, selection: Selection, left_out: dict[str, int]):
-        self.patcher, self.store, self.selection, self.left_out = patcher, store, selection, left_out
-        self.device = patcher.load_device
+    def __init__(
+        self, parts: Sequence[Part], store: Store, selection: Selection, left_out: dict[str, int],
+        encoders: EncodersInTraining | None = None,
+    ):  # fmt: skip
+        self.parts, self.store, self.selection, self.left_out = parts, store, selection, left_out
+        self.encoders, self.patcher = encoders, parts[0].patcher
+        self.device = self.patcher.load_device
+
+    def modules(self) -> torch.nn.Module:
+        """The host's models of all parts, in one module that computes nothing."""
+        return joined(part._replace(module=part.patcher.model) for part in self.parts)
 
     def reload(self) -> None:
-        """Bring the model back to its device with Δ in it, after something else has used the host's memory."""
+        """Bring the models back to their device with Δ in them, after something else has used the host's memory."""
         with torch.inference_mode():
-            comfy.model_management.load_models_gpu([self.patcher])
+            comfy.model_management.load_models_gpu([part.patcher for part in self.parts])
         self.store.write(frozen=True)
 
 
 @contextmanager
 def training_model(
     model, asked_for: dict, batch_shape, include=(), exclude=(), gradient_checkpointing=True, route="auto",
-    preset=ALL_LAYERS, scoring_loss: Callable | None = None, checkpoint_depth=1,
+    preset=ALL_LAYERS, scoring_loss: Callable | None = None, checkpoint_depth=1, clip=None,
+    trained: Collection[str] = (DIFFUSION_MODEL,),
 ):  # fmt: skip
     """Load `model`, choose the elements `asked_for` (keyword of `select` → value), and attach sparse backward to it.
 
@@ -67,20 +80,29 @@ def training_model(
     gradient_checkpointing: of all blocks; otherwise only of those that have no gradient without it
     checkpoint_depth: 1 = of whole blocks, 2 = of their parts, and so on (checkpointing.py)
     route: way of computing weight gradients (sara_core.backward.weight_gradient.ROUTES)
-    scoring_loss: for a rule that needs a loss: patcher → function that computes the same loss each time it is called
+    scoring_loss: for a rule that needs a loss: (patcher, encoders) → function that computes the same loss each time it
+        is called
+    clip: the CLIP whose text encoders the loss goes through, None if they are not trained
+    trained: names of the parts whose weights are chosen from (parts.py)
 
-    To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with the MODEL untouched.
+    To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with MODEL and CLIP untouched.
     """
     check_trainable(model)
     with torch.inference_mode():  # in which the host loads models for everything else
         patcher = _resident_patcher(model)
-        comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(list(batch_shape)))
-    module = getattr(patcher.model, TRAINED_PART)
+        encoders = None if clip is None else EncodersInTraining(clip, _resident_patcher(clip.patcher, "CLIP"), patcher)
+        parts = _parts(patcher, encoders)
+        room = patcher.memory_required(list(batch_shape))
+        comfy.model_management.load_models_gpu([part.patcher for part in parts], memory_required=room)
+    chosen_from, module = joined(part for part in parts if part.name in trained), joined(parts)
     weights = trainable_weights(
-        module, include, exclude, preset, find_layers=layers, prefix=TRAINED_PART, check_weight=_in_any_precision
+        chosen_from, include, exclude, preset, find_layers=layers, check_weight=_in_any_precision
     )
-    check_layers(module, patcher.load_device)
-    untrained = left_out(module, weights, layers)
+    if encoders is not None:
+        weights = _with_a_part(weights, encoders, patcher)
+    for part in parts:
+        check_layers(part.module, patcher.load_device)
+    untrained = left_out(chosen_from, weights, layers)
 
     @contextmanager
     def attached(store: Store, is_written=lambda holder: False):
@@ -89,26 +111,52 @@ def training_model(
             undo.callback(use_differentiable_kernels())
             undo.callback(detach_model, module)
             undo.callback(store.restore)
+            if encoders is not None:
+                undo.callback(encoders.patcher.model.reset_clip_options)
             read = functools.partial(read_by_store, device=patcher.load_device)
             attach_layers(module, layers(module), store, weights, route, is_written, HostWeight, read)
-            _replace_inference_tensors(undo, module)
+            for part in parts:
+                _replace_inference_tensors(undo, part.module, tables=part.name == DIFFUSION_MODEL)
             start_without_memories(undo, module)
             run_with_gradients(undo, module)
-            for undo_one in checkpointing.install_all(module, checkpoint_depth if gradient_checkpointing else 0):
-                undo.callback(undo_one)
+            for part in parts:
+                for undo_one in checkpointing.install_all(
+                    part.module, checkpoint_depth if gradient_checkpointing else 0
+                ):
+                    undo.callback(undo_one)
             yield
 
     _, rule = named_rule(asked_for.get("rule", SMALLEST))
-    by_gradient = _gradient_scores(patcher, attached, scoring_loss(patcher)).largest if rule.needs_loss else None
+    by_gradient = None
+    if rule.needs_loss:
+        by_gradient = _gradient_scores(patcher, attached, scoring_loss(patcher, encoders)).largest
     # Patches on the MODEL must not decide what is small.
-    selection = select(base_weights_of(patcher, weights), **asked_for, by_gradient=by_gradient)
+    selection = select(base_weights_of(parts, weights), **asked_for, by_gradient=by_gradient)
     shapes = {name: holder.weight.shape for name, holder in weights.items()}
     store = Store(Support.from_indices(selection.indices, shapes), patcher.load_device)
     selection = selection.without_indices()
 
     with attached(store, lambda holder: _can_be_written(holder, patcher.load_device)):
         _report(store, selection, untrained)
-        yield TrainingModel(patcher, store, selection, untrained)
+        yield TrainingModel(parts, store, selection, untrained, encoders)
+
+
+def _parts(patcher, encoders: EncodersInTraining | None) -> list[Part]:
+    parts = [Part(DIFFUSION_MODEL, patcher, getattr(patcher.model, DIFFUSION_MODEL))]
+    if encoders is not None:
+        parts.append(Part(TEXT_ENCODERS, encoders.patcher, encoders.patcher.model))
+    return parts
+
+
+def _with_a_part(weights: dict, encoders: EncodersInTraining, patcher) -> dict:
+    unused = encoders.unused_parts(patcher)
+    used = {name: holder for name, holder in weights.items() if encoders.uses(name, unused)}
+    if not used:
+        raise SelectionError(
+            "None of the chosen weights has a part in what this CLIP gives the MODEL: train other layers, or connect "
+            "the CLIP from before CLIP Set Last Layer."
+        )
+    return used
 
 
 def _in_any_precision(name: str, weight) -> None:
@@ -131,14 +179,14 @@ def _report(store: Store, selection: Selection, untrained: dict[str, int]) -> No
     )
 
 
-def _resident_patcher(model):
+def _resident_patcher(model, kind: str = "MODEL"):
     """A patcher whose weights this process may write: dynamic ones map theirs read-only from the file."""
     is_dynamic = getattr(model, "is_dynamic", lambda: False)
     if not is_dynamic():
         return model
     if getattr(model, "cached_patcher_init", None) is None:
         raise UnsupportedModelError(
-            "This MODEL is streamed from its file (dynamic VRAM) and was changed by a node in a way that cannot be "
+            f"This {kind} is streamed from its file (dynamic VRAM) and was changed by a node in a way that cannot be "
             "loaded again. Connect the loader directly, or start ComfyUI with --disable-dynamic-vram."
         )
     return model.clone(disable_dynamic=True)
@@ -157,11 +205,14 @@ def _mark_training(undo: ExitStack):
         management.in_training = True
 
 
-def _replace_inference_tensors(undo: ExitStack, module):
+def _replace_inference_tensors(undo: ExitStack, module, tables: bool):
     """Autograd cannot save tensors made in inference mode, as the host's all are. Attached layers never save their
-    weights; norms, embeddings and buffers, which are small, are replaced by copies for the time of training."""
+    weights; norms, embeddings and buffers, which are small, are replaced by copies for the time of training.
+
+    tables: whether embeddings are; those of text encoders are large, and nothing but looked up, which saves none
+    """
     for part in module.modules():
-        if is_attached(part):
+        if is_attached(part) or (isinstance(part, torch.nn.Embedding) and not tables):
             continue
         for tensors in (part._parameters, part._buffers):
             for name, tensor in list(tensors.items()):

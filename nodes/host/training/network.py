@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.data.draws import Draw
+from .dataset import HostSample
 from .denoiser import Denoiser
 from .prediction import min_snr_weights
 
@@ -24,10 +26,13 @@ class HostNetwork:
         return self.denoiser.sigmas
 
     def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
-        device = self.denoiser.patcher.load_device
-        samples = [draw.sample.on(device) for draw in draws]
+        samples = self.given([draw.sample for draw in draws])
         sigmas = [self.denoiser.sigmas[draw.level].clone() for draw in draws]
         return self.denoiser.losses(samples, sigmas, [draw.noise for draw in draws])
+
+    def given(self, samples: Sequence[Sample]) -> list[HostSample]:
+        """What the model is given for these samples, on its device."""
+        return [sample.on(self.denoiser.patcher.load_device) for sample in samples]
 
     def mean_loss(self, draws: Sequence[Draw]) -> torch.Tensor:
         return self.losses(draws).mean()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,12 +26,14 @@ WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0, "clip_start_percent": 0
 class Pairs:
     """images: [1, channels, *size] each, as the VAE made them; captions: one CONDITIONING entry [tensor, options] per
     image, the same object for all images that share it; kind: "image" or "class image", for messages; masks: of each
-    image's shape, or None, one per image, or none at all"""
+    image's shape, or None, one per image, or none at all; texts: of the captions, one per image, where text encoders
+    are trained, or none at all"""
 
     images: list[torch.Tensor]
     captions: list[list]
     kind: str = "image"
     masks: Sequence[torch.Tensor | None] = ()
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +46,7 @@ class Pairs:
     def describe(self) -> str:
         """"24 images of 3 sizes, each with its own caption, 2 with a mask"."""
         sizes = len({image.shape for image in self.images})
-        shared = len({id(caption) for caption in self.captions}) == 1
+        shared = len(set(self.texts or map(id, self.captions))) == 1
         captions = "one caption for all" if shared else "each with its own caption"
         masked = sum(mask is not None for mask in self.masks)
         masks = f", {masked} with a mask" if masked else ""
@@ -81,6 +83,8 @@ class TrainingData:
         parts = [[[pairs.images, pairs.captions] for pairs in sets] + [self.unconditional]]
         if any(pairs.masks for pairs in sets):  # without any, the digest is that of versions that knew none
             parts.append([pairs.masks for pairs in sets])
+        if self.images.texts:
+            parts.append([pairs.texts for pairs in sets])
         return digest_of(*parts)
 
 
@@ -154,6 +158,21 @@ def _one_caption_each(images: list[list], captions: list[list], kind: str) -> li
         _check_counts(some_images, some_captions, kind, where)
         together += some_captions
     return together
+
+
+def with_texts(pairs: Pairs, texts: list[str], source: str) -> Pairs:
+    """The pairs with their captions as texts: one per image, in order, or one for all.
+
+    source: the input that they come from, for messages. TrainingError if there are others than that.
+    """
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TrainingError(
+            f"'{source}' holds no texts: text encoders are trained on the captions as they are written. Connect the "
+            "texts of the images, or one text for all."
+        )
+    texts = texts * len(pairs) if len(texts) == 1 else texts
+    _check_counts(pairs.images, texts, pairs.kind)
+    return replace(pairs, texts=texts)
 
 
 def _check_counts(images: list, captions: list, kind: str, where: str = "") -> None:

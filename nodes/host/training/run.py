@@ -1,10 +1,10 @@
 """A run of SaRA Train, put together from a MODEL in training and what the node was given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from ....sara_core.data.denoising_loss import DenoisingLoss, repeated
+from ....sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
 from ....sara_core.delta import metadata as keys
 from ....sara_core.training.optimizer import make_inner
 from ....sara_core.training.optimizer_choice import ChosenOptimizer
@@ -16,36 +16,51 @@ from .dataset import prepare_samples
 from .denoiser import Denoiser
 from .isolation import TrainingModel
 from .network import HostNetwork
-from .pairing import TrainingData
+from .pairing import Pairs, TrainingData
+from .text_encoders import EncodersInTraining
+from .text_samples import TextNetwork, prepare_texts
 from .unused import check_used_weights_reached
 
 
-def batches(patcher, data: TrainingData, settings: RunSettings) -> DenoisingLoss:
-    """The losses of a run's batches, from the first one on; the model must be loaded."""
-    samples, class_samples = (
-        prepare_samples(patcher, pairs, settings.seed, data.unconditional) if pairs else ()
-        for pairs in (data.images, data.class_images)
-    )
-    return denoising_loss(settings, HostNetwork(Denoiser(patcher)), samples, class_samples)
+def batches(
+    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None
+) -> DenoisingLoss:
+    """The losses of a run's batches, from the first one on; the model must be loaded, and so must the text encoders, if
+    they are trained."""
+    network = HostNetwork(Denoiser(patcher))
+    if encoders is not None:
+        network = TextNetwork(network.denoiser, encoders, settings.seed)
+
+    def samples(pairs: Pairs) -> Sequence[Sample]:
+        if encoders is None:
+            return prepare_samples(patcher, pairs, settings.seed, data.unconditional)
+        return prepare_texts(patcher, encoders, pairs, data.unconditional, drops=settings.caption_dropout > 0)
+
+    own, of_class = (samples(pairs) if pairs else () for pairs in (data.images, data.class_images))
+    return denoising_loss(settings, network, own, of_class)
 
 
-def first_loss(patcher, data: TrainingData, settings: RunSettings) -> Callable[[], torch.Tensor]:
+def first_loss(
+    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None
+) -> Callable[[], torch.Tensor]:
     """A function that computes the loss of a run's first batch, the same each time."""
-    return repeated(batches(patcher, data, settings))
+    return repeated(batches(patcher, data, settings, encoders))
 
 
 def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSettings, chosen: ChosenOptimizer) -> Run:
     """The run of a model inside `training_model`, on its images and captions."""
-    patcher, store, selection = training.patcher, training.store, training.selection
+    patcher, store, selection, encoders = training.patcher, training.store, training.selection, training.encoders
     base = identity_metadata(patcher)  # now, as long as Δ is 0
     return Run(
         settings, store, selection,
         make_inner(chosen.kind, store.values, selection.theta, chosen.lr, chosen.options),
-        batches(patcher, data, settings),
+        batches(patcher, data, settings, encoders),
         images=len(data.images),
         about_base={**base, keys.FAMILY: model_family(patcher)},
         scaler=_loss_scaler(training),
-        check_reached=lambda store: check_used_weights_reached(store, lambda: first_loss(patcher, data, settings)),
+        check_reached=lambda store: check_used_weights_reached(
+            store, lambda: first_loss(patcher, data, settings, encoders)
+        ),
     )  # fmt: skip
 
 

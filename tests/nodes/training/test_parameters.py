@@ -150,7 +150,7 @@ def test_weights_are_chosen_by_the_gradient_of_the_hosts_loss(comfy, dense, mode
     isolation = comfy.pack_module("nodes.host.training.isolation")
     losses = []
 
-    def scoring_loss(patcher):
+    def scoring_loss(patcher, encoders):
         def loss():
             losses.append(toy_loss(comfy, patcher))
             return losses[-1]
@@ -182,6 +182,6 @@ def test_a_scoring_loss_that_fails_leaves_the_model_as_it_was(comfy, model, unto
 
     with torch.inference_mode(False), torch.enable_grad(), pytest.raises(KeyboardInterrupt):
         with isolation.training_model(
-            model, {"rule": "gradient", "density": 0.01}, SHAPE, scoring_loss=lambda patcher: failing
+            model, {"rule": "gradient", "density": 0.01}, SHAPE, scoring_loss=lambda patcher, encoders: failing
         ):
             pass
