@@ -167,7 +167,7 @@ CASES = [
     Case("Krea2", "", {"features": 128, "tdim": 32, "txtdim": 32, "heads": 1, "kvheads": 1, "layers": 1,
                        "txtlayers": 2, "txtheads": 1, "txtkvheads": 1}, _LATENT, text(64)),
     Case("Kandinsky5Image", "", {**_KANDINSKY, "visual_embed_dim": 64, "rope_scale_factor": (1.0, 1.0, 1.0)},
-         (16, 1, 8, 8), text(48, pooled_output=normal(1, 40))),
+         _LATENT, text(48, pooled_output=normal(1, 40))),
     Case("HunyuanImage21", "", _HUNYUAN_IMAGE, (64, 4, 4), text(48)),
     Case("HunyuanImage21", "distilled", {**_HUNYUAN_IMAGE, "meanflow": True, "guidance_embed": True}, (64, 4, 4),
          text(48)),

@@ -55,4 +55,5 @@ def text_weights(clip) -> dict[str, torch.Tensor]:
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)
-    return {name: weight.detach().clone() for name, weight in clip.cond_stage_model.state_dict().items()}
+    # What a checkpoint lacks of an encoder, as SDXL's has no text_projection of CLIP-L, is memory nobody has written.
+    return {name: weight.detach().nan_to_num() for name, weight in clip.cond_stage_model.state_dict().items()}

@@ -74,8 +74,8 @@ def test_dropping_a_caption_keeps_what_belongs_to_the_image(comfy, model, tensor
     images, captions, empty = tensors
     dataset = comfy.pack_module("nodes.host.training.dataset")
     seen = []
-    original = dataset._conditions
-    monkeypatch.setattr(dataset, "_conditions", lambda *args: seen.append(args[2]) or original(*args))
+    original = dataset.conditions_of
+    monkeypatch.setattr(dataset, "conditions_of", lambda *args: seen.append(args[2]) or original(*args))
     with_options = [[captions[0][0], {"guidance": 3.0, "pooled_output": 1}]]
     prepare(comfy, model, images[:1], with_options, [empty[0], {"pooled_output": 2}])
     assert seen[0][1] == {"guidance": 3.0, "pooled_output": 1}
