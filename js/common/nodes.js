@@ -1,0 +1,42 @@
+// What our nodes get in the page: elements inside them, in the classic renderer and in "Nodes 2.0" alike.
+
+import { app } from "../../../scripts/app.js";
+
+// Calls `made(node)` for every node of a class, new or from a workflow, when its widgets exist.
+export function onNode(extension, nodeClass, made) {
+  app.registerExtension({
+    name: `SaRA.${extension}`,
+    nodeCreated(node) {
+      if (node.comfyClass === nodeClass) made(node);
+    },
+  });
+}
+
+// An element at the bottom of a node. It belongs to the page alone: it is in no workflow file and in no prompt.
+// minHeight: in pixels of the graph
+export function addPanel(node, name, panel, minHeight) {
+  const widget = node.addDOMWidget(name, "sara", panel, {
+    serialize: false, hideOnZoom: false, getMinHeight: () => minHeight, getMaxHeight: undefined,
+  });
+  widget.serialize = false;  // of the workflow; the option is about the prompt
+  return widget;
+}
+
+// The widget of an input, by the input's name.
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+// How the server calls this node in a prompt: "5", or "12:5" for node 5 inside the subgraph node 12.
+export function executionId(node) {
+  return idInPrompt(node, app.rootGraph ?? app.graph) ?? String(node.id);
+}
+
+function idInPrompt(node, graph, before = "") {
+  for (const other of graph?._nodes ?? graph?.nodes ?? []) {
+    if (other === node) return `${before}${other.id}`;
+    const found = other.subgraph && idInPrompt(node, other.subgraph, `${before}${other.id}:`);
+    if (found) return found;
+  }
+  return undefined;
+}
