@@ -22,6 +22,8 @@ class Places:
     keep_without_file: for a host that hands the finished delta on in memory, where somebody will save it: told of a
         delta that could not be written, and that the run's snapshots stay for it. Without this, such a run has ended
         early.
+    save_on_request: writes what a run has trained so far, where it replaces nothing; returns the file's path
+    keeps_last_snapshot: whether a finished run leaves a snapshot of its last step, to be trained on
     other_bytes: that the host itself writes meanwhile, as pictures
     """
 
@@ -30,6 +32,8 @@ class Places:
     save_stopped: Callable[[SparseDelta], Path]
     save_finished: Callable[[SparseDelta], None]
     keep_without_file: Callable[[SparseDelta], None] | None = None
+    save_on_request: Callable[[SparseDelta], Path] | None = None
+    keeps_last_snapshot: bool = False
     other_bytes: int = 0
 
 
@@ -72,11 +76,26 @@ class Host:
         """Asked after each step; true ends the run there, as Ctrl-C in a terminal does."""
         return False
 
+    def finish_requested(self) -> bool:
+        """Asked after each step; true makes it the last one: the run ends as if no more had been planned."""
+        return False
+
+    def save_requested(self) -> bool:
+        """Asked after each step; true saves a snapshot and, where Places can, a delta; the run goes on."""
+        return False
+
     def after_step(self, step: int) -> None:
         """Called when a step is done and Δ is at rest, before its snapshot: for pictures."""
 
     def show_step(self, step: StepDone) -> None:
         """Show where the run is."""
+
+    def saved_snapshot(self, path: Path) -> None:
+        """Note a snapshot that is on the disk."""
+
+    def saved_on_request(self, kept: str) -> None:
+        """Show where what was to be saved is, in sentences."""
+        self.log(kept)
 
     def show_report(self, text: str) -> None:
         """Show what the run did, once it is over."""

@@ -1,7 +1,7 @@
 """The training loop. It knows nothing of hosts, data or pictures: it is given losses and reports steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from .adjustment import Adjustment, adjust
 from .low_rank import LowRankLoss
 from .optimizer import check_all_reached
 from .optimizer_state import checked_optimizer_state
-from .schedule import rate_factor
+from .schedule import planned_rate_factor
 
 # After a step without a finite result the learning rate is halved; it doubles again after this many good steps.
 RECOVERY_STEPS = 100
@@ -58,6 +58,8 @@ class Training:
 
     step: number of steps done; losses: the mean loss of each, NaN for one that was skipped
     adjustments: (step, Adjustment) of each
+    plan: the step at which the run was first to end, and that of each part that was added when it was trained on
+    adjust_at: as of the settings that it began with
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Training:
         self.step = 0
         self.losses: list[float] = []
         self.adjustments: list[tuple[int, Adjustment]] = []
+        self.plan, self.adjust_at = (settings.steps,), tuple(settings.adjust_at)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self._back_off, self._good, self._bad = 1.0, 0, 0
         self._last_good = store.values.detach().clone()
@@ -100,7 +103,7 @@ class Training:
             loss = self._one_step(on_micro_batch)
             self.step += 1
             self.losses.append(loss)
-            if self.step in self.settings.adjust_at:
+            if self.step in self.adjust_at:
                 self._adjust()
             self._drawn = self._data_state()
             on_step(self.step, loss)
@@ -108,7 +111,7 @@ class Training:
 
     def _set_rate(self):
         settings = self.settings
-        factor = rate_factor(settings.schedule, self.step, settings.steps, settings.warmup) * self._back_off
+        factor = planned_rate_factor(settings.schedule, self.step, self.plan, settings.warmup) * self._back_off
         for group, rate in zip(self.optimizer.param_groups, self._rates):
             group["lr"] = rate * factor
 
@@ -196,6 +199,8 @@ class Training:
         return {
             "step": self.step,
             "losses": list(self.losses),
+            "plan": list(self.plan),
+            "adjust_at": list(self.adjust_at),
             "adjustments": [[step, list(adjustment)] for step, adjustment in self.adjustments],
             "caution": [self._back_off, self._good, self._bad],
             "store": self.store.state(),
@@ -222,6 +227,7 @@ class Training:
         for loss in sequence(state["losses"], "its list of losses", step):
             if not (isinstance(loss, float) and math.isnan(loss)):  # that of a step that was skipped
                 number(loss, "a loss")
+        self._check_plan(state, step)
         for entry in sequence(state["adjustments"], "its list of adjustments"):
             after, (trained, ineffective, kept) = _pair(entry)
             whole_number(after, "the step of an adjustment", 1, step)
@@ -242,6 +248,20 @@ class Training:
             self.low_rank.check_state(state["low_rank"])
         return checked_optimizer_state(self.optimizer, state["optimizer"], active, step, same_options=True)
 
+    def _check_plan(self, state, step: int) -> None:
+        plan, adjust_at = self._planned(state)
+        before = 0
+        for end in sequence(plan, "its plan"):
+            before = whole_number(end, "an end in its plan", before + 1, LARGEST_COUNT)
+        if before < step:
+            raise damaged("its plan ends before the steps that are done")
+        for after in sequence(adjust_at, "its steps of adjustment"):
+            whole_number(after, "a step of adjustment", 0, LARGEST_COUNT)
+
+    def _planned(self, state) -> tuple[Sequence[int], Sequence[int]]:
+        """Older snapshots say nothing of it."""
+        return state.get("plan", self.plan), state.get("adjust_at", self.adjust_at)
+
     def _check_scaler(self, saved) -> None:
         current = self.scaler.state_dict()
         saved = fields(saved, "its loss scale", current)
@@ -254,7 +274,9 @@ class Training:
                 raise damaged(f"the {name} of its loss scale is not the run's")
 
     def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken, from a run of the same settings that has not begun.
+        """Go on where `state` was taken, from a run of the same settings that has not begun; its steps may be more, and
+        fewer as far as they are not done yet. Up to the end that was planned then nothing changes; what is added beyond
+        is a part of its own in the schedule (planned_rate_factor), without adjustments.
 
         Raises what `check_state` raises; nothing is changed then.
         """
@@ -268,6 +290,9 @@ class Training:
             self.low_rank.load_state(state["low_rank"])
         self.step, self.losses = state["step"], list(state["losses"])
         self.adjustments = [(step, Adjustment(*adjustment)) for step, adjustment in state["adjustments"]]
+        plan, adjust_at = map(tuple, self._planned(state))
+        self.plan = plan if self.settings.steps <= plan[-1] else (*plan, self.settings.steps)
+        self.adjust_at = adjust_at
         self._back_off, self._good, self._bad = state["caution"]
         self._last_good = state.get(LAST_GOOD, self.store.values.detach()).to(self.store.values.device, copy=True)
         self._drawn = self._data_state()

@@ -3,12 +3,13 @@
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..delta import metadata as keys
 from ..errors import TrainingError
+from ..files.saved_state import whole_number
 from ..numbers import checked, read_list
 from ..selection.rules import RULES
 from ..selection.select import Selection
@@ -123,15 +124,19 @@ def parts_of_a_run(text: str, words: Words = Words()) -> list[float]:
 
 
 def metadata(
-    settings: RunSettings, selection: Selection, learning_rate: float, steps: int, images: int, fingerprint: str
+    settings: RunSettings, selection: Selection, learning_rate: float, steps: int, plan: Sequence[int], images: int,
+    fingerprint: str,
 ) -> dict[str, str]:
     """What a delta says of the run that it comes from.
 
-    learning_rate: the one that was trained with; steps: how many are done; images: how many there were, class images
-    not counted; fingerprint: of the trained weights' values before the training (Store.base_fingerprint)
+    learning_rate: the one that was trained with; steps: how many are done; plan: as of loop.Training, said where it was
+    another; images: how many there were, class images not counted; fingerprint: of the trained weights' values before
+    the training (Store.base_fingerprint)
     """
     selected = {**selection.rule, "theta": selection.theta, "elements": selection.count, "of": selection.candidates}
     trained = {**asdict(settings), "learning_rate": learning_rate, "steps": steps, "images": images}
+    if list(plan) != [steps]:
+        trained["planned_steps"] = list(plan)
     return {
         keys.SELECTION: json.dumps(selected),
         keys.TRAINING: json.dumps(trained),
@@ -140,14 +145,24 @@ def metadata(
 
 
 def resumed_state(path: str | os.PathLike, settings: RunSettings, words: Words = Words()) -> Mapping:
-    """The state in the snapshot of a run of the same settings.
+    """The state in the snapshot of a run of the same settings, but for `steps`: a run may be trained on beyond the end
+    that was planned for it, or end before.
 
-    Raises DeltaError for a file that is no whole snapshot, TrainingError, with all that differs, for another run's.
+    Raises DeltaError for a file that is no whole snapshot, TrainingError, with all that differs, for another run's, and
+    if more steps are done than there are to be.
     """
     state, saved = settings.as_written_now(*snapshot.load(path, words))
-    if differing := snapshot.differences(saved, asdict(settings)):
+    if differing := snapshot.differences(saved, {**asdict(settings), "steps": saved.get("steps")}):
         raise TrainingError(
             f"The run of {Path(path).name} cannot go on, because {words.other_run} ({'; '.join(differing)}). "
             f"{words.same_run}"
         )
-    return state
+    planned = whole_number(saved.get("steps"), "its number of steps", 1, SETTINGS["steps"].most)
+    done = whole_number(state.get("step"), "its number of steps done", 0, SETTINGS["steps"].most)
+    if settings.steps < done:
+        raise TrainingError(
+            f"The run of {Path(path).name} has done {done} steps already, and {words.setting('steps')} is "
+            f"{settings.steps}: set it to {done} or more."
+        )
+    # Older snapshots say nothing of how the run was planned: as their settings do.
+    return {"plan": [planned], "adjust_at": replace(settings, steps=planned).adjust_after_steps(), **state}

@@ -88,7 +88,7 @@ class Run:
     def delta(self) -> SparseDelta:
         """What was trained so far, with its metadata."""
         said = metadata(
-            self.settings, self.selection, self.learning_rate, self.training.step, self.images,
+            self.settings, self.selection, self.learning_rate, self.training.step, self.training.plan, self.images,
             self.store.base_fingerprint,
         )  # fmt: skip
         return self.named(self.store.delta({**said, **self.about_base}))
@@ -106,9 +106,10 @@ class Run:
     def report(self) -> str:
         """What the run did, in one line, once it is over."""
         selection, training = self.selection, self.training
-        parts = [
-            f"{selection.count:,} weights trained in {training.step} steps, learning rate {self.learning_rate:.2g}"
-        ]
+        steps = f"{training.step} steps"
+        if training.step < self.settings.steps:
+            steps = f"{training.step} of {self.settings.steps} steps"
+        parts = [f"{selection.count:,} weights trained in {steps}, learning rate {self.learning_rate:.2g}"]
         for step, adjustment in training.adjustments:
             parts.append(f"{adjustment.ineffective / adjustment.trained:.1%} were below θ after step {step}")
             if not adjustment.moments_kept:

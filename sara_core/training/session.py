@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from .disk import check_disk
 from .host import Host, Places, StepDone
 from .processes import Processes
 from .run import Run
+
+
+class _FinishedEarly(Exception):
+    """Raised after a step, with which the run is to end as planned."""
 
 
 class TrainingSession:
@@ -28,8 +32,9 @@ class TrainingSession:
         self.processes = processes or Processes(0, 1, run.store.values.device)
 
     def resume(self, state: Mapping) -> None:
-        """Go on where a snapshot was taken, before `execute`. Raises DeltaError if its base or its trained elements are
-        others."""
+        """Go on where a snapshot was taken, before `execute`, to the end that the run's settings say, which may be
+        beyond the one that was planned then (Training.load_state). Raises DeltaError if its base or its trained elements
+        are others."""
         self.training.load_state(state)
 
     def execute(self) -> SparseDelta | None:
@@ -51,7 +56,7 @@ class TrainingSession:
                 self._save_finished(delta)
         except BaseException as error:  # a host's way to stop may be no Exception
             traceback.clear_frames(error.__traceback__)  # they hold the step's activations, and saving needs memory
-            kept = self._keep(resumable=not isinstance(error, TrainingError))
+            kept = self._kept(not isinstance(error, TrainingError), self.places.save_stopped)
             told = self._in_words(error, kept)
             self.host.ended_early(kept, is_said=told is not None)
             if told is None:
@@ -69,32 +74,41 @@ class TrainingSession:
         def on_step(step: int, loss: float):
             self.host.after_step(step)
             if self.places.snapshots.is_due(step, steps, self.places.snapshot_every):
-                self._save_snapshot_on_the_way()
+                self._try_a_snapshot("Training goes on without a")
+            if self.host.save_requested() and self.processes.is_first:
+                self.host.saved_on_request(self._kept(True, self.places.save_on_request))
             per_step = (time.monotonic() - start) / (step - before)
             self.host.show_step(StepDone(step, steps, loss, per_step))
             # Together, after a whole step: a process that is left alone would wait for the others for ever.
             if self.processes.any(self.host.stop_requested()) and step < steps:
                 raise KeyboardInterrupt
+            if self.processes.any(self.host.finish_requested()):
+                raise _FinishedEarly
 
-        self.training.run(on_step, self.host.check_interrupt)
+        with contextlib.suppress(_FinishedEarly):
+            self.training.run(on_step, self.host.check_interrupt)
 
-    def _save_snapshot_on_the_way(self) -> None:
+    def _try_a_snapshot(self, otherwise: str) -> None:
         if not self.processes.is_first:
             return
         try:
             self._save_snapshot()
         except Exception as error:  # a full disk is no reason to end a run that can still be finished
             step = self.training.step
-            self.host.warn("snapshots", f"Training goes on without a snapshot of step {step}. {self.host.cause(error)}")
+            self.host.warn("snapshots", f"{otherwise} snapshot of step {step}. {self.host.cause(error)}")
 
     def _save_snapshot(self) -> Path:
         training = self.training
-        return self.places.snapshots.save(training.step, training.state(), asdict(self.run.settings))
+        path = self.places.snapshots.save(training.step, training.state(), asdict(self.run.settings))
+        self.host.saved_snapshot(path)
+        return path
 
     def _save_finished(self, delta: SparseDelta) -> None:
-        """The delta first, and only then away with the snapshots."""
+        """The delta first, and only then away with the snapshots, but for one to train on from."""
         self.places.save_finished(delta)
         self.places.snapshots.discard()
+        if self.places.keeps_last_snapshot or self.training.step < self.run.settings.steps:
+            self._try_a_snapshot("There is no")
 
     def _keep_until_saved(self, delta: SparseDelta) -> None:
         """On the disk, until somebody saves it; if that fails, a snapshot."""
@@ -110,9 +124,8 @@ class TrainingSession:
         fallback = self.host.words.should_saving_fail(left[-1]) if left else "There is no snapshot of it."
         self.host.warn("finished", f"The finished delta could not be kept on the disk: save it now. {fallback} {cause}")
 
-    def _keep(self, resumable: bool) -> str:
-        """Save what was trained before the run ended early, the snapshot and the delta each on its own; returns
-        sentences about both."""
+    def _kept(self, resumable: bool, save: Callable[[SparseDelta], Path] | None) -> str:
+        """Save what was trained so far, the snapshot and the delta each on its own; returns sentences about both."""
         steps, words = self.training.step, self.host.words
         if steps == 0:
             return "No step was completed, so there is nothing to keep."
@@ -124,8 +137,10 @@ class TrainingSession:
                 go_on = words.go_on(self._save_snapshot())
             except Exception as error:
                 go_on = f"There is no snapshot of it. {self.host.cause(error)}"
+        if save is None:
+            return go_on
         try:
-            path = self.places.save_stopped(self.run.delta())
+            path = save(self.run.delta())
             kept = f"What was trained in {steps} steps is in {words.place(path)}."
         except Exception as error:
             kept = f"What was trained in {steps} steps could not be saved as a delta. {self.host.cause(error)}"

@@ -61,12 +61,27 @@ def toy_run(chosen: RunSettings | None = None, after_losses=lambda forwards: Non
 
 
 class Listening(Host):
-    """Notes everything. stop_after: the step after which a stop is requested, or None"""
+    """Notes everything. stop_after, finish_after, save_after: the step after which that is requested, or None"""
 
-    def __init__(self, stop_after: int | None = None):
+    def __init__(
+        self, stop_after: int | None = None, finish_after: int | None = None, save_after: int | None = None
+    ):
         super().__init__()
-        self.stop_after, self.step = stop_after, 0
+        self.stop_after, self.finish_after, self.save_after, self.step = stop_after, finish_after, save_after, 0
+        self.saved, self.snapshots = [], []
         self.steps, self.reports, self.shown_warnings, self.logged, self.ended = [], [], [], [], []
+
+    def finish_requested(self):
+        return self.step == self.finish_after
+
+    def save_requested(self):
+        return self.step == self.save_after
+
+    def saved_on_request(self, kept):
+        self.saved.append(kept)
+
+    def saved_snapshot(self, path):
+        self.snapshots.append(path)
 
     def stop_requested(self):
         return self.step == self.stop_after

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sara_core import TrainingError
+from sara_core import DeltaError, TrainingError
 from sara_core.data.denoising_loss import Sample
 from sara_core.data.noise_levels import NoiseLevels
 from sara_core.training import snapshot
@@ -24,13 +24,17 @@ WORDS = Words(
 def test_a_snapshot_of_the_same_settings_is_resumed(tmp_path):
     chosen = settings(include=("attn",), adjust_at=[0.25, 0.5])
     snapshot.save(tmp_path / "run.safetensors", {"step": 3}, asdict(chosen))
-    assert resumed_state(tmp_path / "run.safetensors", chosen) == {"step": 3}
+    of_before = {"step": 3, "plan": [6], "adjust_at": (2, 3)}
+    assert resumed_state(tmp_path / "run.safetensors", chosen) == of_before
+    state = {"step": 3, "plan": [4, 6], "adjust_at": [1, 2]}
+    snapshot.save(tmp_path / "run.safetensors", state, asdict(chosen))
+    assert resumed_state(tmp_path / "run.safetensors", chosen) == state
 
 
 def test_a_snapshot_of_other_settings_is_refused_with_all_that_differs(tmp_path):
     path = tmp_path / "run.safetensors"
-    snapshot.save(path, {}, asdict(settings(steps=8, seed=1)))
-    differing = r"\(steps: 8 in the snapshot, 6 now; seed: 1 in the snapshot, 0 now\)"
+    snapshot.save(path, {}, asdict(settings(batch_size=8, seed=1)))
+    differing = r"\(batch_size: 8 in the snapshot, 2 now; seed: 1 in the snapshot, 0 now\)"
     with pytest.raises(TrainingError, match=f"^The run of run.safetensors cannot go on, because this .* {differing}"):
         resumed_state(path, settings())
     with pytest.raises(TrainingError, match=rf"because the options are others {differing}\. Give them again\.$"):
@@ -44,12 +48,27 @@ def test_a_file_that_is_no_snapshot_is_refused_in_the_hosts_words(tmp_path):
         resumed_state(path, settings(), WORDS)
 
 
-def test_every_setting_decides_whether_a_run_is_resumed(tmp_path):
+def test_every_setting_but_the_steps_decides_whether_a_run_is_resumed(tmp_path):
     path = tmp_path / "run.safetensors"
-    for name in asdict(settings()):
+    for name in asdict(settings()).keys() - {"steps"}:
         snapshot.save(path, {}, {**asdict(settings()), name: "other"})
         with pytest.raises(TrainingError, match=rf"\({name}: other in the snapshot"):
             resumed_state(path, settings())
+
+
+@pytest.mark.parametrize("steps, done", [("other", 3), (0, 0), (None, 3), (6, "other"), (6, None), (6, -1)])
+def test_steps_that_are_no_number_are_damage(tmp_path, steps, done):
+    snapshot.save(tmp_path / "run.safetensors", {"step": done}, {**asdict(settings()), "steps": steps})
+    with pytest.raises(DeltaError, match="saved state of a training is damaged: its number of steps"):
+        resumed_state(tmp_path / "run.safetensors", settings())
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    snapshot.save(path, {"step": 5}, asdict(settings(steps=6)))
+    assert resumed_state(path, settings(steps=5))["plan"] == [6]
+    with pytest.raises(TrainingError, match="has done 5 steps already, and --steps is 4: set it to 5 or more"):
+        resumed_state(path, settings(steps=4), WORDS)
 
 
 @pytest.mark.parametrize("text, parts", [("0.5", [0.5]), ("0.6, 0.3", [0.3, 0.6]), ("", []), (" , ", [])])
@@ -112,7 +131,7 @@ def test_what_a_run_left_out_of_a_damaged_base_is_in_its_report():
     selection = SimpleNamespace(count=7, theta=None, not_finite=1234)
     training = SimpleNamespace(step=3, adjustments=[], losses=[0.5, 0.25, 0.125])
     run = SimpleNamespace(
-        selection=selection, training=training, learning_rate=1e-3, settings=SimpleNamespace(adjust_at=())
+        selection=selection, training=training, learning_rate=1e-3, settings=SimpleNamespace(steps=3, adjust_at=())
     )
     assert Run.report(run) == (
         "7 weights trained in 3 steps, learning rate 0.001; "
