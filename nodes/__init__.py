@@ -8,6 +8,7 @@ from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
 from .host.report import register_report
+from .host.web.runs import register_runs
 from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
 from .merge import SaRAMerge
@@ -21,6 +22,7 @@ class SaRAExtension(ComfyExtension):
         register_folders()
         register_adapter()
         register_report()
+        register_runs()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

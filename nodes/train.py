@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..sara_core.delta import SparseDelta
+from ..sara_core.errors import DeltaError
 from ..sara_core.names.patterns import split_patterns
 from ..sara_core.training.host import Places
 from ..sara_core.training.optimizer_choice import chosen_optimizer
@@ -19,6 +20,7 @@ from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.doubts import doubts
 from .host.training.isolation import training_model
+from .host.training.news import News
 from .host.training.noise_range import host_noise_range
 from .host.training.pairing import TrainingData, read_training_data
 from .host.training.parts import TRAINED
@@ -27,6 +29,7 @@ from .host.training.run import assembled_run, first_loss
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import NodeHost
 from .host.training.text_data import TextRunSettings, check_asked_for, trains_text, with_captions
+from .host.web.runs import LiveRun, followed
 from .host.words import WORDS
 from .sockets import SaraDelta
 from .train_inputs import NEW_RUN, default_inputs, training_inputs
@@ -46,7 +49,7 @@ class SaRATrain(io.ComfyNode):
             description="Trains only the smallest weights of a model: a sparse delta instead of an adapter.",
             search_aliases=["sparse fine-tuning", "train lora", "finetune", "dreambooth", "sara"],
             is_input_list=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=training_inputs(),
             outputs=[
                 SaraDelta.Output(display_name="delta", tooltip="What was trained. Save it with SaRA Save."),
@@ -55,41 +58,59 @@ class SaRATrain(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, resume=None):
+        """Beside the names in the menu those of the files are accepted, which were in it before."""
+        try:
+            for name in resume or ():  # the input's one value; none, if it comes from another node
+                if name not in (None, NEW_RUN):
+                    folders.snapshot_path(name)
+        except DeltaError as error:
+            return str(error)
+        return True
+
+    @classmethod
     @checked_inputs
     def execute(cls, **inputs):
         lists = {name: [value for value in inputs.pop(name, []) if value is not None] for name in LISTS}
         scalars = {**default_inputs(), **{name: values[0] for name, values in inputs.items()}}
         scalars.update({**default_options(), **scalars.pop("options", {})})
         # The host runs every prompt in inference mode, where nothing can be differentiated.
-        with torch.inference_mode(False), torch.enable_grad():
-            delta, losses = _train(lists, scalars, lambda text: show_text(cls, text))
-        return io.NodeOutput(delta, {"loss": plottable(losses)})
+        with followed(cls) as live, torch.inference_mode(False), torch.enable_grad():
+            delta, losses = _train(lists, scalars, live, lambda text: None if live.is_shown() else show_text(cls, text))
+        return io.NodeOutput(delta, {"loss": plottable(losses)}, ui={"sara_run": [live.kept()]})
 
 
-def _train(lists, scalars, say):
+def _train(lists, scalars, live: LiveRun, say):
+    live.doing("Looking at the pictures and captions")
     check_trainable(scalars["model"])  # before its latents, which may be of several kinds because the model is
     check_asked_for(scalars, lists)
     data = _data(lists, scalars)
     settings = _run_settings(scalars, data)
     chosen = chosen_optimizer(settings, WORDS)
     state, resumed = _resumed(scalars["resume"], settings)
+    live.doing("Choosing the weights to train")
     with folders.reserved_run(resumed) as run_name, training_model(
         scalars["model"], settings.selection, data.batch_shape(settings.batch_size), settings.include,
         settings.exclude, scalars["gradient_checkpointing"], preset=settings.layers,
         scoring_loss=lambda patcher, encoders: first_loss(patcher, data, settings, encoders),
         checkpoint_depth=scalars["checkpoint_depth"], clip=scalars.get("clip"), trained=TRAINED[scalars["train"]],
     ) as training:
+        live.doing("Preparing the pictures and captions for the model")
         samples = _samples(scalars, training, data, settings, run_name)
-        host = NodeHost(training, settings, scalars["gradient_checkpointing"], samples, say)
+        news = News(live, training.device)
+        host = NodeHost(training, settings, scalars["gradient_checkpointing"], samples, say, news)
         run = assembled_run(training, data, settings, chosen)
         session = TrainingSession(run, _places(scalars, run_name, host), host)
         if state is not None:
             session.resume(state)
         host.log(data.describe(settings.steps, settings.samples_per_step))
-        host.foretell_memory(run)
-        for kind, doubt in doubts(data):
-            host.warn(kind, doubt)
-        return session.execute(), run.training.losses
+        with news.ends_with_errors():
+            host.begin(run, is_resumed=state is not None)
+            for kind, doubt in doubts(data):
+                host.warn(kind, doubt)
+            delta = session.execute()
+        unsaved.keep_last_snapshot(run_name, session.places.snapshots)
+        return delta, run.training.losses
 
 
 def _data(lists, scalars) -> TrainingData:
@@ -113,15 +134,19 @@ def _samples(scalars, training, data: TrainingData, settings: RunSettings, run_n
 def _places(scalars, run_name: str, host: NodeHost) -> Places:
     snapshots = RunSnapshots(folders.snapshot_folder(), run_name, scalars["snapshots_kept"])
 
-    def keep_copy(delta: SparseDelta) -> None:
-        path = unsaved.keep_copy(delta, run_name)
-        host.log(f"until it is saved, the delta is in {WORDS.place(path)}.")
+    def save_finished(delta: SparseDelta) -> None:
+        host.news.delta = unsaved.keep_copy(delta, run_name)
+        host.log(f"until it is saved, the delta is in {WORDS.place(host.news.delta)}.")
+
+    def save_stopped(delta: SparseDelta) -> Path:
+        host.news.delta = unsaved.keep_stopped(delta, run_name, snapshots)
+        return host.news.delta
 
     return Places(
-        snapshots, scalars["snapshot_every"],
-        save_stopped=lambda delta: unsaved.keep_stopped(delta, run_name, snapshots),
-        save_finished=keep_copy,
+        snapshots, scalars["snapshot_every"], save_stopped, save_finished,
         keep_without_file=lambda delta: unsaved.keep_snapshots(delta, snapshots),
+        save_on_request=lambda delta: unsaved.keep_so_far(delta, run_name, host.news.run.training.step),
+        keeps_last_snapshot=scalars["keep_last_snapshot"],
         other_bytes=host.samples.disk_bytes(host.settings.steps) if host.samples is not None else 0,
     )  # fmt: skip
 

@@ -80,8 +80,10 @@ def _further():
         io.Conditioning.Input("class_positive", optional=True, tooltip="The captions of the class pictures."),
         setting_input("prior_weight", step=0.05, optional=True, advanced=True),
         io.Combo.Input(
-            "resume", options=[NEW_RUN, *folders.snapshot_names()], default=NEW_RUN, optional=True, advanced=True,
-            tooltip="Go on with a stopped run: choose its snapshot and leave everything else as it was.",
+            "resume", options=[NEW_RUN, *folders.resume_names()], default=NEW_RUN, optional=True,
+            tooltip="Go on with a run: choose its snapshot and leave everything else as it was. With more steps than "
+            "then, a run that was stopped or finished is trained on: up to its old end exactly as planned, beyond it "
+            "at the same rate, or, with a schedule that falls, along another fall. adjust_at keeps its old steps.",
         ),
         SaraOptions.Input("options", optional=True, tooltip="From SaRA Train Options, for what is seldom changed."),
         SaraSamples.Input("samples", optional=True, tooltip="From SaRA Train Samples: pictures while training."),

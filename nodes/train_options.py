@@ -86,6 +86,11 @@ def _options():
             tooltip="Whether text encoders (CLIP-L and CLIP-G, of SD1.5 and SDXL) are trained too, or alone. They need "
             "clip and captions of SaRA Train.",
         ),
+        io.Boolean.Input(
+            "keep_last_snapshot", default=True, optional=True,
+            tooltip="A finished run leaves a snapshot of its last step, too, so that it can be trained on with more "
+            "steps: about 17 bytes for each trained weight. Those of the last three runs are kept.",
+        ),
     ]
 
 

@@ -32,6 +32,13 @@ def readable_size(size: int) -> str:
     return f"{rounded(size / unit)} {name}"
 
 
+def clock_time(seconds: float) -> str:
+    """3723.4 → "1:02:03"; 9 → "0:09"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def rounded(value: float) -> str:
     """A number not below 0 with at most two digits after the point: 0.23, 1.2, 23."""
     return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sara_core.training.snapshot import run_of
+from sara_core.training.snapshot import file_name, run_of
 
 SNAPSHOTS = "sara_snapshots"
 # What the log says: of a finished delta that is not saved yet, of one that was stopped, of the snapshot to go on from.
 _UNTIL_SAVED = re.compile(r"until it is saved, the delta is in output/(\S+\.safetensors)")
 _STOPPED = re.compile(r"What was trained in \d+ steps is in output/(\S+\.safetensors)")
-_SNAPSHOT = re.compile(r"choose (\S+\.safetensors) under resume")
+_SNAPSHOT = re.compile(r"choose 'run (\d+), step (\d+)' under resume")
 # Beside those: that there is nothing to keep, or that it could not be kept.
 _TOLD = re.compile(f"{_UNTIL_SAVED.pattern}|training ended early|finished delta could not be kept on the disk")
 
@@ -70,7 +70,8 @@ class Promises:
                 wrong.append(f"{name} is still there, although the delta has been saved")
         for name in _STOPPED.findall(log):
             wrong += self.keep(name, "a stopped training")
-        for name in _SNAPSHOT.findall(log):
+        for run, step in _SNAPSHOT.findall(log):
+            name = file_name(f"run_{int(run):05}", int(step))
             wrong += self.keep(f"{SNAPSHOTS}/{name}", "the snapshot to go on from")
         return wrong
 

@@ -16,7 +16,7 @@ from ...sara_core.delta import SparseDelta
 from ...sara_core.errors import DeltaError, NameTakenError
 from ...sara_core.files.names import check_name, check_path
 from ...sara_core.files.run_name import numbered, reserved
-from ...sara_core.training.snapshot import run_of
+from ...sara_core.training.snapshot import file_name, run_of
 
 FOLDER = "sara"
 UNSAVED = "sara/unsaved"
@@ -29,6 +29,9 @@ _IN_MODELS = f"{DIFFUSION_MODELS}/"
 _GGUF = "unet_gguf"
 
 _RUN = re.compile(r"run_([0-9]{1,18})(?![0-9])")  # the beginning of the names of all that a run leaves
+# What a snapshot of such a run is called in the menu: no longer than a widget shows, and different from its beginning.
+_IN_MENU = re.compile(r"run ([0-9]{1,18}), step ([0-9]{1,18})")
+_OF_RUN = re.compile(r"run_([0-9]{5,18})_step([0-9]{7,18})\.safetensors")
 _T = TypeVar("_T")
 
 
@@ -204,13 +207,31 @@ def snapshot_names() -> list[str]:
     return sorted(newest, key=lambda name: (-newest[name], name))
 
 
+def resume_names() -> list[str]:
+    """The same under the names that people choose them by."""
+    return [snapshot_title(snapshot_folder() / name) for name in snapshot_names()]
+
+
+def snapshot_title(path: Path) -> str:
+    """What a snapshot is called in the menu: "run 3, step 27"; a file that somebody has named, by that name."""
+    match = _OF_RUN.fullmatch(path.name)
+    title = match and f"run {int(match[1])}, step {int(match[2])}"
+    return title if title and _file_of(title) == path.name else path.name
+
+
+def _file_of(title: str) -> str:
+    match = _IN_MENU.fullmatch(title)
+    return file_name(_run_name(int(match[1])), int(match[2])) if match else title
+
+
 def snapshot_path(name: str) -> Path:
-    """Path of a snapshot by its name in the menu. Raises DeltaError if there is none."""
-    if name not in snapshot_names():
+    """Path of a snapshot by its name in the menu, or by its file's name. Raises DeltaError if there is none."""
+    file = _file_of(name)
+    if file not in snapshot_names():
         raise DeltaError(
             f"There is no snapshot '{name}' in output/{SNAPSHOTS}. Press R and choose another one, or 'none'."
         )
-    return snapshot_folder() / name
+    return snapshot_folder() / file
 
 
 def reserved_run(resumed: Path | None) -> AbstractContextManager[str]:
@@ -262,6 +283,19 @@ def sample_folder(run: str) -> Path:
 def relative_to_output(path: Path) -> str:
     """The path as a person finds it: relative to the output folder, with forward slashes."""
     return Path(os.path.relpath(path, folder_paths.get_output_directory())).as_posix()
+
+
+def delta_name(path: Path) -> str | None:
+    """What a delta in output/sara is called in SaRA Loader's menu; None for one elsewhere."""
+    folder = Path(folder_paths.get_output_directory(), FOLDER)
+    return str(path.relative_to(folder)) if folder in path.parents else None
+
+
+def as_output(path: Path) -> dict[str, str]:
+    """A file in the output folder, as the page asks the host for it."""
+    place = Path(relative_to_output(path))
+    subfolder = "" if place.parent == Path(".") else place.parent.as_posix()
+    return {"filename": place.name, "subfolder": subfolder, "type": "output"}
 
 
 def fingerprint(path: Path) -> str:

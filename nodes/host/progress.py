@@ -1,5 +1,6 @@
 """What a node shows while it works and after, without any JavaScript of ours: a bar, and a line of text."""
 
+import inspect
 from collections.abc import Callable
 
 import comfy.model_management
@@ -30,7 +31,13 @@ def show_text(node_class, text: str) -> None:
     """
     server = getattr(PromptServer, "instance", None)  # absent where nodes are called without a server
     node_id = _node_id(node_class)
-    if server is not None and node_id is not None:
+    if server is None or node_id is None:
+        return
+    # To the page that queued the prompt alone, where the host can: pages know nodes by their number, whatever workflow.
+    client = getattr(server, "client_id", None)
+    if "sid" in inspect.signature(server.send_progress_text).parameters:
+        server.send_progress_text(plain_lines(text), node_id, sid=client)
+    else:
         server.send_progress_text(plain_lines(text), node_id)
 
 

@@ -2,8 +2,9 @@
 
 A finished delta is written to output/sara/unsaved before the run's snapshots go. The copy stays until that very delta
 has been saved, or, where nothing can save it any more, until a later run of this process has its own copy. Of the runs
-that were stopped, the last few keep their delta and snapshots. What other processes have left there is theirs, or the
-user's, and so is what somebody has changed, or has under another name.
+that were stopped, the last few keep their delta and snapshots; of those that were finished, one to train on from.
+What other processes have left there is theirs, or the user's, and so is what somebody has changed, or has under another
+name.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from . import folders
 
 
 MOST_STOPPED = 10
+MOST_FINISHED = 3
 
 
 class _OwnFile:
@@ -47,8 +49,9 @@ class _Unsaved:
 
 
 _unsaved: list[_Unsaved] = []
-# Run → what it left when it was stopped, the last one stopped at the end.
+# Run → what it left when it was stopped, or its last snapshot when it was finished; the latest one at the end.
 _stopped: dict[str, list[_OwnFile]] = {}
+_finished: dict[str, list[_OwnFile]] = {}
 
 
 def keep_copy(delta: SparseDelta, run: str) -> Path:
@@ -76,12 +79,29 @@ def keep_stopped(delta: SparseDelta, run: str, snapshots: RunSnapshots) -> Path:
     Raises DeltaError if it cannot be written.
     """
     path = folders.save_own(delta, folders.FOLDER, f"stopped_{run}")
-    files = [_OwnFile(own) for own in (path, *snapshots.existing())]
-    _stopped[run] = [*_stopped.pop(run, ()), *files]
-    for earlier in list(_stopped)[:-MOST_STOPPED]:
-        for file in _stopped.pop(earlier):
-            file.remove()
+    _note(_stopped, run, [path, *snapshots.existing()], MOST_STOPPED)
     return path
+
+
+def keep_last_snapshot(run: str, snapshots: RunSnapshots) -> None:
+    """Let what a finished run of that name has left stay, to be trained on. Of the runs that this process has finished,
+    the snapshots of the last MOST_FINISHED stay."""
+    _note(_finished, run, snapshots.existing(), MOST_FINISHED)
+
+
+def keep_so_far(delta: SparseDelta, run: str, step: int) -> Path:
+    """Write what a run of that name has trained up to a step, for whoever asked for it; returns the file's path.
+
+    Raises DeltaError if it cannot be written.
+    """
+    return folders.save_own(delta, folders.UNSAVED, f"{run}_step{step}")
+
+
+def _note(kept: dict[str, list[_OwnFile]], run: str, paths: list[Path], most: int) -> None:
+    kept[run] = [*kept.pop(run, ()), *map(_OwnFile, paths)]
+    for earlier in list(kept)[:-most]:
+        for file in kept.pop(earlier):
+            file.remove()
 
 
 def saved(delta: SparseDelta) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..delta import SparseDelta
 from ..errors import SaRAError
 from ..memory.estimate import is_out_of_memory
+from ..wording import clock_time
 from .snapshot import RunSnapshots
 from .words import Words
 
@@ -52,10 +53,11 @@ class StepDone:
     @property
     def time_left(self) -> str:
         """"1:02:03 left", or "0:09 left"."""
-        seconds = round(self.seconds_per_step * (self.steps - self.number))
-        minutes, seconds = divmod(seconds, 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+        return f"{clock_time(self.seconds_left)} left"
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds_per_step * (self.steps - self.number)
 
 
 class Host:

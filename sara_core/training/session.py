@@ -32,9 +32,9 @@ class TrainingSession:
         self.processes = processes or Processes(0, 1, run.store.values.device)
 
     def resume(self, state: Mapping) -> None:
-        """Go on where a snapshot was taken, before `execute`, to the end that the run's settings say, which may be
-        beyond the one that was planned then (Training.load_state). Raises DeltaError if its base or its trained elements
-        are others."""
+        """Go on where a snapshot was taken, before `execute`, to the end that the run's settings say, which need not be
+        the one that was planned then (Training.load_state). Raises DeltaError if its base or its trained elements are
+        others."""
         self.training.load_state(state)
 
     def execute(self) -> SparseDelta | None:

@@ -262,7 +262,7 @@ COPY = "SaRA: until it is saved, the delta is in output/sara/unsaved/run_00001.s
 LATER = COPY.replace("00001", "00002")
 STOPPED = (
     "SaRA: training ended early. What was trained in 3 steps is in output/sara/stopped_run_00001.safetensors. To go on "
-    "with it, choose run_00001_step0000003.safetensors under resume.\n"
+    "with it, choose 'run 1, step 3' under resume.\n"
 )
 
 

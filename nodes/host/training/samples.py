@@ -30,6 +30,7 @@ class SampleSettings:
     """positive, negative: CONDITIONING entries, one picture for each of `positive`; without negative, guidance is off
     vae: decodes the pictures; every: they are drawn after so many training steps
     steps, cfg, seed: of the sampling; size: of a latent as the VAE makes it, [channels, …]
+    captions: of the pictures, as far as they are known
     """
 
     positive: list
@@ -40,6 +41,7 @@ class SampleSettings:
     cfg: float
     seed: int
     size: tuple[int, ...]
+    captions: tuple[str, ...] = ()
 
 
 class Samples:
@@ -58,7 +60,13 @@ class Samples:
         """How much all pictures of a run of so many steps take at most, packed not at all."""
         settings = self.settings
         largest = max(math.prod(settings.size[-2:]) * PIXELS**2 * 3, settings.size[-1] * SOUND_BYTES)
-        return len(settings.positive) * (steps // settings.every) * largest
+        return len(settings.positive) * (1 + steps // settings.every) * largest
+
+    @property
+    def captions(self) -> list[str]:
+        """One for each picture; empty where it is not known."""
+        known = self.settings.captions
+        return list(known) if len(known) == len(self.settings.positive) else [""] * len(self.settings.positive)
 
     def is_due(self, step: int) -> bool:
         return step % self.settings.every == 0
@@ -69,13 +77,15 @@ class Samples:
         with torch.random.fork_rng(), torch.no_grad():
             return [self._drawn(number) for number in range(len(self.settings.positive))]
 
-    def save(self, step: int, drawn: list[Preview]) -> None:
-        """Keep what was drawn after `step`. Raises DeltaError if it cannot be written."""
+    def save(self, step: int, drawn: list[Preview]) -> list[Path]:
+        """Keep what was drawn after `step`; returns the files. Raises DeltaError if one cannot be written."""
         with contextlib.suppress(OSError):  # the files' own error is the better one
             self.folder.mkdir(parents=True, exist_ok=True)
-        for number, one in enumerate(drawn, 1):
-            with atomic.replacing(self.folder / f"step_{step:07}_{number:02}{one.suffix}") as file:
+        paths = [self.folder / f"step_{step:07}_{number:02}{one.suffix}" for number, one in enumerate(drawn, 1)]
+        for path, one in zip(paths, drawn):
+            with atomic.replacing(path) as file:
                 file.write(one.content)
+        return paths
 
     def _drawn(self, number: int) -> Preview:
         settings, patcher = self.settings, self.training.patcher

@@ -1,0 +1,103 @@
+"""A training as the page sees it: one JSON object, with finite numbers and sentences that can be translated."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+# Points of a curve: what the page is given of one, and what a node keeps of it with a workflow's results.
+MOST_POINTS, MOST_POINTS_KEPT = 1000, 200
+
+OVER = ("finished", "stopped", "failed")
+
+
+def sentence(key: str, **values: Any) -> dict:
+    """Something that the page says. key: the English sentence, with the names of `values` in braces"""
+    english = key
+    for name, value in values.items():
+        english = english.replace(f"{{{name}}}", str(value))
+    return {"key": key, "values": values, "english": english}
+
+
+class Curve:
+    """Values at steps, in the order in which they came; what is no number has no point."""
+
+    def __init__(self):
+        self.points: list[list] = []
+
+    def add(self, step: int, value: float) -> None:
+        if math.isfinite(value):
+            self.points.append([step, float(value)])
+
+    def thinned(self, most: int) -> list[list]:
+        """At most so many of the points, evenly: the first and the last one among them."""
+        count = len(self.points)
+        if count <= most:
+            return list(self.points)
+        return [self.points[round(number * (count - 1) / (most - 1))] for number in range(most)]
+
+
+@dataclass
+class RunState:
+    """The state of one run of SaRA Train.
+
+    run: a name of its own, hexadecimal; prompt, node, workflow: who asked for it, None where that is not known
+    phase: "preparing", "training", "sampling", "saving", or one of OVER; message: what it does just now, a `sentence`
+    rate: the learning rate of the last step; estimate: a `sentence` on the memory that it will take
+    memory: {"now", "peak", "total": bytes, "device"}
+    marks: {"step", "kind": "adjustment" or "snapshot"} of each
+    samples: {"captions", "columns": [{"step", "snapshot", "files"}]}, None for a run without
+    warnings: kind → `sentence`; end: how it ended (training.ending)
+    """
+
+    run: str
+    prompt: str | None
+    node: str | None
+    workflow: str | None
+    phase: str = "preparing"
+    message: dict | None = None
+    step: int = 0
+    steps: int = 0
+    losses: Curve = field(default_factory=Curve)
+    held_out: Curve = field(default_factory=Curve)
+    rate: float | None = None
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    memory: dict | None = None
+    estimate: dict | None = None
+    marks: list[dict] = field(default_factory=list)
+    samples: dict | None = None
+    warnings: dict[str, dict] = field(default_factory=dict)
+    end: dict | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in OVER
+
+    def whole(self, most: int = MOST_POINTS) -> dict:
+        """All of it. Of each curve at most so many points; `points` and `held_out_points` say how many there are."""
+        return {
+            **self._without_curves(),
+            "losses": self.losses.thinned(most), "held_out": self.held_out.thinned(most),
+            "points": len(self.losses.points), "held_out_points": len(self.held_out.points),
+        }  # fmt: skip
+
+    def since(self, points: int, held_out_points: int) -> dict:
+        """What an event says: all but the points of the curves that were there before, which are counted."""
+        return {
+            **self._without_curves(),
+            "new_losses": self.losses.points[points:], "first_new": points,
+            "new_held_out": self.held_out.points[held_out_points:], "first_new_held_out": held_out_points,
+        }  # fmt: skip
+
+    def _without_curves(self) -> dict:
+        names = [name for name in self.__dataclass_fields__ if name not in ("losses", "held_out")]
+        return _finite({**{name: getattr(self, name) for name in names}, "warnings": list(self.warnings.values())})
+
+
+def _finite(value: Any) -> Any:
+    """A copy in which what is no number is None, because JSON has no word for it."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
