@@ -2,28 +2,31 @@
 
 import hashlib
 import os
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TrainingError
 from ..wording import counted, listed
-from .captions import OTHER_CAPTIONS, read_caption
-from .pictures import OTHER_ENDINGS, read_picture, readable_endings
+from .captioning import Captioning
+from .captions import read_caption
+from .listing import list_folder, unreadable
+from .pictures import read_picture
 
 
 class CaptionedImage(NamedTuple):
-    """An image file, and the text of the caption file beside it."""
+    """An image file, what it is trained under, and whether left and right change places."""
 
     path: Path
     caption: str
+    is_mirrored: bool = False
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """images: those with a caption, by name; the others are names of what is left over:
+    """images: those with a caption, by name, of one folder or, as read_folders has them, of several; the others are
+    names of what is left over:
 
     without_caption, without_image: images and captions
     not_opened: pictures and films of kinds that cannot be read here
@@ -40,8 +43,9 @@ class ImageFolder:
 
     def text(self) -> str:
         """What matches and what is missing, a line each."""
-        lines = [f"{counted(len(self.images), 'image')} with a caption"]
-        if empty := [image.path.name for image in self.images if not image.caption]:
+        captions = {image.path: image.caption for image in self.images}
+        lines = [f"{counted(len(captions), 'image')} with a caption"]
+        if empty := [path.name for path, caption in captions.items() if not caption]:
             lines.append(f"{counted(len(empty), 'caption')} without text: {listed(empty)}")
         return "\n".join([*lines, *self.left_over()])
 
@@ -80,19 +84,14 @@ class ImageFolder:
         Raises TrainingError that names all images that cannot be read.
         """
         broken, by_remark = [], {}
-        for image in self.images:
+        for path in dict.fromkeys(image.path for image in self.images):
             try:
-                for remark in read_picture(image.path).remarks:
-                    by_remark.setdefault(remark, []).append(image.path.name)
+                for remark in read_picture(path).remarks:
+                    by_remark.setdefault(remark, []).append(path.name)
             except TrainingError as error:
                 broken.append(str(error))
-        if len(broken) > 1:
-            raise TrainingError(f"{len(broken)} images cannot be trained on. {' '.join(broken)}")
-        if broken:
-            raise TrainingError(broken[0])
-        return "\n".join(
-            f"{counted(len(names), 'image')} with {remark}: {listed(names)}" for remark, names in by_remark.items()
-        )
+        refuse_all(broken, "images cannot be trained on")
+        return "\n".join(remark_lines(by_remark))
 
     def digest(self) -> str:
         """Identity of the images and captions, in their order: hex digest of their bytes.
@@ -100,103 +99,75 @@ class ImageFolder:
         Raises TrainingError for an image that cannot be read.
         """
         result = hashlib.blake2b(digest_size=16)
-        for path, caption in self.images:
+        for path, caption, is_mirrored in self.images:
             try:
                 image = path.read_bytes()
             except OSError as error:
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             for content in (image, caption.encode()):
                 result.update(hashlib.blake2b(content).digest())
+            if is_mirrored:  # said only where it is so: the digest of others is that of versions without
+                result.update(b"mirrored")
         return result.hexdigest()
 
 
-def read_image_folder(path: str | os.PathLike) -> ImageFolder:
+def read_image_folder(path: str | os.PathLike, captioning: Captioning = Captioning()) -> ImageFolder:
     """The images of a folder with their captions, as UTF-8, without white space around them.
 
     Images are all files that end as a picture does that can be read here; what is in them is not looked at
-    (ImageFolder.checked does). What is no file, or cannot be looked at, is left out. Raises TrainingError if there is
-    no such folder or it cannot be read, no image with a caption, captions that are no text, one caption for two images
-    or two for one.
+    (ImageFolder.checked does). What is no file, or cannot be looked at, is left out, and so is an image that
+    `captioning` gives no caption. Raises TrainingError if there is no such folder or it cannot be read, no image in it
+    that is trained on, captions that are no text, one caption for two images or two for one.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise TrainingError(f"There is no folder '{path}': give the folder that the training images are in.")
-    try:
-        entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    files, endings = [entry for entry in entries if os.path.isfile(entry)], readable_endings()
-    images = [file for file in files if file.suffix.lower() in endings]
-    captions = _captions(file for file in files if file.suffix.lower() == ".txt")
-    _refuse_shared_captions(images, captions)
-    with_caption = [image for image in images if _stem(image) in captions]
-    texts = _texts([captions[_stem(image)] for image in with_caption])
+    listing = list_folder(path)
+    if listing.clashes:
+        raise TrainingError(listing.clashes[0])
+    texts = _texts([caption for _, caption in listing.images])
+    captions = {image: captioning.caption(text) for (image, _), text in zip(listing.images, texts)}
     found = ImageFolder(
-        list(map(CaptionedImage, with_caption, texts)),
-        [image.name for image in images if _stem(image) not in captions],
-        [captions[stem].name for stem in captions.keys() - set(map(_stem, images))],
-        [file.name for file in files if file.suffix.lower() in OTHER_ENDINGS - endings],
-        [file.name for file in files if file.suffix.lower() in OTHER_CAPTIONS],
-        [entry.name for entry in entries if os.path.isdir(entry) and _has_pictures(entry, endings)],
+        [CaptionedImage(image, caption) for image, caption in captions.items() if caption is not None],
+        [image.name for image, caption in captions.items() if caption is None],
+        listing.without_image,
+        listing.not_opened,
+        listing.other_captions,
+        listing.folders,
     )
     if not found.images:
-        raise TrainingError(
-            f"No image in '{path}' has a caption ({counted(len(images), 'image')}, "
-            f"{counted(len(captions), 'caption')}): put a .txt file with the caption beside each image, under the "
-            f"same name. {'. '.join(found.left_over())}".rstrip()
-        )
+        raise TrainingError(_no_images(path, found))
     return found
 
 
-def _stem(file: Path) -> str:
-    """A name without its ending; letters with marks, which systems store in two ways, in one of them."""
-    return unicodedata.normalize("NFC", file.stem)
+def _no_images(path: str | os.PathLike, found: ImageFolder) -> str:
+    rest = ". ".join(found.left_over())
+    if not found.without_caption:
+        return f"No image in '{path}' can be read here: put the training images there. {rest}".rstrip()
+    return (
+        f"No image in '{path}' has a caption ({counted(len(found.without_caption), 'image')}, "
+        f"{counted(len(found.without_image), 'caption')}): put a .txt file with the caption beside each image, under "
+        f"the same name. {rest}".rstrip()
+    )
 
 
-def _captions(files: Iterable[Path]) -> dict[str, Path]:
-    """By the stem of their names."""
-    captions: dict[str, Path] = {}
-    for file in files:
-        if (other := captions.setdefault(_stem(file), file)) is not file:
-            raise TrainingError(
-                f"'{other.name}' and '{file.name}' are captions of one name: remove one of the two files."
-            )
-    return captions
-
-
-def _texts(files: Iterable[Path]) -> list[str]:
+def _texts(files: Iterable[Path | None]) -> list[str | None]:
     texts, broken = [], []
     for file in files:
         try:
-            texts.append(read_caption(file))
+            texts.append(None if file is None else read_caption(file))
         except TrainingError as error:
             broken.append(str(error))
         except OSError as error:
-            broken.append(str(_unreadable(file, error)))
-    if len(broken) > 1:
-        raise TrainingError(f"{len(broken)} captions cannot be read. {' '.join(broken)}")
-    if broken:
-        raise TrainingError(broken[0])
+            broken.append(str(unreadable(file, error)))
+    refuse_all(broken, "captions cannot be read")
     return texts
 
 
-def _has_pictures(folder: Path, endings: frozenset[str]) -> bool:
-    try:
-        return any(Path(name).suffix.lower() in endings for name in os.listdir(folder))
-    except OSError:
-        return False
+def remark_lines(by_remark: Mapping[str, Sequence[str]]) -> list[str]:
+    """Remark (pictures.py) → names of the images it holds for, as lines."""
+    return [f"{counted(len(names), 'image')} with {remark}: {listed(names)}" for remark, names in by_remark.items()]
 
 
-def _refuse_shared_captions(images: Iterable[Path], captions: dict[str, Path]) -> None:
-    seen: dict[str, Path] = {}
-    for image in images:
-        other = seen.setdefault(_stem(image), image)
-        if other is not image and _stem(image) in captions:
-            raise TrainingError(
-                f"'{captions[_stem(image)].name}' could belong to '{other.name}' or to '{image.name}': rename one of "
-                "the images and give it a caption of its own."
-            )
-
-
-def _unreadable(path: Path, error: OSError) -> TrainingError:
-    return TrainingError(f"'{path.name}' cannot be read ({error.strerror or error}): check its permissions.")
+def refuse_all(broken: Sequence[str], what: str) -> None:
+    """Raise TrainingError, if there is anything, with all of these sentences; where there are several, after how many
+    it is of `what`."""
+    if broken:
+        raise TrainingError(broken[0] if len(broken) == 1 else f"{len(broken)} {what}. {' '.join(broken)}")

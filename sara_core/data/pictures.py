@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ FRAMES = "more than one frame or page, of which the first is taken"
 TRANSPARENT = "transparent places, which become white"
 PROFILE = "a colour profile that cannot be used; the colours are taken for sRGB"
 EXIF = "damaged EXIF data; they are taken as they are stored, not turned"
+# TIFF's tags, which EXIF data have too; those values of the first that exchange width and height
+_ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
+_ON_ITS_SIDE = (5, 6, 7, 8)
 # Formats that Pillow knows by name and that are no pictures to it, or none without another program.
 _NO_PICTURES = {"EPS", "IPTC", "MPEG"}
 # Of pictures, too, but read by other programs: what to name instead of passing over it in silence.
@@ -75,16 +79,63 @@ def read_picture(path: Path) -> Picture:
     Raises TrainingError, with the file's name, if it is damaged, no picture, too large to open safely, or has values
     whose white is not known; and without Pillow.
     """
+    with _opened(path) as file:
+        remarks = [FRAMES] if file.format != "PSD" and getattr(file, "n_frames", 1) > 1 else []
+        stored = colours.stored_as(file)
+        file.load()
+        image, its_exif_is_sound = _upright(file)
+        if not its_exif_is_sound:
+            remarks.append(EXIF)
+        plain = colours.plain(image, stored)
+    if plain.is_transparent:
+        remarks.append(TRANSPARENT)
+    if not plain.profile_is_sound:
+        remarks.append(PROFILE)
+    return Picture(plain.image, tuple(remarks))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture as `read_picture` turns it, in pixels, from the beginning of its file alone.
+
+    Raises TrainingError as that does, but for damage further on in the file.
+    """
+    with _opened(path) as file:
+        try:
+            # What a PNG has of this behind its pixels would have all of them decoded; few have.
+            is_here = file.format != "PNG" or "exif" in file.info
+            orientation = file.getexif().get(_ORIENTATION) if is_here else None
+        except Exception:  # as in _upright
+            orientation = None
+        tags = getattr(file, "tag_v2", {})  # newer versions of Pillow turn the size of a TIFF already
+        stored = (tags[_WIDTH], tags[_HEIGHT]) if _WIDTH in tags and _HEIGHT in tags else file.size
+        return stored[::-1] if orientation in _ON_ITS_SIDE else stored
+
+
+def scaled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """The part of an RGB image in `box` (left, top, right, bottom), scaled to this width and height."""
+    from PIL import Image
+
+    return image.resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def thumbnail(path: Path, side: int) -> bytes:
+    """The picture in a file as a person sees it, at most `side` pixels wide and high, as a JPEG file.
+
+    Raises TrainingError as `read_picture`.
+    """
+    image, content = read_picture(path).image, io.BytesIO()
+    image.thumbnail((side, side))
+    image.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, not decoded yet; what goes wrong inside is a TrainingError with the file's name."""
     Image = _pillow()
     try:
         with _without_warnings(), Image.open(path, formats=list(_formats())) as file:
-            remarks = [FRAMES] if file.format != "PSD" and getattr(file, "n_frames", 1) > 1 else []
-            stored = colours.stored_as(file)
-            file.load()
-            image, its_exif_is_sound = _upright(file)
-            if not its_exif_is_sound:
-                remarks.append(EXIF)
-            plain = colours.plain(image, stored)
+            yield file
     except Image.DecompressionBombError as error:
         raise TrainingError(
             f"The image '{path.name}' has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which is "
@@ -96,11 +147,6 @@ def read_picture(path: Path) -> Picture:
         raise TrainingError(
             f"The image '{path.name}' is damaged or no image: {shown(error) or type(error).__name__}"
         ) from error
-    if plain.is_transparent:
-        remarks.append(TRANSPARENT)
-    if not plain.profile_is_sound:
-        remarks.append(PROFILE)
-    return Picture(plain.image, tuple(remarks))
 
 
 def _pillow():

@@ -4,7 +4,7 @@ from PIL import Image
 
 from sara_core.data.pictures import read_picture
 
-RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 SIDE = 16
 
 

@@ -88,7 +88,7 @@ def test_what_is_not_trained_on_is_counted(tmp_path, what):
 @pytest.mark.parametrize("what", [what for what in LEFT_OVER if what != "an empty caption"])
 def test_a_folder_without_anything_to_train_on_says_why(tmp_path, what):
     files, words = LEFT_OVER[what]
-    with pytest.raises(TrainingError, match="No image in .* has a caption") as raised:
+    with pytest.raises(TrainingError, match="No image in .* (has a caption|can be read here)") as raised:
         read_image_folder(folder(tmp_path, files))
     assert words in str(raised.value)
 

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image, features
 
 from sara_core.data import pictures
-from sara_core.data.pictures import EXIF, FRAMES, read_picture, readable_endings
+from sara_core.data.pictures import (
+    EXIF, FRAMES, picture_size, read_picture, readable_endings, scaled, thumbnail,
+)  # fmt: skip
 from sara_core.errors import TrainingError
 from tests.support.picture_files import GREEN, RED, SIDE, WHITE, assert_near, saved, seen
 
@@ -25,8 +27,9 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path, ending, options, ori
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = read_picture(saved(tmp_path / f"a.{ending}", stored, exif=exif, **options)).image
-    assert image.size == (24, 16)
+    path = saved(tmp_path / f"a.{ending}", stored, exif=exif, **options)
+    image = read_picture(path).image
+    assert image.size == picture_size(path) == (24, 16)
     assert_near(image.getpixel((3, 3)), RED, 6)
     assert_near(image.getpixel((20, 3)), (0, 0, 255), 6)
     assert_near(image.getpixel((20, 12)), WHITE, 6)
@@ -37,6 +40,29 @@ def test_damaged_exif_data_are_said_and_lose_no_picture(tmp_path):
     found = read_picture(path)
     assert_near(found.image.getpixel((8, 8)), RED)
     assert set(found.remarks) <= {EXIF}
+    assert picture_size(path) == (SIDE, SIDE)
+
+
+# --- small, and in part
+
+
+def test_a_thumbnail_is_the_picture_as_it_is_seen_in_small(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGBA", (64, 32), (0, 0, 0, 0))
+    picture.paste(RED, (0, 0, 32, 32))
+    small = Image.open(io.BytesIO(thumbnail(saved(tmp_path / "a.png", picture, exif=exif), 16)))
+    assert (small.format, small.size) == ("JPEG", (8, 16))
+    assert_near(small.getpixel((4, 3)), RED, 6)
+    assert_near(small.getpixel((4, 13)), WHITE, 6)
+
+
+def test_a_part_is_scaled_to_the_size_that_is_asked_for():
+    picture = Image.new("RGB", (SIDE, SIDE), WHITE)
+    picture.paste(RED, (4, 0, 8, SIDE))
+    part = scaled(picture, (32, 64), (4, 0, 12, SIDE))
+    assert part.size == (32, 64)
+    assert part.getpixel((4, 32)) == RED and part.getpixel((27, 32)) == WHITE
 
 
 # --- frames, formats, and what is none
