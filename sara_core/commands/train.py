@@ -1,4 +1,4 @@
-"""python -m sara_core train BASE FOLDER OUT [--density D | --count N | --threshold T] [--steps N] …
+"""python -m sara_core train BASE FOLDER… OUT [--density D | --count N | --threshold T] [--steps N] …
 
 On several GPUs: torchrun --nproc-per-node N -m sara_core train …"""
 
@@ -8,6 +8,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..data.captioning import Captioning
+from ..data.dataset import read_folders
 from ..data.image_folder import ImageFolder, read_image_folder
 from ..errors import TrainingError
 from ..files.names import check_name
@@ -21,7 +23,7 @@ from ..training.record import resumed_state
 from ..training.session import TrainingSession
 from .target import check_target
 from .terminal import WORDS, Terminal, own_snapshots, places
-from .train_options import add_arguments, run_settings
+from .train_options import add_arguments, run_settings, shares
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> str:
         prepared = prepare_training(
             arguments.base, images.images, settings.resolution, processes.device, DTYPES[settings.dtype],
             class_images.images if class_images else (), settings.caption_dropout > 0,
-            functools.partial(check_selection, settings=settings),
+            functools.partial(check_selection, settings=settings), settings.buckets,
         )  # fmt: skip
         run = assembled_run(
             prepared, settings, chosen, processes, checkpointing=arguments.gradient_checkpointing,
@@ -57,7 +59,8 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _images(arguments: argparse.Namespace, terminal: Terminal) -> tuple[ImageFolder, ImageFolder | None]:
-    images, class_images = read_image_folder(arguments.folder), None
+    images = read_folders(shares(arguments), Captioning(arguments.trigger, arguments.caption), arguments.flip)
+    class_images = None
     terminal.say(images.text())
     if arguments.class_folder is not None:
         class_images = read_image_folder(arguments.class_folder)

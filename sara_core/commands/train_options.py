@@ -6,14 +6,17 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..data.dataset import MOST_REPEATS, Share
 from ..data.image_folder import ImageFolder
 from ..data.noise_levels import noise_range
+from ..errors import TrainingError
 from ..names.patterns import split_patterns
 from ..pipelines.run import DTYPES, PipelineSettings
 from ..training.record import parts_of_a_run, selection_asked_for
 from ..training.settings import (
     CLASS_IMAGES, COURSE, METHOD, NOISE_AND_CAPTIONS, SETTINGS, SNAPSHOTS, WHICH_WEIGHTS, Setting,
 )  # fmt: skip
+from ..wording import counted
 from .options import number
 from .terminal import SNAPSHOTS_KEPT, WORDS, option
 
@@ -26,7 +29,9 @@ _FIRST_NAMES = {"grad_accumulation": "--accumulation", "low_rank_weight": "--low
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare BASE, FOLDER, OUT and all settings of a training, in the groups of training/settings.py."""
     parser.add_argument("base", metavar="BASE", help="a diffusers folder of Stable Diffusion 1 to 3.5, SDXL or Flux")
-    parser.add_argument("folder", metavar="FOLDER", help="images, each with its caption in a .txt of the same name")
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="+", help="images, each with its caption in a .txt of the same name"
+    )
     parser.add_argument(
         "target", metavar="OUT", type=Path,
         help="the delta, a .safetensors file, replaced if it exists; ComfyUI loads it",
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add(parser.add_argument_group("the course of the training"), COURSE, batch_size="That many in each process.")
     _add(parser.add_argument_group("the method"), METHOD, adjust_at="So does 0.")
     _add(parser.add_argument_group("noise and captions"), NOISE_AND_CAPTIONS)
+    _add_images(parser.add_argument_group("images and captions"))
     class_images = parser.add_argument_group("class images")
     class_images.add_argument(
         "--class-folder", metavar="FOLDER",
@@ -52,10 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add(class_images, CLASS_IMAGES)
     model = parser.add_argument_group("the model and its memory")
-    model.add_argument(
-        "--resolution", type=number(1, 1 << 16, whole=True), default=512,
-        help="Images are cut to such squares; SDXL, SD3 and Flux were made for 1024. (default %(default)s)",
-    )  # fmt: skip
     model.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="What the model computes in. (default %(default)s)"
     )
@@ -74,6 +76,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="SNAPSHOT",
         help="Go on with a stopped run: give its snapshot and leave everything else as it was.",
     )  # fmt: skip
+
+
+def _add_images(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--resolution", type=number(1, 1 << 16, whole=True), default=512,
+        help="Images are cut to such squares; SDXL, SD3 and Flux were made for 1024. (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--buckets", action="store_true",
+        help="Each image is cut as little as possible, to one of several shapes with as many pixels as the square.",
+    )  # fmt: skip
+    group.add_argument("--flip", action="store_true", help="Each image is also shown with left and right exchanged.")
+    group.add_argument(
+        "--trigger", default="", metavar="TEXT",
+        help="A word that calls for what is learned: it is put before every caption that does not have it.",
+    )  # fmt: skip
+    group.add_argument(
+        "--caption", default="", metavar="TEXT",
+        help="The caption of the images that have none of their own, which are left out without it and --trigger.",
+    )  # fmt: skip
+    group.add_argument(
+        "--repeats", type=_repeats, default=(), metavar="N,N…",
+        help="How often each FOLDER's images are shown in the time the others' are shown once, in the order of the "
+        "folders. (default 1 for each)",
+    )  # fmt: skip
+
+
+def _repeats(text: str) -> tuple[int, ...]:
+    return tuple(map(number(1, MOST_REPEATS, whole=True), text.split(",")))
+
+
+def shares(arguments: argparse.Namespace) -> list[Share]:
+    """The folders of images, each with its repeats. Raises TrainingError if there are not as many of one as of the
+    other."""
+    folders, repeats = arguments.folder, arguments.repeats or (1,) * len(arguments.folder)
+    if len(folders) != len(repeats):
+        raise TrainingError(
+            f"--repeats has {counted(len(repeats), 'number')} for {counted(len(folders), 'folder')}: give one for each."
+        )
+    return list(map(Share, folders, repeats))
 
 
 def run_settings(

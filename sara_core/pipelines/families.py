@@ -45,8 +45,9 @@ class PipelineFamily:
         """What the network is told of a caption, computed on `device`: tensors [tokens, width] or [width]."""
         raise NotImplementedError
 
-    def size(self, width: int, height: int, side: int) -> Conditions:
-        """What the network is told of a picture's size in pixels, of which the middle was scaled to side × side."""
+    def size(self, picture: tuple[int, int], taken: tuple[int, int]) -> Conditions:
+        """What the network is told of a picture's width and height in pixels, of which the middle was scaled to those
+        that were taken."""
         return {}
 
     def predict(
@@ -92,12 +93,13 @@ class StableDiffusionXL(PipelineFamily):
         text, _, pooled, _ = pipeline.encode_prompt(caption, device=device, do_classifier_free_guidance=False)
         return {"text": text[0], "pooled": pooled[0]}
 
-    def size(self, width: int, height: int, side: int) -> Conditions:
+    def size(self, picture: tuple[int, int], taken: tuple[int, int]) -> Conditions:
         """Its own size, where the cut-out's upper left corner lies after scaling, and the cut-out's size: int64 [6],
         each (vertical, horizontal). Integers keep their value in every dtype of the network."""
-        scaled_height, scaled_width = max(side, height * side // width), max(side, width * side // height)
-        top, left = scaled_height // 2 - side // 2, scaled_width // 2 - side // 2
-        return {"sizes": torch.tensor([height, width, top, left, side, side])}
+        (width, height), (wide, high) = picture, taken
+        scaled_height, scaled_width = max(high, height * wide // width), max(wide, width * high // height)
+        top, left = scaled_height // 2 - high // 2, scaled_width // 2 - wide // 2
+        return {"sizes": torch.tensor([height, width, top, left, high, wide])}
 
     def predict(
         self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions

@@ -19,7 +19,7 @@ def as_written_now(state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
 
     Raises DeltaError if they can be neither.
     """
-    saved = {**BEFORE_RANGES, **saved}
+    saved = {**BEFORE_RANGES, "buckets": False, **saved}
     if _OLD_NAME not in saved:
         return state, saved
     fields(saved, "the table of its settings", ("selection", "learning_rate", "adjust_at"))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..data.buckets import bucket_sizes, check_resolution, cut
 from ..data.denoising_loss import Sample
 from ..data.image_folder import CaptionedImage
 from ..data.noising import DiffusionNoising, FlowNoising
@@ -49,6 +50,7 @@ def prepare_training(
     class_images: Sequence[CaptionedImage] = (),
     without_captions: bool = False,
     check_model: Callable[[torch.nn.Module], None] = lambda model: None,
+    buckets: bool = False,
 ) -> Prepared:
     """Open the pipeline in a diffusers folder and encode the images and captions on `device`.
 
@@ -56,6 +58,7 @@ def prepare_training(
     dtype: of the network and the text encoders; pictures are encoded in fp32, as some VAEs overflow below it
     without_captions: whether the samples are to have the empty caption, too
     check_model: called with the network before anything is encoded; raises what speaks against training it
+    buckets: whether images keep about their shape (data/buckets.py) instead of becoming squares
 
     Raises TrainingError if diffusers is missing, the folder cannot be read, an image is damaged or the resolution does
     not suit the model; UnsupportedModelError for pipelines other than those of `FAMILIES`.
@@ -63,16 +66,16 @@ def prepare_training(
     pipeline, family = _open_pipeline(Path(folder), dtype)
     model = denoiser(pipeline)
     patch = pipeline.vae_scale_factor * family.patch(model)
-    _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"))
+    _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"), buckets)
     check_model(model)
     noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
-    latents = _encoded_images(pipeline, (*images, *class_images), resolution, device)
+    latents = _encoded_images(pipeline, (*images, *class_images), resolution, buckets, device)
     captions = {image.caption for image in (*images, *class_images)} | ({""} if without_captions else set())
     texts = _encoded_texts(pipeline, family, captions, device)
 
     def sample(image: CaptionedImage) -> Sample:
-        size, latent = latents[image.path]
-        of_size = family.size(*size, resolution)
+        size, taken, latent = latents[image.path, image.is_mirrored]
+        of_size = family.size(size, taken)
         without_caption = {**texts[""], **of_size} if without_captions else None
         return Sample(latent, {**texts[image.caption], **of_size}, without_caption)
 
@@ -136,11 +139,18 @@ def _check_parts(pipeline, family: PipelineFamily) -> None:
     family.check(pipeline)
 
 
-def _check_resolution(resolution: int, patch: int, patches: int | None) -> None:
+def _check_resolution(resolution: int, patch: int, patches: int | None, buckets: bool) -> None:
     if resolution <= 0 or resolution % patch:
         raise TrainingError(f"The resolution must be a multiple of {patch}, not {resolution}.")
+    if buckets:
+        check_resolution(resolution)
     if patches and resolution > patches * patch:
         raise TrainingError(f"This model works with a resolution of at most {patches * patch}, not {resolution}.")
+    if patches and buckets and max(map(max, bucket_sizes(resolution))) > patches * patch:
+        raise TrainingError(
+            f"This model works with sides of at most {patches * patch} pixels, and some buckets of a resolution of "
+            f"{resolution} are longer: choose a lower one, or leave out --buckets."
+        )
 
 
 def _diffusion(pipeline) -> DiffusionNoising:
@@ -173,23 +183,35 @@ def _flow(pipeline, patches: int) -> FlowNoising:
     return FlowNoising(sigmas.flip(0))
 
 
+class _Encoded(NamedTuple):
+    """Width and height of an image, and of the part of it that is trained, in pixels; its latent"""
+
+    size: tuple[int, int]
+    taken: tuple[int, int]
+    latent: torch.Tensor
+
+
 def _encoded_images(
-    pipeline, images: Iterable[CaptionedImage], resolution: int, device: torch.device
-) -> dict[Path, tuple[tuple[int, int], torch.Tensor]]:
-    """By path: width and height in pixels, and the latent."""
+    pipeline, images: Iterable[CaptionedImage], resolution: int, buckets: bool, device: torch.device
+) -> dict[tuple[Path, bool], _Encoded]:
+    """By path, and whether it is mirrored."""
     pipeline.vae.to(device)
-    encoded = {image.path: _encoded(pipeline, image.path, resolution, device) for image in images}
+    different = dict.fromkeys((image.path, image.is_mirrored) for image in images)
+    encoded = {one: _encoded(pipeline, *one, resolution, buckets, device) for one in different}
     pipeline.vae.to("cpu")
     return encoded
 
 
-def _encoded(pipeline, path: Path, resolution: int, device: torch.device) -> tuple[tuple[int, int], torch.Tensor]:
-    """Width and height of an image in pixels, and its latent."""
+def _encoded(
+    pipeline, path: Path, is_mirrored: bool, resolution: int, buckets: bool, device: torch.device
+) -> _Encoded:
     image = read_picture(path).image
-    pixels = pipeline.image_processor.preprocess(_middle(image), resolution, resolution, resize_mode="crop")
+    width, height = cut(image.size, resolution, buckets).size if buckets else (resolution, resolution)
+    pixels = pipeline.image_processor.preprocess(_middle(image), height, width, resize_mode="crop")
     config = pipeline.vae.config
-    latent = pipeline.vae.encode(pixels.to(device)).latent_dist.mode()[0]
-    return image.size, ((latent - (config.shift_factor or 0.0)) * config.scaling_factor).cpu()
+    latent = pipeline.vae.encode((pixels.flip(-1) if is_mirrored else pixels).to(device)).latent_dist.mode()[0]
+    scaled = ((latent - (config.shift_factor or 0.0)) * config.scaling_factor).cpu()
+    return _Encoded(image.size, (width, height), scaled)
 
 
 def _middle(image):

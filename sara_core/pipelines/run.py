@@ -25,13 +25,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class PipelineSettings(RunSettings):
-    """resolution: side of the squares, in pixels, that images are cut to; dtype: of the model, a key of DTYPES
+    """resolution: side of the squares, in pixels, that images are cut to; dtype: of the model, a key of DTYPES;
+    buckets: whether images keep about their shape instead (data/buckets.py)
 
     How many processes share a batch does not matter.
     """
 
     resolution: int
     dtype: str
+    buckets: bool = False
 
     def as_written_now(self, state: Mapping, saved: Mapping) -> tuple[Mapping, Mapping]:
         return as_written_now(state, saved)

@@ -205,9 +205,10 @@ def test_the_loss_is_what_the_pipelines_own_parts_give(bases, images, name):
 
 def test_a_small_or_upright_picture_is_described_to_sdxl_as_it_is_cut(bases, images):
     size = prepared(bases["SDXL"], images).family.size
-    assert size(40, 32, 16)["sizes"].tolist() == [32, 40, 0, 2, 16, 16]
-    assert size(500, 1000, 512)["sizes"].tolist() == [1000, 500, 256, 0, 512, 512]
-    assert size(512, 512, 512)["sizes"].tolist() == [512, 512, 0, 0, 512, 512]
+    assert size((40, 32), (16, 16))["sizes"].tolist() == [32, 40, 0, 2, 16, 16]
+    assert size((500, 1000), (512, 512))["sizes"].tolist() == [1000, 500, 256, 0, 512, 512]
+    assert size((512, 512), (512, 512))["sizes"].tolist() == [512, 512, 0, 0, 512, 512]
+    assert size((1000, 500), (640, 384))["sizes"].tolist() == [500, 1000, 0, 64, 384, 640]
 
 
 def test_a_stopped_flux_run_goes_on_bit_for_bit(bases, images, tmp_path):
