@@ -4,11 +4,13 @@ from comfy_api.latest import ComfyExtension, io
 
 from .bake import SaRABake
 from .convert import SaRAConvert
+from .dataset import SaRADataset
 from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
 from .host.report import register_report
 from .host.web.runs import register_runs
+from .host.web.datasets import register_datasets
 from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
 from .merge import SaRAMerge
@@ -23,11 +25,12 @@ class SaRAExtension(ComfyExtension):
         register_adapter()
         register_report()
         register_runs()
+        register_datasets()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             SaRATrain, SaRATrainOptions, SaRATrainSamples, SaRASave, SaRALoader, SaRAApply, SaRABake, SaRAMerge,
-            SaRAExtract, SaRAInspect, SaRAConvert,
+            SaRAExtract, SaRAInspect, SaRAConvert, SaRADataset,
         ]  # fmt: skip
 
 

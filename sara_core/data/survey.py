@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,13 +41,17 @@ class Survey(NamedTuple):
     lines: list[str]
 
 
-def survey(folder: Path, resolution: int, buckets: bool) -> Survey:
+def survey(folder: Path, resolution: int, buckets: bool, within: Path | None = None) -> Survey:
     """Look at all pictures of a folder. Raises TrainingError if there is no such folder, it cannot be read, or the
-    resolution is none (buckets.check_resolution)."""
+    resolution is none (buckets.check_resolution).
+
+    within: a folder, without links in its path, out of which no link is followed; None for any
+    """
     check_resolution(resolution)
     listing = list_folder(folder)
-    same = _copies([image for image, _ in listing.images])
-    seen = [_seen(image, caption, resolution, buckets, same.get(image)) for image, caption in listing.images]
+    same = _copies([image for image, _ in listing.images if _is_within(image, within)])
+    seen = [_seen(*pair, same, functools.partial(cut, resolution=resolution, buckets=buckets), within)
+            for pair in listing.images]  # fmt: skip
     return Survey(seen, [*listing.clashes, *_left_over(listing)])
 
 
@@ -61,18 +65,38 @@ def _left_over(listing: Listing) -> list[str]:
                        listing.folders).left_over()  # fmt: skip
 
 
-def _seen(image: Path, caption: Path | None, resolution: int, buckets: bool, same: Path | None) -> Seen:
+def _seen(
+    image: Path, caption: Path | None, same: Mapping[Path, Path], cut_of: Callable[[tuple[int, int]], Cut],
+    within: Path | None,
+) -> Seen:  # fmt: skip
     text, size, problems = None, None, []
     try:
+        _check_within(image, within)
         size = _size(image, *_version(image))
     except (TrainingError, OSError) as error:
         problems.append(_sentence(image, error))
     try:
-        text = None if caption is None else read_caption(caption)
+        if caption is not None:
+            _check_within(caption, within)
+            text = read_caption(caption)
     except (TrainingError, OSError) as error:
         problems.append(_sentence(caption, error))
-    taken = None if size is None else cut(size, resolution, buckets)
-    return Seen(image.name, text, size, taken, same and same.name, " ".join(problems) or None)
+    original = same.get(image)
+    return Seen(
+        image.name, text, size, size and cut_of(size), original and original.name, " ".join(problems) or None
+    )
+
+
+def _check_within(path: Path, within: Path | None) -> None:
+    if not _is_within(path, within):
+        raise TrainingError(f"'{path.name}' is a link to another place, which is not followed here.")
+
+
+def _is_within(path: Path, within: Path | None) -> bool:
+    try:
+        return within is None or path.resolve().is_relative_to(within)
+    except (OSError, RuntimeError):  # links that go round in circles
+        return False
 
 
 def _sentence(path: Path, error: Exception) -> str:

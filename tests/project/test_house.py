@@ -22,7 +22,11 @@ DANGEROUS_MODULES = {
     "aiohttp", "websocket", "websockets", "huggingface_hub",
 }  # fmt: skip
 # How the host's own server is answered through; nothing is opened or connected to.
-ALLOWED = {"nodes/host/report.py": {"aiohttp.web"}}
+ALLOWED = {
+    "nodes/host/report.py": {"aiohttp.web"},
+    "nodes/host/web/routes.py": {"aiohttp.web"},
+    "nodes/host/web/datasets.py": {"aiohttp.web"},
+}
 DANGEROUS_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.startfile", "os.exec*", "os.spawn*",
     "os.fork", "torch.hub.*",
@@ -54,6 +58,10 @@ NODES = {
     "SaRAInspect": (["threshold"], ["STRING", "IMAGE", "MODEL"]),
     "SaRAConvert": (
         ["file_name", "base_name", "density", "to", "rank", "filename_prefix"], ["SARA_DELTA", "STRING"],
+    ),
+    "SaRADataset": (
+        ["folders", "trigger", "caption", "resolution", "buckets", "flip"],
+        ["IMAGE", "STRING", "STRING", "STRING", "LATENT", "CONDITIONING"],
     ),
 }  # fmt: skip
 
@@ -174,6 +182,7 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
         "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",
     ]  # fmt: skip
+    assert list(own["SaRADataset"].INPUT_TYPES()["optional"]) == ["vae", "clip"]
     assert list(own["SaRATrain"].INPUT_TYPES()["optional"]) == [
         "layers", "include", "exclude", "adjust_at", "low_rank_weight", "class_latents", "class_positive",
         "prior_weight", "resume", "options", "samples", "clip", "captions", "class_captions",
