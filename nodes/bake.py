@@ -18,7 +18,7 @@ class SaRABake(io.ComfyNode):
         return io.Schema(
             node_id="SaRABake",
             display_name="SaRA Bake",
-            category="model/merging",
+            category="SaRA",
             description="Writes a new checkpoint file with a SaRA delta baked in. Every weight the delta does not "
             "change keeps its bytes.",
             search_aliases=["bake sara", "merge delta", "save checkpoint", "sparse delta"],

@@ -27,7 +27,7 @@ class SaRAConvert(io.ComfyNode):
         return io.Schema(
             node_id="SaRAConvert",
             display_name="SaRA Convert",
-            category="model/merging",
+            category="SaRA",
             description="Makes a SaRA delta of a file of another kind, which it recognises by itself (the SaRA "
             f"authors' .pt, {others}, a tuned model), and saves it, or "
             "another delta, as a SaRA file, as dense differences, as a LoRA, or as SHiRA for PEFT.",

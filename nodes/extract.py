@@ -19,7 +19,7 @@ class SaRAExtract(io.ComfyNode):
         return io.Schema(
             node_id="SaRAExtract",
             display_name="SaRA Extract",
-            category="model/merging",
+            category="SaRA",
             description="Makes a SaRA delta out of a tuned model and the base it was tuned from: the largest changes, "
             "or those of another delta's weights.",
             search_aliases=["extract sara", "extract delta", "difference of models", "extract lora", "sparse delta"],

@@ -26,7 +26,7 @@ class SaRAInspect(io.ComfyNode):
         return io.Schema(
             node_id="SaRAInspect",
             display_name="SaRA Inspect",
-            category="model/merging",
+            category="SaRA",
             description="Shows what a SaRA delta is, how many weights of a model lie below each threshold and what "
             "setting them to zero does, and with both whether the model is the one the delta was trained on.",
             search_aliases=["inspect sara", "delta info", "lora info", "threshold", "sparsity", "density"],

@@ -1,19 +1,24 @@
 """Putting a delta on a model: from a file, or from another node."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..sara_core.delta import SparseDelta, text_part
+from ..sara_core.delta import SparseDelta, modelspec, text_part
 from ..sara_core.errors import DeltaError
 from .checks import checked_inputs, refusal
+from .delta_rows import STRONGEST, DeltaRow, parse_rows
 from .host import folders, identity, patching, text_encoders
 from .host.progress import show_text
 from .host.remedies import advice
 from .sockets import SaraDelta
 
+# What the menu offers as long as there is nothing to choose: an empty one the host would refuse in its own words.
+NO_DELTA = "(no delta yet)"
 _STRENGTH_TOOLTIP = (
     "How strongly to apply the delta. 1 is what was trained, 0 leaves the model alone, negative values go the "
     "opposite way."
@@ -25,46 +30,62 @@ def _stop_if_cancelled(done: int, total: int) -> None:
 
 
 class _LastRead:
-    """The file that a loader read last, so that another strength does not read it again, as core's loaders have it."""
+    """The files that a loader read last, so that another strength does not read them again, as core's loaders have
+    it."""
 
     def __init__(self):
-        self._kept: tuple | None = None
+        self._kept: dict[tuple, SparseDelta] = {}
 
-    def load(self, path) -> SparseDelta:
-        key = path, folders.fingerprint(path)
-        kept = self._kept
-        if kept is None or kept[0] != key:
-            kept = self._kept = None  # let go of the old one before the new one takes memory
-            kept = self._kept = key, SparseDelta.load(path, advice, _stop_if_cancelled)
-        return kept[1]
+    def load(self, paths) -> list[SparseDelta]:
+        keys = [(path, folders.fingerprint(path)) for path in paths]
+        # Let go of the old ones before the new ones take memory.
+        self._kept = {key: delta for key, delta in self._kept.items() if key in keys}
+        for key in keys:
+            if key not in self._kept:
+                self._kept[key] = SparseDelta.load(key[0], advice, _stop_if_cancelled)
+        return [self._kept[key] for key in keys]
 
 
 _last_read = _LastRead()
 
 
-def _patched(node_class, delta: SparseDelta, model, strength: float, clip, strength_clip: float) -> tuple:
-    """MODEL and CLIP with the delta, each None where none is connected; on the node a line for what is left out, and a
-    warning if the delta was trained on another model, or another variant."""
-    said: list[str] = []
+def _patched(delta: SparseDelta, model, clip, row: DeltaRow, say: Callable[[str], None]) -> tuple:
+    """MODEL and CLIP with the delta, each None where none is connected. `say` is told, for the node, what is left out,
+    and a warning if the delta was trained on another model, or another variant."""
+    left_out: list[str] = []
     of_model, of_text = text_part.split(delta)
     patched, patched_clip = model, clip
     if model is not None and (of_model.entries or not of_text.entries):
-        patched = patching.patch_model(model, of_model, strength, said.append)
+        patched = patching.patch_model(model, of_model, row.strength, left_out.append)
     if of_text.entries and clip is not None:
-        patched_clip = text_encoders.patch_clip(clip, of_text, strength_clip, said.append)
+        patched_clip = text_encoders.patch_clip(clip, of_text, row.strength_clip, left_out.append)
     elif of_text.entries and model is not None:
-        said.append(text_encoders.without_clip(of_text))
-    for text in said:
+        left_out.append(text_encoders.without_clip(of_text))
+    for text in left_out:
         logging.warning(f"SaRA: {text}")
+        say(text)
     if patched is not model and (text := identity.remark(model, delta)):
-        said.append(text)
-    if said:
-        show_text(node_class, "\n".join(said))
+        say(text)
     return patched, patched_clip
 
 
+def _does_something(delta: SparseDelta, row: DeltaRow) -> bool:
+    return bool(row.strength or row.strength_clip and text_part.split(delta)[1].entries)
+
+
+def _show(node_class, said: list[str]) -> None:
+    if said:
+        show_text(node_class, "\n".join(said))
+
+
+def _path(name: str) -> Path:
+    if name == NO_DELTA:
+        raise DeltaError("You have no delta yet: train one with SaRA Train, or put one into models/sara and press R.")
+    return folders.delta_path(name)
+
+
 def _strength() -> io.Float.Input:
-    return io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=_STRENGTH_TOOLTIP)
+    return io.Float.Input("strength", default=1.0, min=-STRONGEST, max=STRONGEST, step=0.01, tooltip=_STRENGTH_TOOLTIP)
 
 
 def _clip_inputs() -> tuple[io.Input, ...]:
@@ -77,8 +98,8 @@ def _clip_inputs() -> tuple[io.Input, ...]:
         io.Float.Input(
             "strength_clip",
             default=1.0,
-            min=-100.0,
-            max=100.0,
+            min=-STRONGEST,
+            max=STRONGEST,
             step=0.01,
             optional=True,
             tooltip="How strongly to apply what the delta changes in the text encoders, like strength.",
@@ -100,7 +121,7 @@ class SaRALoader(io.ComfyNode):
         return io.Schema(
             node_id="SaRALoader",
             display_name="SaRA Loader",
-            category="model/loaders",
+            category="SaRA",
             description="Loads a SaRA delta from a file and applies it to a model, like Load LoRA does with a LoRA.",
             search_aliases=["load sara", "load delta", "sparse delta", "lora loader", "apply sara"],
             hidden=[io.Hidden.unique_id],
@@ -112,42 +133,70 @@ class SaRALoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sara_name",
-                    options=folders.delta_names(),
+                    options=folders.delta_names() or [NO_DELTA],
                     tooltip="A delta file in models/sara or output/sara.",
                 ),
                 _strength(),
                 *_clip_inputs(),
+                io.String.Input(
+                    "more",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    advanced=True,
+                    tooltip="Further deltas, a line each, put on after the first: its name in the menu, an equals sign "
+                    "and its strength. A second number is its strength_clip; a line that ends in ', off' is left out.",
+                ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The model with the delta applied."),
-                SaraDelta.Output(display_name="delta", tooltip="The delta itself, to apply, bake or save again."),
+                io.Model.Output(tooltip="The model with the delta applied, or with all of them."),
+                SaraDelta.Output(display_name="delta", tooltip="The first delta, to apply, bake or save again."),
                 _clip_output(),
+                io.String.Output(
+                    display_name="trigger",
+                    tooltip="The words that bring out what the deltas learned, as far as their files say them, for the "
+                    "prompt. Not of those that are off or have the strength 0.",
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, sara_name=None, strength=None, strength_clip=None):
+    def validate_inputs(cls, sara_name=None, strength=None, strength_clip=None, more=None):
         try:
-            if sara_name is not None:  # otherwise it comes from another node and is not known yet
-                folders.delta_path(sara_name)
+            for name in [sara_name, *_names(more or "")]:
+                if name is not None:  # otherwise it comes from another node and is not known yet
+                    _path(name)
         except DeltaError as error:
             return str(error)
-        return refusal(cls, strength=strength, strength_clip=strength_clip)
+        return refusal(cls, strength=strength, strength_clip=strength_clip, more=more)
 
     @classmethod
-    def fingerprint_inputs(cls, sara_name, **others):
-        return folders.fingerprint(folders.delta_path(sara_name))
+    def fingerprint_inputs(cls, sara_name, more="", **others):
+        return " ".join(folders.fingerprint(_path(name)) for name in [sara_name, *_names(more or "")])
 
     @classmethod
     @checked_inputs
-    def execute(cls, sara_name, strength, model=None, clip=None, strength_clip=1.0) -> io.NodeOutput:
-        delta = _last_read.load(folders.delta_path(sara_name))
-        patched, patched_clip = _patched(cls, delta, model, strength, clip, strength_clip)
+    def execute(cls, sara_name, strength, model=None, clip=None, strength_clip=1.0, more="") -> io.NodeOutput:
+        rows = [DeltaRow(sara_name, strength, strength_clip), *(row for row in parse_rows(more) if row.is_on)]
+        deltas = _last_read.load([_path(row.name) for row in rows])
+        said: list[str] = []
+        patched, patched_clip = model, clip
+        for row, delta in zip(rows, deltas):
+            patched, patched_clip = _patched(delta, patched, patched_clip, row, said.append)
+        _show(cls, said)
         return io.NodeOutput(
             _or_blocked(patched, "SaRA Loader has no model: connect one to its model input."),
-            delta,
+            deltas[0],
             _or_blocked(patched_clip, "SaRA Loader has no CLIP: connect one to its clip input."),
+            modelspec.joined_triggers(
+                delta.metadata for row, delta in zip(rows, deltas) if _does_something(delta, row)
+            ),
         )
+
+
+def _names(more: str) -> list[str]:
+    """Of all further deltas that are on."""
+    return [row.name for row in parse_rows(more) if row.is_on]
 
 
 class SaRAApply(io.ComfyNode):
@@ -156,7 +205,7 @@ class SaRAApply(io.ComfyNode):
         return io.Schema(
             node_id="SaRAApply",
             display_name="SaRA Apply",
-            category="model/loaders",
+            category="SaRA",
             description="Applies a SaRA delta from another node, for example SaRA Train, to a model.",
             search_aliases=["apply sara", "apply delta", "sparse delta"],
             hidden=[io.Hidden.unique_id],
@@ -176,7 +225,10 @@ class SaRAApply(io.ComfyNode):
     @classmethod
     @checked_inputs
     def execute(cls, model, delta, strength, clip=None, strength_clip=1.0) -> io.NodeOutput:
-        patched, patched_clip = _patched(cls, delta, model, strength, clip, strength_clip)
+        said: list[str] = []
+        row = DeltaRow("", strength, strength_clip)
+        patched, patched_clip = _patched(delta, model, clip, row, said.append)
+        _show(cls, said)
         return io.NodeOutput(
             patched, _or_blocked(patched_clip, "SaRA Apply has no CLIP: connect one to its clip input.")
         )

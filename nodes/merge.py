@@ -2,17 +2,18 @@
 
 from comfy_api.latest import io, ui
 
+from ..sara_core.delta import modelspec
 from ..sara_core.errors import DeltaError
 from ..sara_core.merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
 from ..sara_core.merging.merge import METHODS, SIGNS, MergeSettings, merge_with_report
 from ..sara_core.numbers import read_list
 from .checks import checked_inputs, refusal
+from .host import unsaved
 from .host.progress import show_text
 from .pictures.merge import merge_picture
 from .sockets import SaraDelta
 
 MOST_DELTAS = 50
-TITLE = "modelspec.title"
 
 
 class SaRAMerge(io.ComfyNode):
@@ -21,7 +22,7 @@ class SaRAMerge(io.ComfyNode):
         return io.Schema(
             node_id="SaRAMerge",
             display_name="SaRA Merge",
-            category="model/merging",
+            category="SaRA",
             description="Merges any number of SaRA deltas into one, each with its weight, and shows how they overlap.",
             search_aliases=["merge sara", "merge delta", "combine deltas", "ties", "dare", "block weight"],
             hidden=[io.Hidden.unique_id],
@@ -116,7 +117,10 @@ class SaRAMerge(io.ComfyNode):
 
 
 def _title(delta, socket: str) -> str:
-    title = delta.metadata.get(TITLE, "").strip()
+    """What people know the delta by: its title, or the run that gave it."""
+    title = delta.metadata.get(modelspec.TITLE, "").strip()
+    if not title and (run := unsaved.run_of(delta)):
+        title = f"unsaved delta of {run}"
     return f"{title} ({socket})" if title else socket
 
 

@@ -31,7 +31,7 @@ class SaRASave(io.ComfyNode):
         return io.Schema(
             node_id="SaRASave",
             display_name="SaRA Save",
-            category="model/merging",
+            category="SaRA",
             description="Saves a SaRA delta under the output folder. It never overwrites: the next number is taken.",
             search_aliases=["save sara", "save delta", "export delta", "sparse delta", "save lora"],
             is_output_node=True,
@@ -66,6 +66,7 @@ class SaRASave(io.ComfyNode):
                     tooltip="Only for bf16: the model that the delta is for, to count how many of its weights come out "
                     "different for the rounding.",
                 ),
+                _said("license", "What others may do with the file, like CC-BY-4.0."),
             ],
             outputs=[SaraDelta.Output(display_name="delta", tooltip="The same delta, to go on with.")],
         )

@@ -45,7 +45,7 @@ class SaRATrain(io.ComfyNode):
         return io.Schema(
             node_id="SaRATrain",
             display_name="SaRA Train",
-            category="model/training",
+            category="SaRA",
             description="Trains only the smallest weights of a model: a sparse delta instead of an adapter.",
             search_aliases=["sparse fine-tuning", "train lora", "finetune", "dreambooth", "sara"],
             is_input_list=True,

@@ -14,7 +14,7 @@ class SaRATrainOptions(io.ComfyNode):
         return io.Schema(
             node_id="SaRATrainOptions",
             display_name="SaRA Train Options",
-            category="model/training",
+            category="SaRA",
             description="Optimizer, learning-rate schedule, noise levels, snapshots and other settings of SaRA Train.",
             search_aliases=["sara", "optimizer", "scheduler", "min snr", "caption dropout"],
             inputs=_options(),
@@ -33,7 +33,7 @@ class SaRATrainSamples(io.ComfyNode):
         return io.Schema(
             node_id="SaRATrainSamples",
             display_name="SaRA Train Samples",
-            category="model/training",
+            category="SaRA",
             description="Draws pictures while SaRA Train works, shown on it and kept in output/sara_samples.",
             search_aliases=["sara", "sample images", "preview training"],
             is_input_list=True,

@@ -20,6 +20,7 @@ from ...sara_core.training.snapshot import file_name, run_of
 
 FOLDER = "sara"
 UNSAVED = "sara/unsaved"
+SAVED, NOT_SAVED, STOPPED = _KINDS = "saved", "unsaved", "stopped"
 SNAPSHOTS = "sara_snapshots"
 SAMPLES = "sara_samples"
 ENDING = ".safetensors"
@@ -52,8 +53,15 @@ def register_folders() -> None:
 
 
 def delta_names() -> list[str]:
-    """Names of all delta files, relative to their folder, for a node's menu."""
-    return file_names(FOLDER)
+    """Names of all delta files, relative to their folder, for a node's menu: what nobody has saved comes last."""
+    return sorted(file_names(FOLDER), key=lambda name: _KINDS.index(kind_of(name)))
+
+
+def kind_of(name: str) -> str:
+    """What a delta in the menu is, by its name: SAVED, NOT_SAVED (a finished training's) or STOPPED."""
+    if name.replace(os.sep, "/").startswith(UNSAVED.removeprefix(f"{FOLDER}/") + "/"):
+        return NOT_SAVED
+    return STOPPED if name.startswith(f"{STOPPED}_run_") else SAVED
 
 
 def file_names(kind: str) -> list[str]:

@@ -78,7 +78,7 @@ def keep_stopped(delta: SparseDelta, run: str, snapshots: RunSnapshots) -> Path:
     Of the runs that this process has stopped, what the last MOST_STOPPED have left stays: delta and snapshots.
     Raises DeltaError if it cannot be written.
     """
-    path = folders.save_own(delta, folders.FOLDER, f"stopped_{run}")
+    path = folders.save_own(delta, folders.FOLDER, f"{folders.STOPPED}_{run}")
     _note(_stopped, run, [path, *snapshots.existing()], MOST_STOPPED)
     return path
 
@@ -102,6 +102,12 @@ def _note(kept: dict[str, list[_OwnFile]], run: str, paths: list[Path], most: in
     for earlier in list(kept)[:-most]:
         for file in kept.pop(earlier):
             file.remove()
+
+
+def run_of(delta: SparseDelta) -> str | None:
+    """The name of the run that gave a delta which nobody has saved yet, as its copy is called; None for others."""
+    copies = (entry.files[0].path.stem for entry in _unsaved if entry.is_copy and entry.delta() is delta)
+    return next(copies, None)
 
 
 def saved(delta: SparseDelta) -> None:

@@ -5,7 +5,7 @@ by commas, is not in it, but what model browsers (ComfyUI's among them) read bes
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 
 from ..names.families import FAMILIES
@@ -13,6 +13,9 @@ from ..names.family_names import layout_name
 
 PREFIX = "modelspec."
 VERSION_KEY, ARCHITECTURE, HASH = (PREFIX + name for name in ("sai_model_spec", "architecture", "hash_sha256"))
+TITLE, AUTHOR, DESCRIPTION, LICENSE, TRIGGER, THUMBNAIL = (
+    PREFIX + name for name in ("title", "author", "description", "license", "trigger_phrase", "thumbnail")
+)
 VERSION = "1.0.0"
 IMPLEMENTATION = "https://github.com/comfyui-sara/comfyui-sara"
 
@@ -37,7 +40,7 @@ def described(
     """
     said = {PREFIX + name: text.strip() for name, text in fields.items() if text.strip()}
     defaults = {
-        PREFIX + "title": fallback_title,
+        TITLE: fallback_title,
         PREFIX + "date": now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     fixed = {
@@ -46,6 +49,16 @@ def described(
         PREFIX + "implementation": IMPLEMENTATION,
     }
     return {**defaults, **metadata, **said, **fixed}
+
+
+def trigger_of(metadata: Mapping[str, str]) -> str:
+    """The words that bring out what a file's model learned, in one line; empty if it says none."""
+    return " ".join(metadata.get(TRIGGER, "").split())
+
+
+def joined_triggers(files: Iterable[Mapping[str, str]]) -> str:
+    """Those of several files' metadata, in their order, each once, with commas between."""
+    return ", ".join(dict.fromkeys(filter(None, map(trigger_of, files))))
 
 
 def as_lora(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -35,6 +35,12 @@ def test_a_finished_delta_is_on_the_disk_until_it_is_saved(comfy, model, data, u
     ]  # fmt: skip
 
 
+def test_a_merge_calls_an_unsaved_delta_by_its_run(comfy, model, data, untouched, output):
+    delta, _ = train(comfy, model, data, **OPTIONS)
+    said = comfy.execute("SaRAMerge", **{"deltas.delta_1": delta, "deltas.delta_2": delta * 0.5}).outputs[1]
+    assert "unsaved delta of run_00001 (delta_1) at" in said and re.search(r"(?<!\()delta_2 at", said)
+
+
 def test_saving_as_a_sara_file_with_sara_convert_is_saving(comfy, model, data, untouched, output):
     delta, _ = train(comfy, model, data, **OPTIONS)
     comfy.execute("SaRAConvert", delta=delta, to="diff", filename_prefix="sara/dense")

@@ -47,7 +47,7 @@ NODES = {
     ),
     "SaRATrainSamples": (["positive", "vae", "every", "steps", "cfg"], ["SARA_SAMPLES"]),
     "SaRASave": (["delta", "filename_prefix", "values"], ["SARA_DELTA"]),
-    "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA", "CLIP"]),
+    "SaRALoader": (["sara_name", "strength"], ["MODEL", "SARA_DELTA", "CLIP", "STRING"]),
     "SaRAApply": (["model", "delta", "strength"], ["MODEL", "CLIP"]),
     "SaRABake": (["ckpt_name", "delta", "strength", "filename_prefix"], ["STRING"]),
     "SaRAMerge": (
@@ -173,14 +173,14 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert required == {name: inputs for name, (inputs, _) in NODES.items()}
     assert {name: list(c.RETURN_TYPES) for name, c in own.items()} == {name: out for name, (_, out) in NODES.items()}
     assert list(own["SaRABake"].INPUT_TYPES()["optional"]) == ["precision"]
-    assert list(own["SaRALoader"].INPUT_TYPES()["optional"]) == ["model", "clip", "strength_clip"]
+    assert list(own["SaRALoader"].INPUT_TYPES()["optional"]) == ["model", "clip", "strength_clip", "more"]
     assert list(own["SaRAApply"].INPUT_TYPES()["optional"]) == ["clip", "strength_clip"]
     assert list(own["SaRATrainOptions"].INPUT_TYPES()["optional"]) == [
         "unconditional", "noise_range", "noise_from", "noise_to", "train", "keep_last_snapshot",
     ]  # fmt: skip
     assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [
-        "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model",
+        "title", "author", "trigger_phrase", "tags", "description", "thumbnail", "model", "license",
     ]  # fmt: skip
     assert list(own["SaRADataset"].INPUT_TYPES()["optional"]) == ["vae", "clip"]
     assert list(own["SaRATrain"].INPUT_TYPES()["optional"]) == [

@@ -105,7 +105,7 @@ def deltas(comfy, model):
 
 
 def test_patching_takes_the_hosts_copies_and_less_than_the_delta(comfy, model, deltas):
-    patched, delta, _ = comfy.execute("SaRALoader", model=model, sara_name=deltas[0], strength=0.7).outputs
+    patched, delta, *_ = comfy.execute("SaRALoader", model=model, sara_name=deltas[0], strength=0.7).outputs
     copies = sum(patched.model.get_parameter(key).nbytes for key in patched.patches)
     with torch.inference_mode(), AliveBytes() as counted:
         load(patched)

@@ -7,7 +7,7 @@ from tests.support.toy_models import assert_same_bits, expected_weights, loaded_
 
 
 def test_strength_zero_gives_the_model_itself(comfy, model, delta, saved):
-    patched, loaded, _ = comfy.execute("SaRALoader", model=model, sara_name=saved, strength=0.0).outputs
+    patched, loaded, *_ = comfy.execute("SaRALoader", model=model, sara_name=saved, strength=0.0).outputs
     assert patched is model and loaded.nnz == delta.nnz
     assert comfy.execute("SaRAApply", model=model, delta=delta, strength=0.0).outputs[0] is model
 
@@ -29,7 +29,7 @@ def test_patched_weights_are_exact_and_every_bit_comes_back(comfy, models, delta
 
 
 def test_apply_gives_the_same_weights_as_the_loader(comfy, model, delta, saved):
-    loaded, from_file, _ = comfy.execute("SaRALoader", model=model, sara_name=saved, strength=0.5).outputs
+    loaded, from_file, *_ = comfy.execute("SaRALoader", model=model, sara_name=saved, strength=0.5).outputs
     applied = comfy.execute("SaRAApply", model=model, delta=from_file, strength=0.5).outputs[0]
     assert_same_bits(loaded_weights(loaded), loaded_weights(applied))
 
@@ -49,7 +49,7 @@ def test_a_loaded_model_runs_exactly_the_modules_of_the_base(comfy, model, saved
 def test_without_a_model_only_the_delta_comes_out(comfy, delta, saved):
     from comfy_execution.graph_utils import ExecutionBlocker
 
-    nothing, loaded, _ = comfy.execute("SaRALoader", sara_name=saved, strength=1.0).outputs
+    nothing, loaded, *_ = comfy.execute("SaRALoader", sara_name=saved, strength=1.0).outputs
     assert loaded.nnz == delta.nnz
     assert isinstance(nothing, ExecutionBlocker) and "connect" in nothing.message
 

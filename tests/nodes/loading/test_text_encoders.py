@@ -101,7 +101,7 @@ def test_the_loader_gives_what_apply_gives(comfy, pairs, delta_of):
 def test_a_clip_without_a_model_is_changed_too(comfy, pairs, delta_of):
     clip = pairs("SD1.5")[1]
     delta_of("SD1.5").save(comfy.base / "models" / "sara" / "text.safetensors")
-    model, _, patched = comfy.execute("SaRALoader", sara_name="text.safetensors", strength=1.0, clip=clip).outputs
+    model, _, patched, *_ = comfy.execute("SaRALoader", sara_name="text.safetensors", strength=1.0, clip=clip).outputs
     assert "connect" in model.message and patched.patcher.patches
 
 
