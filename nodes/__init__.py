@@ -9,8 +9,9 @@ from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
 from .host.report import register_report
-from .host.web.runs import register_runs
 from .host.web.datasets import register_datasets
+from .host.web.deltas import register_deltas
+from .host.web.runs import register_runs
 from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
 from .merge import SaRAMerge
@@ -26,6 +27,7 @@ class SaRAExtension(ComfyExtension):
         register_report()
         register_runs()
         register_datasets()
+        register_deltas()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

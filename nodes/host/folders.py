@@ -57,6 +57,12 @@ def delta_names() -> list[str]:
     return sorted(file_names(FOLDER), key=lambda name: _KINDS.index(kind_of(name)))
 
 
+def delta_places() -> dict[str, Path]:
+    """Name in the menu → the delta's path, in the menu's order; without those that are gone since it was made."""
+    places = {name: folder_paths.get_full_path(FOLDER, name) for name in delta_names()}
+    return {name: Path(path) for name, path in places.items() if path is not None}
+
+
 def kind_of(name: str) -> str:
     """What a delta in the menu is, by its name: SAVED, NOT_SAVED (a finished training's) or STOPPED."""
     if name.replace(os.sep, "/").startswith(UNSAVED.removeprefix(f"{FOLDER}/") + "/"):
@@ -76,6 +82,14 @@ def file_names(kind: str) -> list[str]:
 def delta_path(name: str) -> Path:
     """Path of a delta file by its name in the menu. Raises DeltaError if there is none."""
     return _existing(FOLDER, name, "models/sara or output/sara")
+
+
+def is_inside(path: Path) -> bool:
+    """Whether a file lies, once all links are followed, among ComfyUI's models, in its output folder, or in a folder
+    that `extra_model_paths.yaml` has for deltas."""
+    real = os.path.realpath(path)
+    places = (folder_paths.models_dir, folder_paths.get_output_directory(), *folder_paths.get_folder_paths(FOLDER))
+    return any(real.startswith(os.path.join(os.path.realpath(place), "")) for place in places)
 
 
 def model_names() -> list[str]:

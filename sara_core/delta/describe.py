@@ -148,13 +148,19 @@ _LABELS = {
 def describe(delta: SparseDelta) -> DeltaFacts:
     """Everything a delta says about itself."""
     dtypes = {str(entry.values.dtype).removeprefix("torch.") for entry in delta.entries.values()}
-    named = {label: _readable(delta.metadata[key]) for key, label in _LABELS.items() if key in delta.metadata}
-    known = {*_LABELS, *_FOR_PROGRAMS}
-    others = {key: _readable(text) for key, text in delta.metadata.items() if key not in known}
     return DeltaFacts(
-        delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), {**named, **others},
+        delta.nnz, len(delta.entries), delta.density, ", ".join(sorted(dtypes)), readable_settings(delta.metadata),
         density_by_block(delta), changes_of_encoders(delta),
     )  # fmt: skip
+
+
+def readable_settings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a delta's metadata say, under names that people know, JSON objects as lists; without what is for
+    programs."""
+    named = {label: _readable(metadata[key]) for key, label in _LABELS.items() if key in metadata}
+    known = {*_LABELS, *_FOR_PROGRAMS}
+    others = {key: _readable(text) for key, text in metadata.items() if key not in known}
+    return {**named, **others}
 
 
 def _shown(values: Mapping[str, T]) -> list[tuple[str, T]]:

@@ -87,13 +87,7 @@ def read(
     on_progress: called with entries done and entries in all; may raise to stop
     """
     with container.opened_copied(path) as file:
-        found = stems(file.keys(), advice)
-        if len(found) > MOST_ENTRIES:
-            raise _too_much(f"{len(found):,} weights, and no more than {MOST_ENTRIES:,}")
-        parts = [_parts(stem, file.not_read, file.get_tensor) for stem in found]
-        if (elements := sum(math.prod(part.shape) for part in parts)) > MOST_ELEMENTS:
-            raise _too_much(f"weights of {elements:,} elements together, and of no more than {MOST_ELEMENTS:,}")
-        check_distinct(part.name for part in parts)
+        parts = _sound_parts(file, advice)
         work = sum(_longest_stream(len(part.values), math.prod(part.shape)) for part in parts)
         entries = {}
         # Unpacking alone goes to other threads: the many short steps after it would only wait for each other.
@@ -102,6 +96,26 @@ def read(
             if on_progress is not None:
                 on_progress(len(entries), len(parts))
         return entries, file.metadata() or {}
+
+
+def read_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
+    """Weight name → how many of its elements a delta file changes, and how many it has; no position and no value is
+    read. Raises DeltaError as `read`, but for what only those can tell."""
+    with container.opened_copied(path) as file:
+        parts = _sound_parts(file, lambda names: "Choose a file that was saved as a delta.")
+        return {part.name: (len(part.values), math.prod(part.shape)) for part in parts}
+
+
+def _sound_parts(file: container.Copied, advice: Callable[[Collection[str]], str]) -> list["_Parts"]:
+    """The tensors of every entry, as far as their headers and heads tell. Raises DeltaError as `read`."""
+    found = stems(file.keys(), advice)
+    if len(found) > MOST_ENTRIES:
+        raise _too_much(f"{len(found):,} weights, and no more than {MOST_ENTRIES:,}")
+    parts = [_parts(stem, file.not_read, file.get_tensor) for stem in found]
+    if (elements := sum(math.prod(part.shape) for part in parts)) > MOST_ELEMENTS:
+        raise _too_much(f"weights of {elements:,} elements together, and of no more than {MOST_ELEMENTS:,}")
+    check_distinct(part.name for part in parts)
+    return parts
 
 
 def part_name(stem: str, part: str) -> str:
