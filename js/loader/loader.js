@@ -1,0 +1,129 @@
+// SaRA Loader's cards, in place of its plain widgets, which keep the values: the prompt is the same with and without
+// them.
+
+import { app } from "../../../scripts/app.js";
+import { element, useStyle } from "../common/dom.js";
+import { addPanel, onNode, widgetOf } from "../common/nodes.js";
+import { say } from "../common/words.js";
+import { card } from "./card.js";
+import { deltas, onDeltas, refreshDeltas } from "./deltas.js";
+import { familyOf } from "./family.js";
+import { openInfo } from "./info.js";
+import { pickDelta } from "./picker.js";
+import { isNameLinked, NO_DELTA, readRows, writeRows } from "./rows.js";
+
+const SHOWN_AS_CARDS = ["sara_name", "strength", "more"];
+const CARD = 76, BUTTON = 40, WIDTH = 340;  // pixels of the graph
+
+onNode("Loader", "SaRALoader", (node) => {
+  // A loader of a server without our newer inputs stays as it is.
+  if (!widgetOf(node, "more") || !node.addDOMWidget) return;
+  useStyle("loader.css", import.meta.url);
+  new Cards(node);
+});
+
+class Cards {
+  constructor(node) {
+    this.node = node;
+    this.model = null;
+    this.element = element("div", { class: "sara-cards", "aria-label": say("Deltas") });
+    for (const name of SHOWN_AS_CARDS) hide(widgetOf(node, name));
+    this.widget = addPanel(node, "cards", this.element, CARD + BUTTON);
+    this.widget.options.getMinHeight = () => this.height;
+    this.height = CARD + BUTTON;
+    if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
+    after(node, "onConfigure", () => this.show());
+    after(node, "onConnectionsChange", () => this.look());
+    after(node, "onRemoved", onDeltas(() => this.listChanged()));
+    after(node, "refreshComboInNode", () => refreshDeltas());
+    for (const name of SHOWN_AS_CARDS) {
+      const widget = widgetOf(node, name);
+      after(widget, "callback", () => this.show());
+    }
+    this.element.addEventListener("pointerenter", () => this.look());
+    refreshDeltas();
+    this.show();
+  }
+
+  // The model that comes in may have become another one; nothing tells of that.
+  async look() {
+    const model = await familyOf(this.node);
+    if (model.layout === this.model?.layout) return;
+    this.model = model;
+    this.show();
+  }
+
+  listChanged() {
+    const widget = widgetOf(this.node, "sara_name");
+    if (deltas.isKnown()) {
+      const names = deltas.names();
+      if (Array.isArray(widget.options?.values)) widget.options.values = names.length ? names : [NO_DELTA];
+      if (widget.value === NO_DELTA && names.length) widget.value = deltas.newest();
+    }
+    this.show();
+    this.look();
+  }
+
+  show() {
+    const rows = readRows(this.node);
+    const focused = this.element.contains(document.activeElement) ? placeOf(document.activeElement) : null;
+    const cards = rows.map((row, place) => card(row, this.model, place === 0 && isNameLinked(this.node), {
+      change: (part) => this.write(rows.map((other, at) => (at === place ? { ...other, ...part } : other))),
+      pick: () => pickDelta(this.model, (name) => this.write(rows.map((other, at) => (at === place ? chosen(other, name) : other)))),
+      about: () => openInfo(row.name),
+      remove: rows.length > 1 && !(place === 0 && isNameLinked(this.node))
+        ? () => this.write(rows.filter((_, at) => at !== place)) : undefined,
+    }));
+    const add = element("button", {
+      type: "button", class: "sara-button", onclick: () => pickDelta(this.model, (name) => this.add(name)),
+    }, say("Add a delta"));
+    this.element.replaceChildren(...cards, add);
+    if (focused !== null) all(this.element)[focused]?.focus();
+    this.fit(rows.length * CARD + BUTTON);
+  }
+
+  add(name) {
+    const rows = readRows(this.node);
+    const isFirst = rows.length === 1 && rows[0].name === NO_DELTA;
+    this.write(isFirst ? [chosen(rows[0], name)] : [...rows, { name, strength: 1, on: true }]);
+  }
+
+  write(rows) {
+    const [first, ...others] = rows;
+    // A line that is not understood cannot come first.
+    writeRows(this.node, first.broken ? [{ name: NO_DELTA, strength: 1, on: true }, ...rows] : [first, ...others]);
+    this.show();
+  }
+
+  fit(height) {
+    if (height === this.height) return;
+    const more = height - this.height;
+    this.height = height;
+    const least = this.node.computeSize();
+    this.node.setSize([Math.max(this.node.size[0], WIDTH), Math.max(least[1], this.node.size[1] + more)]);
+    app.canvas?.setDirty?.(true, true);
+  }
+}
+
+function chosen(row, name) {
+  return { strength: 1, ...row, name, broken: undefined };
+}
+
+// In both renderers, and out of the way of the layout; the value stays what the prompt has.
+function hide(widget) {
+  widget.hidden = true;
+  widget.options ??= {};
+  widget.options.hidden = true;
+}
+
+function after(object, method, call) {
+  const before = object[method];
+  object[method] = function (...given) {
+    const answer = before?.apply(this, given);
+    call(...given);
+    return answer;
+  };
+}
+
+const all = (panel) => [...panel.querySelectorAll("button, input")];
+const placeOf = (focused) => all(focused.closest(".sara-cards")).indexOf(focused);
