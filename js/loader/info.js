@@ -64,6 +64,7 @@ function form(info) {
       known = await ask("delta/about", { name: info.name, version: known.version, ...changes() });
       for (const [field, input] of inputs) input.value = known[field];
       said.textContent = say("Saved.");
+      made.closest("dialog")?.focus();  // what is disabled loses it, and Escape with it
       refreshDeltas();
     } catch (error) {
       said.textContent = error.message;

@@ -27,13 +27,16 @@ class Cards {
     this.node = node;
     this.model = null;
     this.element = element("div", { class: "sara-cards", "aria-label": say("Deltas") });
-    for (const name of SHOWN_AS_CARDS) hide(widgetOf(node, name));
+    this.hidePlain();
     this.widget = addPanel(node, "cards", this.element, CARD + BUTTON);
     this.widget.options.getMinHeight = () => this.height;
     this.height = CARD + BUTTON;
-    if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
-    after(node, "onConfigure", () => this.show());
-    after(node, "onConnectionsChange", () => this.look());
+    after(node, "onConfigure", () => {
+      this.connectionsChanged();
+      // The graph has what App mode shows of it once all its nodes are there.
+      setTimeout(() => this.hidePlain());
+    });
+    after(node, "onConnectionsChange", () => this.connectionsChanged());
     after(node, "onRemoved", onDeltas(() => this.listChanged()));
     after(node, "refreshComboInNode", () => refreshDeltas());
     for (const name of SHOWN_AS_CARDS) {
@@ -42,7 +45,21 @@ class Cards {
     }
     this.element.addEventListener("pointerenter", () => this.look());
     refreshDeltas();
+    this.connectionsChanged();
+    // As small as it can be now, without the plain widgets.
+    node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
+  }
+
+  // But for those that App mode shows, which knows no cards.
+  hidePlain() {
+    for (const name of SHOWN_AS_CARDS) hide(widgetOf(this.node, name), !isInAppMode(this.node, name));
+  }
+
+  connectionsChanged() {
+    const isClipThere = this.node.inputs?.some((input) => input.name === "clip" && input.link != null);
+    hide(widgetOf(this.node, "strength_clip"), !isClipThere);
     this.show();
+    this.look();
   }
 
   // The model that comes in may have become another one; nothing tells of that.
@@ -64,7 +81,7 @@ class Cards {
     this.look();
   }
 
-  show() {
+  show(keepsSize = true) {
     const rows = readRows(this.node);
     const focused = this.element.contains(document.activeElement) ? placeOf(document.activeElement) : null;
     const cards = rows.map((row, place) => card(row, this.model, place === 0 && isNameLinked(this.node), {
@@ -79,7 +96,7 @@ class Cards {
     }, say("Add a delta"));
     this.element.replaceChildren(...cards, add);
     if (focused !== null) all(this.element)[focused]?.focus();
-    this.fit(rows.length * CARD + BUTTON);
+    this.fit(rows.length * CARD + BUTTON, keepsSize);
   }
 
   add(name) {
@@ -92,15 +109,17 @@ class Cards {
     const [first, ...others] = rows;
     // A line that is not understood cannot come first.
     writeRows(this.node, first.broken ? [{ name: NO_DELTA, strength: 1, on: true }, ...rows] : [first, ...others]);
-    this.show();
+    this.show(false);
   }
 
-  fit(height) {
-    if (height === this.height) return;
-    const more = height - this.height;
+  // keepsSize: where it was not cards that came or went, and the node has whatever size its user gave it
+  fit(height, keepsSize) {
+    const [width, now] = this.node.size;
+    const room = Math.max(0, now - this.node.computeSize()[1]);
     this.height = height;
-    const least = this.node.computeSize();
-    this.node.setSize([Math.max(this.node.size[0], WIDTH), Math.max(least[1], this.node.size[1] + more)]);
+    const least = this.node.computeSize()[1];
+    const size = [Math.max(width, WIDTH), keepsSize ? Math.max(now, least) : least + room];
+    if (size[0] !== width || size[1] !== now) this.node.setSize(size);
     app.canvas?.setDirty?.(true, true);
   }
 }
@@ -110,10 +129,19 @@ function chosen(row, name) {
 }
 
 // In both renderers, and out of the way of the layout; the value stays what the prompt has.
-function hide(widget) {
-  widget.hidden = true;
+function hide(widget, isHidden = true) {
+  if (!widget) return;
+  widget.hidden = isHidden;
   widget.options ??= {};
-  widget.options.hidden = true;
+  widget.options.hidden = isHidden;
+  widget.advanced = widget.options.advanced = false;  // or the page offers to show what is hidden
+}
+
+// Of older frontends, and in files, an entry is [node, widget, …]; of newer ones the first is "graph:node:widget".
+function isInAppMode(node, name) {
+  const inputs = (app.rootGraph ?? app.graph)?.extra?.linearData?.inputs ?? [];
+  return inputs.some(([place, widget]) => (String(place) === String(node.id) && widget === name)
+    || String(place).endsWith(`:${node.id}:${name}`));
 }
 
 function after(object, method, call) {

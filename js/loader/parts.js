@@ -65,10 +65,13 @@ export function iconButton(name, label, onclick, extra = {}) {
 
 // A window over the page, closed by Escape, its cross or a click beside it; keys pressed in it are none of the canvas's.
 export function openDialog(title, kind, ...content) {
-  const dialog = element("dialog", { class: `sara-dialog ${kind}`, "aria-label": title });
+  const dialog = element("dialog", { class: `sara-dialog ${kind}`, "aria-label": title, tabindex: "-1" });
   const close = iconButton("pi-times", say("Close"), () => dialog.close());
   dialog.append(element("header", {}, element("h2", {}, title), close), ...content);
-  dialog.addEventListener("keydown", (event) => { if (event.key !== "Escape") event.stopPropagation(); });
+  dialog.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key === "Escape") dialog.close();  // the page may take the key for its own
+  });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
