@@ -2,6 +2,7 @@
 
 import pytest
 
+from devtools.browser import NONE_FOUND
 from devtools.checkpoint import demo_checkpoint
 from devtools.comfyui.in_process import InProcessHost
 from devtools.comfyui.install import prepare
@@ -39,3 +40,9 @@ def pytest_collection_modifyitems(config, items):
     """Of several processes (-n) none is to wait for another in the end: what takes longest begins first."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.parent.name != "project")
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NONE_FOUND in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests of the page were skipped: {NONE_FOUND}.")
