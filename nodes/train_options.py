@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .checks import checked_inputs
+from .host.prompt_texts import text_behind
 from .host.training.parts import TRAINED
 from .settings import setting_input
 from .sockets import SaraOptions, SaraSamples
@@ -37,6 +38,7 @@ class SaRATrainSamples(io.ComfyNode):
             description="Draws pictures while SaRA Train works, shown on it and kept in output/sara_samples.",
             search_aliases=["sara", "sample images", "preview training"],
             is_input_list=True,
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=_samples(),
             outputs=[SaraSamples.Output(display_name="samples", tooltip="For SaRA Train.")],
         )
@@ -47,6 +49,7 @@ class SaRATrainSamples(io.ComfyNode):
         return io.NodeOutput({
             "positive": sum(positive, []), "negative": sum(negative, []) or None, "vae": vae[0],
             "every": every[0], "steps": steps[0], "cfg": cfg[0],
+            "captions": (text_behind(cls.hidden.prompt, cls.hidden.unique_id, "positive"),),
         })  # fmt: skip
 
 

@@ -57,6 +57,7 @@ class StepDone:
 
     @property
     def seconds_left(self) -> float:
+        """Of the steps that are to come."""
         return self.seconds_per_step * (self.steps - self.number)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.nodes.training.test_session import cancelled
 from tests.support.toy_training import train
@@ -222,3 +223,47 @@ def test_what_the_page_asks_for_is_done_within_a_step(comfy, model, data, untouc
         assert said["steps"] == 2 and said["planned_steps"] == [4]
         whole, _ = train(comfy, model, data, **OPTIONS, resume=state["end"]["snapshot"])
         assert json.loads(whole.metadata["sara.training"])["steps"] == 4
+
+
+def test_pictures_are_drawn_before_the_first_step_and_when_the_page_asks(
+    comfy, model, data, untouched, output, runs, server, monkeypatch
+):
+    samples = comfy.pack_module("nodes.host.training.samples")
+    monkeypatch.setattr(samples.comfy.sample, "sample", lambda *_, **__: torch.zeros(1))
+    drawn, = comfy.execute("SaRATrainSamples", positive=data[1][:2], vae=Vae(), every=100, steps=1).outputs
+    after_step = comfy.pack_module("nodes.host.training.session").NodeHost.after_step
+
+    def ask_in_time(host, step):
+        if step == 3:
+            (run,) = runs._runs
+            runs._requested({"run": run}, "sample")
+        after_step(host, step)
+
+    monkeypatch.setattr(comfy.pack_module("nodes.host.training.session").NodeHost, "after_step", ask_in_time)
+    train(comfy, model, data, **OPTIONS, samples=drawn)
+    shown = last_run(runs)["samples"]
+    assert shown["captions"] == ["", ""]
+    assert [column["step"] for column in shown["columns"]] == [0, 3]
+    first = shown["columns"][0]["files"][1]
+    assert first == {"filename": "step_0000000_02.png", "subfolder": "sara_samples/run_00001", "type": "output"}
+    assert "Drawing the pictures of step 0" in [(event["message"] or {}).get("english") for event in server.events]
+
+
+class Vae:
+    latent_channels = 4
+
+    def decode(self, latent):
+        return torch.zeros(1, 8, 8, 3)
+
+
+def test_the_words_behind_a_conditioning(comfy):
+    text_behind = comfy.pack_module("nodes.host.prompt_texts").text_behind
+    prompt = {
+        "1": {"inputs": {"text": "a cat", "clip": ["9", 1]}}, "2": {"inputs": {"conditioning": ["1", 0]}},
+        "3": {"inputs": {"text": ["4", 0]}}, "4": {"inputs": {"value": "a dog"}}, "5": {"inputs": {"text": ["5", 0]}},
+        "6": {"inputs": {"latents": ["1", 0]}},
+        **{f"s{number}": {"inputs": {"positive": [str(number), 0]}} for number in range(1, 8)},
+    }  # fmt: skip
+    found = [text_behind(prompt, f"s{number}", "positive") for number in range(1, 8)]
+    assert found == ["a cat", "a cat", "a dog", "a dog", "", "", ""]
+    assert text_behind(None, "1", "text") == text_behind({"1": []}, "1", "text") == ""

@@ -105,11 +105,15 @@ def test_cancel_while_a_picture_is_drawn_is_cancel(comfy, model, data, untouched
     class Cancelled(Exception):
         """As older hosts have it: an Exception."""
 
-    def fail(*_):
-        raise Cancelled
+    decode, calls = Vae.decode, iter(range(1, 100))
+
+    def fail_after_the_first_two(*inputs):  # those of before the first step
+        if next(calls) > 2:
+            raise Cancelled
+        return decode(*inputs)
 
     monkeypatch.setattr(model_management, "InterruptProcessingException", Cancelled)
-    monkeypatch.setattr(Vae, "decode", fail)
+    monkeypatch.setattr(Vae, "decode", fail_after_the_first_two)
     with pytest.raises(Cancelled):
         train(comfy, model, data, **OPTIONS, samples=samples)
     assert (output / "sara" / "stopped_run_00001.safetensors").is_file()
