@@ -1,5 +1,6 @@
 """What the page can know of a training, and ask of it, while it goes on and after."""
 
+import asyncio
 import json
 
 import pytest
@@ -267,3 +268,25 @@ def test_the_words_behind_a_conditioning(comfy):
     found = [text_behind(prompt, f"s{number}", "positive") for number in range(1, 8)]
     assert found == ["a cat", "a cat", "a dog", "a dog", "", "", ""]
     assert text_behind(None, "1", "text") == text_behind({"1": []}, "1", "text") == ""
+
+
+@pytest.mark.parametrize("name, is_accepted", [
+    ("none", True), ("run 7, step 27", True), ("run_00007_step0000027.safetensors", True), ("mine.safetensors", True),
+    ("run 7, step 28", False), ("../mine.safetensors", False), ("run 007, step 0027", True),
+])  # fmt: skip
+def test_a_snapshot_is_chosen_by_number_or_by_the_name_of_its_file(comfy, output, name, is_accepted):
+    (output / "sara_snapshots").mkdir()
+    for file in ("run_00007_step0000027.safetensors", "mine.safetensors"):
+        (output / "sara_snapshots" / file).touch()
+    offered = comfy.node_class("SaRATrain").INPUT_TYPES()["optional"]["resume"][1]["options"]
+    assert sorted(offered) == ["mine.safetensors", "none", "run 7, step 27"]
+    prompt = {
+        "1": {"class_type": "SaRATrain", "inputs": {"resume": name}},
+        "2": {"class_type": "SaRASave", "inputs": {"delta": ["1", 0], "filename_prefix": "sara/x", "values": "fp32"}},
+    }
+    execution = comfy._execution
+    _, _, _, errors = asyncio.run(execution.validate_prompt("a prompt", prompt, None))
+    said = [error for error in errors["1"]["errors"] if error["extra_info"].get("input_name") == "resume"]
+    assert bool(said) is not is_accepted
+    if said:
+        assert f"There is no snapshot '{name}'" in said[0]["details"]

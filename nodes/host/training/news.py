@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
+import psutil
 import torch
 
 from ....sara_core.training.host import StepDone
@@ -119,10 +120,12 @@ class News:
         return {step: path for step, path in self.snapshots.items() if path.exists()}
 
     def _memory(self) -> dict:
-        """Of the device that trains; on the CPU, of the whole machine."""
+        """What this process has of the device that trains; of those that do not say, what all have."""
         total = comfy.model_management.get_total_memory(self.device)
         if self.device.type == "cuda":
             now, most = torch.cuda.memory_allocated(self.device), torch.cuda.max_memory_allocated(self.device)
+        elif self.device.type == "cpu":
+            now = most = psutil.Process().memory_info().rss
         else:
             now = most = total - comfy.model_management.get_free_memory(self.device)
         self._peak = max(self._peak, most)
