@@ -37,7 +37,7 @@ export class Card {
       loading: "lazy", decoding: "async", draggable: "false", alt: "", onerror: () => this.broken(),
       src: api.apiURL(`/sara/dataset/thumbnail?${address}`),
     });
-    const inside = element("div", { class: "sara-dataset-inside" }, image);
+    const inside = this.inside = element("div", { class: "sara-dataset-inside" }, image);
     if (size) inside.style.aspectRatio = `${size[0]} / ${size[1]}`;
     if (size && size[0] < size[1]) inside.classList.add("sara-dataset-upright");
     if (box) inside.append(element("div", { class: "sara-dataset-box", style: placed(box) }));
@@ -50,10 +50,12 @@ export class Card {
 
   // A file whose beginning is sound, and the rest is not, is known only now; the server has the sentence.
   async broken() {
+    this.inside.hidden = true;
     if (this.picture.problem) return;
     const address = new URLSearchParams({ folder: this.folder, name: this.picture.name, v: this.picture.version });
     this.picture.problem = await ask(`dataset/thumbnail?${address}`).then(() => null, (error) => error.message);
     this.wordsChanged();
+    this.changed();
   }
 
   // When trigger, caption for all, or this caption are others.
@@ -115,7 +117,8 @@ export class Card {
 }
 
 function mark(kind, text, title) {
-  return element("span", { class: `sara-dataset-mark sara-dataset-${kind}`, title, "aria-label": `${text}: ${title}` }, text);
+  const classes = `sara-dataset-mark sara-dataset-${kind}`;
+  return element("span", { class: classes, title, "aria-label": `${text}: ${title}` }, text);
 }
 
 function placed([left, top, right, bottom]) {

@@ -1,4 +1,4 @@
-// The gallery inside SaRA Dataset: folders, a place to drop pictures, and the pictures of the folders with their captions.
+// The gallery inside SaRA Dataset: folders, a place to drop pictures, and their pictures with the captions.
 
 import { element } from "../common/dom.js";
 import { ask } from "../common/server.js";
@@ -21,28 +21,32 @@ export class Gallery {
     this.notes = element("div", { class: "sara-dataset-notes", role: "status", "aria-live": "polite" });
     this.chips = element("div", { class: "sara-dataset-chips" });
     this.list = element("ul", { class: "sara-dataset-list", "aria-label": say("Pictures and their captions") });
-    this.scroller = element("div", { class: "sara-dataset-scroll", onwheel: (event) => scrolled(event) });
+    this.scroller = element("div", { class: "sara-dataset-scroll", onwheel: scrolled });
     this.input = element("input", {
       type: "file", multiple: true, hidden: true, accept: "image/*,.txt", "aria-hidden": "true", tabindex: "-1",
       onchange: () => this.take([...this.input.files]).finally(() => (this.input.value = "")),
     });
-    this.drop = button("sara-dataset-drop", say("Drop pictures here, or click to choose files"), () => this.input.click());
+    const choose = say("Drop pictures here, or click to choose files");
+    this.drop = button("sara-dataset-drop", choose, () => this.input.click());
     this.menu = element("select", {
       class: "sara-dataset-menu", "aria-label": say("Add a folder of ComfyUI's input folder"),
       onchange: () => this.chosen(this.menu.value), onfocus: () => this.fillMenu(), onpointerdown: stop,
     });
     this.name = element("input", {
       type: "text", class: "sara-dataset-name", hidden: true, placeholder: say("name of the new folder"),
-      "aria-label": say("Name of the new folder"), onkeydown: (event) => this.named(event), onblur: () => this.hideName(),
+      "aria-label": say("Name of the new folder"), onkeydown: (event) => this.named(event),
+      onblur: () => this.hideName(),
     });
     this.scroller.append(this.list);
-    this.element = element(
+    this.inside = element(
       "div", { class: "sara-dataset", ondragover: (event) => this.over(event), ondragleave: () => this.left(),
         ondrop: (event) => this.dropped(event) },
       element("div", { class: "sara-dataset-bar" }, this.menu, this.name,
         button("sara-dataset-button", say("Refresh"), () => this.load())),
       this.chips, this.drop, this.input, this.counts, this.notes, this.scroller,
     );
+    // The node decides how high this is, and not what is in it.
+    this.element = element("div", { class: "sara-dataset-place" }, this.inside);
     this.fillMenu();
   }
 
@@ -87,7 +91,8 @@ export class Gallery {
         this.endings = found.endings;
         cards.push(...found.pictures.map((picture) => this.card(name, picture)));
         said.push(...found.lines);
-        if (found.more) said.push(say("{count} more pictures in {folder} are trained and not shown.", { count: found.more, folder: name }));
+        const hidden = { count: found.more, folder: name };
+        if (found.more) said.push(say("{count} more pictures in {folder} are trained and not shown.", hidden));
       } catch (error) {
         if (mine !== this.loading) return;
         said.push(error.message);
@@ -105,14 +110,17 @@ export class Gallery {
 
   count() {
     const without = this.cards.filter((card) => !card.hasCaption).length;
+    const bare = this.cards.length && this.words().trigger && !this.words().forAll
+      ? this.cards.filter((card) => !card.picture.caption).length : 0;
     const unreadable = this.cards.filter((card) => card.picture.problem).length;
     const parts = [
       this.cards.length === 1 ? say("1 picture") : say("{count} pictures", { count: this.cards.length }),
       without && say("{count} without caption", { count: without }),
+      bare && say("{count} with the trigger word alone", { count: bare }),
       unreadable && say("{count} unreadable", { count: unreadable }),
     ];
     this.counts.textContent = this.cards.length ? parts.filter(Boolean).join(", ") : "";
-    this.element.classList.toggle("sara-dataset-empty", !this.cards.length);
+    this.inside.classList.toggle("sara-dataset-empty", !this.cards.length);
   }
 
   tell(sentences) {
@@ -169,11 +177,11 @@ export class Gallery {
     if (![...event.dataTransfer.types].includes("Files")) return;
     event.preventDefault();
     event.stopPropagation();
-    this.element.classList.add("sara-dataset-over");
+    this.inside.classList.add("sara-dataset-over");
   }
 
   left() {
-    this.element.classList.remove("sara-dataset-over");
+    this.inside.classList.remove("sara-dataset-over");
   }
 
   dropped(event) {
@@ -189,7 +197,8 @@ export class Gallery {
     const refused = [];
     try {
       const known = new Set((await ask("dataset/folders")).folders);
-      const folder = foldersOf(this.values.get("folders")).map(({ name }) => name).filter((name) => known.has(name)).at(-1)
+      const named = foldersOf(this.values.get("folders")).map(({ name }) => name);
+      const folder = named.filter((name) => known.has(name)).at(-1)
         ?? (await ask("dataset/folder", { name: freeName(known) })).folder;
       this.endings = (await ask(`dataset?${new URLSearchParams({ folder, resolution: "512" })}`)).endings;
       const told = (done, of) => { this.counts.textContent = say("{done} of {of} pictures copied", { done, of }); };

@@ -1,12 +1,12 @@
-// SaRA Dataset in the page: a gallery inside the node. It writes the node's widget `folders`, captions and new pictures;
-// in the workflow there is nothing of it but the widgets' values.
+// SaRA Dataset in the page: a gallery inside the node. It writes the node's widget `folders`, captions and new
+// pictures; in the workflow there is nothing of it but the widgets' values.
 
 import { useStyle } from "../common/dom.js";
 import { addPanel, onNode, widgetOf } from "../common/nodes.js";
 import { Gallery } from "./gallery.js";
 
 const SHOWN = ["folders", "trigger", "caption", "resolution", "buckets"];  // widgets that change what the gallery shows
-const HEIGHT = 360, WIDTH = 460;
+const HEIGHT = 460, WIDTH = 460;
 
 onNode("Dataset", "SaRADataset", (node) => {
   useStyle("dataset.css", import.meta.url);

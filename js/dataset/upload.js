@@ -13,7 +13,8 @@ export async function upload(files, folder, endings, told) {
   const isPicture = (file) => endings.some((ending) => file.name.toLowerCase().endsWith(ending));
   const pictures = files.filter(isPicture), captions = files.filter((file) => CAPTION.test(file.name));
   const others = files.filter((file) => !isPicture(file) && !CAPTION.test(file.name));
-  const refused = others.map(({ name }) => say("{name} is left out: it is no picture that can be read here.", { name }));
+  const left = (name) => say("{name} is left out: it is no picture that can be read here.", { name });
+  const refused = others.map(({ name }) => left(name));
   const waiting = [...pictures];
   let done = 0;
   const work = async () => {
