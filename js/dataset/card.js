@@ -61,17 +61,18 @@ export class Card {
   // When trigger, caption for all, or this caption are others.
   wordsChanged() {
     const { trigger, forAll } = this.words();
-    const { problem, blurred, same_as: same, caption } = this.picture;
+    const { problem, caption_problem: captionProblem, blurred, same_as: same, caption } = this.picture;
     this.prefix.textContent = trigger && !has(caption ?? "", trigger) ? `${trigger},` : "";
     this.field.placeholder = forAll || say("Write what is on it");
-    this.field.readOnly = Boolean(problem && caption === null && problem.includes(".txt"));
+    this.field.readOnly = Boolean(captionProblem);
     this.marks.replaceChildren(...[
       problem && mark("bad", say("unreadable"), problem),
-      !problem && !this.hasCaption && mark("bad", say("no caption"), say("It is trained without words.")),
+      captionProblem && mark("bad", say("caption unreadable"), captionProblem),
+      !problem && !captionProblem && !this.hasCaption && mark("bad", say("no caption"), say("It is trained without words.")),
       blurred && mark("odd", say("tiny"), say("There is less in it than is trained: it is enlarged, and blurred.")),
       same && mark("odd", say("copy"), say("The same file as {name}: it is shown twice as often.", { name: same })),
     ].filter(Boolean));
-    this.element.classList.toggle("sara-dataset-lacking", !this.hasCaption || Boolean(problem));
+    this.element.classList.toggle("sara-dataset-lacking", !this.hasCaption || Boolean(problem ?? captionProblem));
   }
 
   keyed(event) {
@@ -90,10 +91,16 @@ export class Card {
     else this.tell("", "");
   }
 
-  async save() {
+  // `saving` is over when what was typed is in the file, or cannot be.
+  save() {
+    if (!this.saving && this.field.value.trim() !== (this.picture.caption ?? "")) {
+      this.saving = this.saved().finally(() => (this.saving = undefined));
+    }
+    return this.saving;
+  }
+
+  async saved() {
     const caption = this.field.value.trim(), before = this.picture.caption;
-    if (caption === (before ?? "") || this.saving) return;
-    this.saving = true;
     this.tell("", say("saving …"));
     try {
       const answer = await ask("dataset/caption", { folder: this.folder, name: this.picture.name, caption, before });
@@ -103,11 +110,10 @@ export class Card {
       this.changed();
     } catch (error) {
       this.tell("bad", error.message);
-    } finally {
-      this.saving = false;
+      return;
     }
     // What was typed while it was being saved.
-    if (this.field.value.trim() !== caption && document.activeElement !== this.field) this.save();
+    if (this.field.value.trim() !== caption && document.activeElement !== this.field) await this.saved();
   }
 
   tell(kind, text) {

@@ -80,6 +80,7 @@ export class Gallery {
     const [text, resolution, buckets] = ["folders", "resolution", "buckets"].map((name) => this.values.get(name));
     this.shown = JSON.stringify([text, resolution, buckets]);
     const mine = (this.loading = Symbol());
+    await Promise.allSettled(this.cards.map((card) => card.save()));  // what is being written is not to be lost
     const folders = foldersOf(text);
     this.showChips(folders);
     const cards = [], said = [...notes];
@@ -100,6 +101,8 @@ export class Gallery {
     }
     this.cards = cards;
     this.list.replaceChildren(...cards.map((card) => card.element));
+    if (text !== this.listed) this.scroller.scrollTop = 0;
+    this.listed = text;
     this.tell(said);
     this.count();
   }
@@ -112,7 +115,7 @@ export class Gallery {
     const without = this.cards.filter((card) => !card.hasCaption).length;
     const bare = this.cards.length && this.words().trigger && !this.words().forAll
       ? this.cards.filter((card) => !card.picture.caption).length : 0;
-    const unreadable = this.cards.filter((card) => card.picture.problem).length;
+    const unreadable = this.cards.filter(({ picture }) => picture.problem || picture.caption_problem).length;
     const parts = [
       this.cards.length === 1 ? say("1 picture") : say("{count} pictures", { count: this.cards.length }),
       without && say("{count} without caption", { count: without }),
@@ -128,10 +131,10 @@ export class Gallery {
   }
 
   showChips(folders) {
+    const leaveOut = (name) => this.values.set("folders", withoutFolder(this.values.get("folders"), name));
     this.chips.replaceChildren(...folders.map(({ name, line }) => element(
       "span", { class: "sara-dataset-chip" }, line,
-      button("sara-dataset-remove", "×", () => this.values.set("folders", withoutFolder(this.values.get("folders"), name)),
-        say("Leave out the folder {name}", { name })),
+      button("sara-dataset-remove", "×", () => leaveOut(name), say("Leave out the folder {name}", { name })),
     )));
   }
 

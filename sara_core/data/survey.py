@@ -23,7 +23,8 @@ class Seen(NamedTuple):
     """A picture's file, and the text of its caption file, None without one.
 
     size: width and height as it is seen; cut: how it is trained; same_as: the name of a file before it with the same
-    content; problem: a sentence on why picture or caption cannot be read. Each None where there is none
+    content; problem, caption_problem: sentences on why the picture, or the caption that is there, cannot be read. Each
+    None where there is none
     """
 
     name: str
@@ -32,6 +33,7 @@ class Seen(NamedTuple):
     cut: Cut | None
     same_as: str | None
     problem: str | None
+    caption_problem: str | None
 
 
 class Survey(NamedTuple):
@@ -69,22 +71,20 @@ def _seen(
     image: Path, caption: Path | None, same: Mapping[Path, Path], cut_of: Callable[[tuple[int, int]], Cut],
     within: Path | None,
 ) -> Seen:  # fmt: skip
-    text, size, problems = None, None, []
+    text = size = problem = caption_problem = None
     try:
         _check_within(image, within)
         size = _size(image, *_version(image))
     except (TrainingError, OSError) as error:
-        problems.append(_sentence(image, error))
+        problem = _sentence(image, error)
     try:
         if caption is not None:
             _check_within(caption, within)
             text = read_caption(caption)
     except (TrainingError, OSError) as error:
-        problems.append(_sentence(caption, error))
+        caption_problem = _sentence(caption, error)
     original = same.get(image)
-    return Seen(
-        image.name, text, size, size and cut_of(size), original and original.name, " ".join(problems) or None
-    )
+    return Seen(image.name, text, size, size and cut_of(size), original and original.name, problem, caption_problem)
 
 
 def _check_within(path: Path, within: Path | None) -> None:

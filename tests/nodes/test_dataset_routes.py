@@ -98,6 +98,14 @@ def test_a_caption_that_is_no_text_here_is_not_written_over(ask, cats):
     assert status == 400 and "UTF-16" in answer["error"] and (cats / "a.txt").read_bytes()[:2] == b"\xff\xfe"
 
 
+def test_a_caption_too_long_for_the_page_is_not_sent(ask, cats):
+    (cats / "a.txt").write_text("x" * 20_001)
+    seen = ask("dataset", folder="cats", resolution=64)[1]["pictures"][0]
+    assert seen["caption"] is None and "longer than 20,000 letters" in seen["caption_problem"]
+    status, _ = ask("dataset/caption", {"folder": "cats", "name": "a.jpg", "caption": "x", "before": None})
+    assert status == 400 and len((cats / "a.txt").read_text()) == 20_001
+
+
 def test_pictures_that_would_share_a_caption_are_told_apart_first(ask, cats):
     saved(cats / "b.jpg", Image.new("RGB", (8, 8)))
     status, answer = ask("dataset/caption", {"folder": "cats", "name": "b.png", "caption": "x", "before": None})
@@ -158,7 +166,7 @@ def test_a_caption_that_is_a_link_out_of_the_folder_is_not_followed(ask, cats, t
     assert status == 400 and "link out of ComfyUI's input folder" in answer["error"]
     assert (tmp_path / "b.txt").read_text() == "secret"
     seen = ask("dataset", folder="cats", resolution=64)[1]["pictures"][1]
-    assert seen["caption"] is None and "'b.txt' is a link to another place" in seen["problem"]
+    assert seen["caption"] is None and "'b.txt' is a link to another place" in seen["caption_problem"]
 
 
 @pytest.mark.parametrize("sent", [

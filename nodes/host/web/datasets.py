@@ -53,16 +53,17 @@ def _resolution(asked: Mapping) -> int:
 
 def _as_json(picture: Seen, folder: Path) -> dict:
     """What the page shows of it; `box` as shares of the picture's width and height."""
-    caption, problem, box = picture.caption, picture.problem, None
+    caption, caption_problem, box = picture.caption, picture.caption_problem, None
     if caption is not None and len(caption) > LONGEST_CAPTION:
-        caption, problem = None, f"The caption is longer than {LONGEST_CAPTION:,} letters: edit it in its file."
+        caption, caption_problem = None, f"The caption is longer than {LONGEST_CAPTION:,} letters: edit it in its file."
     if picture.cut is not None:
         (width, height), (left, top, right, bottom) = picture.size, picture.cut.box
         box = [left / width, top / height, right / width, bottom / height]
     return {
         "name": picture.name, "caption": caption, "size": picture.size, "box": box,
         "bucket": picture.cut and picture.cut.size, "blurred": picture.cut is not None and picture.cut.is_blurred,
-        "same_as": picture.same_as, "problem": problem, "version": _version(folder / picture.name),
+        "same_as": picture.same_as, "problem": picture.problem, "caption_problem": caption_problem,
+        "version": _version(folder / picture.name),
     }  # fmt: skip
 
 

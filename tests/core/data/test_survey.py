@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_a_sentence_of_its_picture(tmp_path, seen):
     (tmp_path / "b.txt").write_bytes("a cat".encode("utf-16"))
     a, b = seen()[0].values()
     assert "'a.png' is damaged or no image" in a.problem and a.size is a.cut is None
-    assert "'b.txt' is UTF-16" in b.problem and b.size == (8, 8) and b.caption is None
+    assert "'b.txt' is UTF-16" in b.caption_problem and b.size == (8, 8) and b.caption is b.problem is None
 
 
 def test_a_picture_that_changes_is_looked_at_again(tmp_path, seen):
