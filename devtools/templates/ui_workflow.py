@@ -46,14 +46,24 @@ def widget_names(info: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def default(name: str, info: Mapping[str, Any]) -> Any:
+    """The value of a node's new widget: of a menu the first entry, None of an empty one."""
+    kind, options = inputs(info)[name]
+    entries = kind if isinstance(kind, list) else options.get("options", ())
+    return options.get("default", next(iter(entries), None))
+
+
 def widgets(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Name → value of a saved node's widgets. Optional ones that the node got later are not among them: the page gives
-    these their defaults.
+    """Name → value of a saved node's widgets; of one that was saved without values, the page's own. Optional ones that
+    the node got later are not among them: the page gives these their defaults.
 
     Raises:
         ValueError: the node was saved with other widgets than it has now.
     """
-    names, values = widget_names(info), node.get("widgets_values", [])
+    names = widget_names(info)
+    if "widgets_values" not in node:
+        return {name: default(name, info) for name in names}
+    values = node["widgets_values"]
     optional = info["input"].get("optional", {})
     if len(values) > len(names) or any(name not in optional for name in names[len(values) :]):
         raise ValueError(f"{node['type']} has {len(names)} widgets ({', '.join(names)}), not {len(values)}: {values}")
@@ -88,5 +98,5 @@ def fill(workflow: Workflow, object_info: ObjectInfo, values: Mapping[str, Mappi
         names = widget_names(object_info[nodes[title]["type"]])
         if unknown := set(new) - set(names):
             raise KeyError(f"{title} has no widget {', '.join(sorted(unknown))}, only {', '.join(names)}.")
-        for name, value in new.items():
-            nodes[title]["widgets_values"][names.index(name)] = value
+        saved = widgets(nodes[title], object_info[nodes[title]["type"]])
+        nodes[title]["widgets_values"] = list({**saved, **new}.values())

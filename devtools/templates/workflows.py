@@ -7,6 +7,7 @@ from typing import Any
 from demo import settings
 
 from ..comfyui.install import ROOT
+from .graphs import LEARN_A_SUBJECT, TRAIN_A_STYLE
 from .ui_workflow import MUTED, ObjectInfo, fill, to_prompt
 
 Prompt = dict[str, dict[str, Any]]
@@ -25,7 +26,7 @@ def train_style(info: ObjectInfo, checkpoint: str, folder: str, training: Mappin
     training: SaRATrain's widgets by name, as far as they are not left as in the workflow.
     """
     return _prompt(
-        "Train a style",
+        TRAIN_A_STYLE,
         info,
         {
             "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
@@ -42,7 +43,7 @@ def learn_subject(
 ) -> Prompt:
     """As `train_style`, with the pictures of a second input folder as class images."""
     return _prompt(
-        "Learn a subject",
+        LEARN_A_SUBJECT,
         info,
         {
             "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
@@ -60,7 +61,6 @@ def use_delta(
     info: ObjectInfo, checkpoint: str, delta: str, caption: str, seed: int, *, with_delta: bool = True
 ) -> Prompt:
     """Draw a caption by one of the workflow's two rows: with the delta (SaveImage) or without it (PreviewImage)."""
-    sampling = {**SAMPLING, "seed": seed}
     muted = ["KSampler" + NO_DELTA] if with_delta else ["KSampler"]
     return _prompt(
         "Use a delta",
@@ -71,8 +71,9 @@ def use_delta(
             "Prompt": {"text": caption},
             "Negative prompt": {"text": ""},
             "Picture size": SQUARE,
-            "KSampler": sampling,
-            "KSampler" + NO_DELTA: sampling,
+            "Seed": {"value": seed},
+            "KSampler": SAMPLING,
+            "KSampler" + NO_DELTA: SAMPLING,
             "SaveImage": {"filename_prefix": "sara-demo/picture"},
         },
         muted,
