@@ -83,7 +83,7 @@ export class Curve {
     const [first, last] = this.steps, [low, high] = this.range;
     const made = [];
     let free = Infinity;  // above the last label
-    for (const value of (this.usesLog ? logTicks(low, high) : ticks(low, high, Math.max(2, height / 40)))) {
+    for (const value of (this.usesLog ? logTicks(low, high) : ticks(low, high, Math.max(2, height / 28)))) {
       const y = this.y(value);
       if (free - y < 12) continue;
       free = y;

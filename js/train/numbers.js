@@ -25,10 +25,10 @@ export function gigabytes(bytes) {
   return (bytes / GIGABYTE).toFixed(1);
 }
 
-// Exponential means of [[step, value], …], over a twentieth of the points but at most 50 of them, as TensorBoard makes
-// them: the first ones are not drawn towards 0.
+// Exponential means of [[step, value], …], over a twentieth of the points but at least 6 and at most 50 of them; the first
+// ones are not drawn towards 0.
 export function smoothed(points) {
-  const keep = 1 - 1 / Math.max(1, Math.min(50, points.length / 20));
+  const keep = 1 - 1 / Math.min(50, Math.max(6, points.length / 20));
   let mean = 0, weight = 0;
   return points.map(([step, value]) => {
     mean = keep * mean + (1 - keep) * value;

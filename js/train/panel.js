@@ -12,7 +12,7 @@ import { Strip } from "./strip.js";
 
 const ROW = 58, HEAD = 22;  // pixels of the strip, as panel.css has them
 const MOST_ROWS = 3;
-export const HEIGHT = 300;  // pixels of the graph, without the strip
+export const HEIGHT = 340;  // pixels of the graph, without the strip
 
 const WORKING = ["training", "sampling", "saving"];
 const PHASES = {
