@@ -198,7 +198,7 @@ class ConvOp:
         for sample in range(0, batch, samples):
             for line in range(0, positions[0], lines):
                 g = grad_output[sample:sample + samples, :, line:line + lines]
-                part = x[sample:sample + samples, :, line * self.stride[0]:]
+                part = x[sample:, :, line * self.stride[0]:]  # where it ends, the strides below say
                 per_sample, per_channel, *per_dim = part.stride()
                 unfolded = part.as_strided(
                     (channels, *self.kernel, g.shape[0], *g.shape[2:]),

@@ -154,7 +154,7 @@ def _is_own_bias(bias: torch.Tensor | None, module: torch.nn.Module) -> bool:
     if bias is own or bias is None or own is None:
         return bias is own
     live = module.bias  # another tensor each time, where it is trained
-    return bias.shape == live.shape and torch.equal(bias.detach().to(live.dtype), live.detach())
+    return bias.shape == live.shape and torch.equal(bias.to(live.dtype), live)
 
 
 def _of_each(value, dims: int) -> tuple[int, ...]:

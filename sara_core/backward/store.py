@@ -143,7 +143,7 @@ class Store:
         """
         for number, (segment, holder, base) in enumerate(zip(self.support, self.holders, self.base)):
             if base is not None:
-                overwrite_(holder.weight, segment.flat(), base, self.values.detach()[segment.span])
+                overwrite_(holder.weight, segment.flat(), base, self.values[segment.span])
                 if frozen and (over := self.frozen[number]) is not None:
                     overwrite_(holder.weight, over.segment.flat(), over.base, over.values)
 
@@ -215,7 +215,7 @@ class Store:
         for number, frozen in enumerate(self.frozen):
             index, delta = self.whole(number)
             position.append(index.to(torch.int32))
-            values.append(delta.clone())
+            values.append(delta)
             trains = torch.ones(len(index), dtype=torch.bool, device=index.device)
             if frozen is not None:
                 trains &= ~torch.isin(index, frozen.segment.flat(), assume_unique=True)

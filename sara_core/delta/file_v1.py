@@ -171,7 +171,7 @@ def encode(name: str, entry: SparseEntry, dtype: torch.dtype) -> tuple[str, tupl
     kind = _KIND_WEIGHT if name.endswith(WEIGHT) else _KIND_WHOLE_KEY
     stem = name.removesuffix(WEIGHT)
     head = torch.tensor([kind, len(values), *entry.shape], dtype=torch.int64)
-    packed = bytearray(encode_indices(entry.indices.detach().cpu().numpy()))
+    packed = bytearray(encode_indices(entry.indices.cpu().numpy()))
     return stem, (head, torch.frombuffer(packed, dtype=torch.uint8), values)
 
 

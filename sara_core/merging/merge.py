@@ -280,7 +280,7 @@ def _reducer(weighted: _Weighted, names: Sequence[str], settings: MergeSettings)
         def drop(name: str, row: _Row) -> _Row:
             # A generator for each weight of each delta: what is drawn does not depend on what else there is.
             text = f"{settings.seed} {row.number} {name}".encode()
-            seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+            seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
             mask = torch.rand(len(row.values), generator=torch.Generator().manual_seed(seed)) < settings.keep
             return _Row(row.number, row.indices[mask], row.values[mask] / settings.keep)
 

@@ -215,7 +215,7 @@ def rounded_alike(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     alike = fine.to(coarse.dtype) == coarse
     if torch.promote_types(one.dtype, other.dtype) != fine.dtype:
         # float16 and bfloat16: neither holds the other's numbers, so one number may have been rounded to both.
-        alike |= (fine.float() - coarse.float()).abs() <= (_step(fine) + _step(coarse)) / 2
+        alike |= (fine.float() - coarse).abs() <= (_step(fine) + _step(coarse)) / 2
     return alike
 
 

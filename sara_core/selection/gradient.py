@@ -192,9 +192,9 @@ class _CandidateStore(Store):
             self._note(number, first * segment.columns, weight[first:last], gradient)
 
     def take_dense(self, number, gradient):
-        self._note(number, 0, self.weights[self.support.segments[number].name], gradient.float())
+        self._note(number, 0, self.weights[self.support.segments[number].name], gradient)
 
     def _note(self, number, start, weight, gradient):
-        score = weight.detach().reshape(-1).to(gradient.device, torch.float32) * gradient.reshape(-1)
+        score = weight.reshape(-1).to(gradient.device, torch.float32) * gradient.reshape(-1)
         position = ((score.abs_() >= self.bounds[number]) & (score > 0)).nonzero().view(-1)
         self.found[number].append(position.add_(start).to(weight.device, torch.int32))

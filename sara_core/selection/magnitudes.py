@@ -159,7 +159,7 @@ class _Magnitudes:
 
 def _parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
     """The weight in chunks of whole rows."""
-    matrix = weight.detach().unsqueeze(0) if weight.dim() <= 1 else weight.detach()
+    matrix = (weight.unsqueeze(0) if weight.dim() <= 1 else weight).detach()
     _, step = _chunk_of(weight)
     return (matrix[row:row + step] for row in range(0, len(matrix), step))
 

@@ -9,9 +9,9 @@ from sara_core.backward.store import Store
 from sara_core.backward.support import Support
 
 
-def bound(*, positions=(1, 5), name="w", shape=(3, 4), base=1.0) -> Store:
+def bound(*, positions=(1, 5), name="w", shape=(3, 4), base=1.0, dtype=torch.float32) -> Store:
     """A store over one weight, of which all elements have the value `base`."""
-    layer = nn.Linear(shape[1], shape[0], bias=False).requires_grad_(False)
+    layer = nn.Linear(shape[1], shape[0], bias=False, dtype=dtype).requires_grad_(False)
     layer.weight.fill_(base)
     store = Store(Support.from_indices({name: torch.tensor(positions, dtype=torch.int32)}, {name: shape}))
     store.bind(0, layer, in_place=True)
@@ -39,3 +39,19 @@ def test_another_base_or_support_has_another_fingerprint_and_its_state_is_refuse
 def test_trained_values_are_read_without_a_graph():
     store = bound()
     assert store.values.requires_grad and not store.trained_values(0).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_trained_values_are_single_precision_whatever_the_weight_is(dtype):
+    store = bound(dtype=dtype)
+    store.values.data += 2.0**-20  # bfloat16 would not keep it
+    trained = store.trained_values(0)
+    assert trained.dtype == torch.float32 and torch.equal(trained, torch.full((2,), 1 + 2.0**-20))
+
+
+def test_what_is_saved_stays_when_training_goes_on():
+    store = bound()
+    state, delta = store.state(), store.delta()
+    store.values.data += 1
+    assert not state["values"].any() and not delta.entries["w"].values.any()
+    assert not state["values"].requires_grad and not delta.entries["w"].values.requires_grad

@@ -110,6 +110,17 @@ def test_a_wrong_bound_is_corrected(monkeypatch, guess):
     assert_largest(result.indices, dense_scores(small_net(), lambda m: loss_of(m, batch)), names, 50)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_of_half_precision_parameters_are_formed_in_single(dtype):
+    """Biases and norms get theirs all at once. In float16 these would all be 0."""
+    model = nn.Sequential(nn.Linear(4, 4)).to(dtype)
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([1.0, 4.0, 3.0, 2.0]) * 2**-14)
+    result = by_gradient(model, lambda m: (m(torch.zeros(2, 4).to(dtype)) * 2**-13).float().sum(), count=2,
+                         include="bias")  # fmt: skip
+    assert result.indices["0.bias"].tolist() == [1, 2]
+
+
 class Noisy(nn.Module):
     """Draws from torch's global random numbers, keeps statistics, and recomputes a block in the backward."""
 

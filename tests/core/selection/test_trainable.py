@@ -134,3 +134,58 @@ def test_a_weight_that_is_not_in_memory_is_refused_by_name(layer):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), layer)
     with pytest.raises(UnsupportedModelError, match="'1.weight' is not in memory yet: load the model's weights first"):
         SaRA(model, density=0.3)
+
+
+class Shared(torch.nn.Module):
+    """One layer under two names, and one weight in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.again = self.first
+        self.tied = torch.nn.Linear(4, 4)
+        self.tied.weight = self.out.weight
+
+
+@pytest.mark.parametrize("patterns, names", [
+    ({}, ["first.weight", "out.weight"]),
+    ({"include": "again"}, ["first.weight"]),
+    ({"include": "tied"}, ["out.weight"]),
+    ({"exclude": "again"}, ["out.weight"]),
+    ({"exclude": "tied"}, ["first.weight"]),
+    ({"include": "first, again, bias", "exclude": "tied.bias"}, ["first.weight", "first.bias", "out.bias"]),
+], ids=str)  # fmt: skip
+def test_a_parameter_goes_by_each_of_its_names_and_is_trained_under_the_first(patterns, names):
+    model = Shared()
+    weights = trainable_weights(model, **patterns)
+    assert list(weights) == names
+    assert all(weights[name].weight is model.get_parameter(name) for name in names)
+    assert list(trainable_weights(model, **patterns, prefix="host")) == [f"host.{name}" for name in names]
+
+
+def test_what_is_not_trained_is_counted_once_by_its_kind():
+    model = torch.nn.ModuleDict({
+        "shared": Shared(), "norm": torch.nn.LayerNorm(4), "words": torch.nn.Embedding(3, 4), "scale": torch.nn.PReLU(),
+    })  # fmt: skip
+    weights = trainable_weights(model)
+    assert left_out(model, weights) == {"biases": 12, "norms": 8, "embeddings": 12, "other parameters": 1}
+    everything = trainable_weights(model, preset="all layers, biases and norms")
+    assert left_out(model, everything) == {}
+
+
+def test_overlapping_weights_are_refused_wherever_they_lie():
+    memory = torch.zeros(40)
+
+    def layer(begin):
+        made = torch.nn.Linear(4, 2, bias=False)
+        made.weight = torch.nn.Parameter(memory[begin:begin + 8].view(2, 4))
+        return made
+
+    apart = torch.nn.ModuleList([layer(16), layer(0), layer(8)])  # one ends where the next begins
+    assert len(trainable_weights(apart)) == 3
+    for begin in (1, 7, 12):
+        model = torch.nn.ModuleList([layer(16), layer(0), layer(begin)])
+        with pytest.raises(UnsupportedModelError, match="overlap in memory without being the same"):
+            trainable_weights(model)
+    untrained = torch.nn.ModuleList([layer(0), layer(20), layer(4)])
+    assert list(trainable_weights(untrained, include="1.weight")) == ["1.weight"]

@@ -1,0 +1,55 @@
+"""What a backward asks torch for is what is needed, and what torch says of it is heard by nobody."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sara_core.backward import weight_gradient
+from tests.support.small_models import attached
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes which gradients each backward of a convolution is asked for: of its input, weight and bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.wanted = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if operation.overloadpacket is torch.ops.aten.convolution_backward:
+            self.wanted.append(tuple(arguments[-1]))
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("route, gradients", [
+    ("dense", {(True, False, False), (False, True, False)}),  # each by itself: the weight's comes in parts
+    ("csr", {(True, False, False)}),
+])  # fmt: skip
+def test_no_gradient_of_a_convolution_is_computed_that_nobody_takes(route, gradients):
+    layer = torch.nn.Conv2d(3, 4, 3)
+    attached(layer, density=0.5, route=route)
+    output = layer(torch.randn(2, 3, 6, 6, requires_grad=True)).sum()
+    with Convolutions() as asked:
+        output.backward()
+    assert set(asked.wanted) == gradients
+
+
+@pytest.fixture
+def torch_repeats_itself():
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("torch_repeats_itself")
+def test_what_torch_says_once_of_sparse_tensors_is_said_where_nobody_hears_it(monkeypatch):
+    say = weight_gradient._let_torch_say_that_csr_is_beta.__wrapped__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say()
+    with pytest.warns(UserWarning, match="Sparse CSR tensor support is in beta"):
+        monkeypatch.setattr(warnings, "simplefilter", lambda action: None)
+        say()
+        monkeypatch.undo()
