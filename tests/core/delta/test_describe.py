@@ -5,7 +5,7 @@ import torch
 
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta.delta import _overlapping
-from sara_core.delta.describe import density_by_block, describe, file_size
+from sara_core.delta.describe import BlockDensity, density_by_block, describe, file_size
 
 
 def entry(values, size):
@@ -46,3 +46,32 @@ def test_only_weights_that_share_memory_overlap():
     assert not _overlapping([whole[8:], whole[:4], whole[4:8]])
     assert _overlapping([whole[8:], whole[:5], whole[4:8]])
     assert _overlapping([whole, whole[4:5]])
+
+
+def test_what_has_no_changes_has_no_strength_and_no_density():
+    empty = SparseDelta({"diffusion_model.blocks.0.a.weight": entry([], 6)})
+    block = density_by_block(empty)["blocks.0"]
+    assert (block.count, block.density, block.strength, empty.density) == (0, 0.0, 0.0, 0.0)
+    assert BlockDensity().density == SparseDelta({}).density == SparseDelta({}).overlap(empty) == 0.0
+    assert "blocks.0            0    0.000%  ±0.00e+00" in describe(empty).text()
+
+
+def test_a_delta_in_several_precisions_and_words_says_all_of_it():
+    one = entry([1.0], 4)
+    entries = {"a.weight": one, "b.weight": one._replace(values=one.values.bfloat16())}
+    training = '{"steps": 5, "rate": 0.00012345678, "none": null}'
+    facts = describe(SparseDelta(entries, {"modelspec.title": "Ink", "sara.training": training, "mood": "blue"}))
+    assert facts.value_dtype == "bfloat16, float32"
+    assert facts.settings == {"title": "Ink", "training": "steps 5, rate 0.000123457", "mood": "blue"}
+    assert [line.split() for line in facts.text().splitlines()[1:4]] == [
+        ["title", "Ink"], ["training", "steps", "5,", "rate", "0.000123457"], ["mood", "blue"]
+    ]
+
+
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_of_more_blocks_than_anyone_reads_the_others_are_counted(more):
+    many = 500 + more
+    delta = SparseDelta({f"diffusion_model.blocks.{place}.weight": entry([1.0], 4) for place in range(many)})
+    lines = describe(delta).text().splitlines()
+    assert len([line for line in lines if "±" in line]) == 500
+    assert lines[-1] == f"and {more} more" if more else "±" in lines[-1]

@@ -129,6 +129,17 @@ def test_eight_rounding_steps_are_what_undoing_leaves():
         assert change.is_in_place() == in_place
 
 
+@pytest.mark.parametrize("size, step", [(10_000, 16), (1e-4, 2.0**-23)], ids=["large", "small"])
+def test_half_precision_weights_are_looked_at_in_single(size, step):
+    """The length of the vector of them all is more, or its square less, than float16 has numbers for."""
+    weight = torch.full((100,), size, dtype=torch.float16)
+    change = InPlaceChange(weight, torch.arange(100), torch.full((100,), size / 4))
+    change.write(1.0)
+    assert change.is_in_place()
+    weight += step * 16
+    assert not change.is_in_place()
+
+
 def test_the_later_one_must_go_first():
     target = model()
     first, second = delta_for(target, 1).apply_(target), delta_for(target, 2).apply_(target)
