@@ -5,8 +5,64 @@ By file and function; then by the line before and after. A draw leaves them out 
 
 from .sites import Mutant
 
+
+def _other_sizes(line: str, size: str, *others: str) -> dict[tuple[str, str], str]:
+    """Of a line that says how much is worked on at a time: the results are the same with any size above 0."""
+    assert line.endswith(size)
+    said = line.removesuffix(size)
+    return {(line, said + other): "how much is held at a time; the results are the same" for other in others}
+
+
 EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
+    ("sara_core/backward/ops.py", ""): {
+        **_other_sizes("UNFOLD_BYTES = 24 << 20", "24 << 20", "25 << 20", "24 << 21"),
+        # Not 24 << 21: as the line above it says, that is too much for the system's malloc.
+        **_other_sizes("WEIGHT_COPY_BYTES = 24 << 20", "24 << 20", "25 << 20"),
+    },
+    ("sara_core/backward/weight_gradient.py", ""): _other_sizes(
+        "DENSE_BYTES = 16 << 20", "16 << 20", "17 << 20", "16 << 21"
+    ),
+    ("sara_core/models/comparison.py", ""): _other_sizes("CHUNK = 1 << 21", "1 << 21", "1 << 22"),
+    ("sara_core/models/survey.py", ""): _other_sizes("_CHUNK = 1 << 21", "1 << 21", "1 << 22"),
+    ("sara_core/models/rewriting.py", ""): _other_sizes("_CHUNK = 1 << 24", "1 << 24", "1 << 25"),
+    ("sara_core/models/quantised/elements.py", ""): _other_sizes("CHUNK = 2**20", "2**20", "3**20", "2**21"),
+    ("sara_core/conversion/adapters/readings.py", ""): _other_sizes("_CHUNK = 2**20", "2**20", "3**20", "2**21"),
+    ("sara_core/selection/magnitudes.py", ""): {
+        **_other_sizes("CHUNK = 1 << 22", "1 << 22", "1 << 23"),
+        ("SAMPLE = 1 << 20", "SAMPLE = 1 << 21"):
+            "another sample guesses another bound, within which the same elements are found",
+        ("MARGIN = 1.15", "MARGIN = 2.3"):
+            "another guess at a bound, within which the same elements are found",
+    },
+    ("sara_core/selection/gradient.py", ""): {
+        ("NO_BOUND = 1e-30", "NO_BOUND = 2e-30"): "0 is tried one round earlier; the elements found are the same",
+    },
+    ("sara_core/selection/gradient.py", "GradientScores.largest"): {
+        ("bounds.update((name, bounds[name] / 2 if bounds[name] > NO_BOUND else 0.0) for name in retried)",
+         "bounds.update((name, bounds[name] / 2 if bounds[name] >= NO_BOUND else 0.0) for name in retried)"):
+            "at exactly that bound one more is tried before 0; the elements found are the same",
+        ("bounds.update((name, bounds[name] / 2 if bounds[name] > NO_BOUND else 0.0) for name in retried)",
+         "bounds.update((name, bounds[name] / 3 if bounds[name] > NO_BOUND else 0.0) for name in retried)"):
+            "whatever makes the bound smaller finds the same elements in the end",
+    },
+    ("sara_core/delta/file_v1.py", ""): {
+        ("_MANY_ESCAPES = 8 # for each position", "_MANY_ESCAPES = 9 # for each position"):
+            "both ways give the same positions",
+        ("_THREADS = min(8, os.cpu_count() or 1)", "_THREADS = min(9, os.cpu_count() or 1)"):
+            "the results are the same with any number of threads",
+        **_other_sizes("_WAITING = 2 * _THREADS", "2 * _THREADS", "3 * _THREADS"),
+        ("_WORTH_THREADS = 500_000", "_WORTH_THREADS = 500001"): "the results are the same with threads or none",
+        ("_INT32_MAX = 2**31 - 1", "_INT32_MAX = 2**31 - 0"):
+            "an upper bound of 2^31 is that of a sum of at most 2^31 - count, as no end is 255: int32 holds it",
+    },
+    ("sara_core/delta/delta.py", "AppliedDelta.__init__"): {
+        **{("self._number = -1", f"self._number = {other}"): "it counts once a weight is changed, and is another then"
+           for other in ("-0", "1")},
+    },
     ("sara_core/backward/ops.py", "LinearOp.weight_gradient_factors"): {
+        ("grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),",
+         "grad_output.reshape(-1, grad_output.shape[-1]).t(),"):
+            "the same numbers in another layout, of which the sampled product is slower",
         ("x.reshape(-1, x.shape[-1]).t().contiguous(),", "x.reshape(-1, x.shape[-1]).t(),"):
             "the same numbers in another layout, of which the sampled product is slower",
     },
@@ -35,6 +91,9 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
     ("sara_core/delta/file_v1.py", "stream_positions"): {
         ("if len(stream) > _MANY_ESCAPES * (count + 1):", "if len(stream) >= _MANY_ESCAPES * (count + 1):"):
             "both ways give the same positions",
+        ("could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX",
+         "could_overflow = len(stream) * _ESCAPE + count >= _INT32_MAX"):
+            "what the sum then refuses, the last position would be refused for, in the same words",
     },
     ("sara_core/delta/file_v1.py", "_each"): {
         ("if elements < _WORTH_THREADS:", "if elements <= _WORTH_THREADS:"):

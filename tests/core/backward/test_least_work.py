@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sara_core.backward import weight_gradient
+from sara_core.backward import ops, weight_gradient
 from tests.support.small_models import attached
 
 
@@ -53,3 +53,19 @@ def test_what_torch_says_once_of_sparse_tensors_is_said_where_nobody_hears_it(mo
         monkeypatch.setattr(warnings, "simplefilter", lambda action: None)
         say()
         monkeypatch.undo()
+
+
+def test_no_part_of_a_convolutions_weight_is_too_large_for_the_systems_malloc_to_keep():
+    assert ops.WEIGHT_COPY_BYTES < 32 << 20
+
+
+@pytest.mark.parametrize("error, is_believed", [(0.009, True), (0.011, False), (float("nan"), False)])
+def test_a_kernel_is_believed_up_to_a_hundredth(error, is_believed):
+    expected = torch.tensor([3.0, 4.0])
+    result = expected + torch.tensor([5.0 * error, 0.0])
+    weight_gradient._check_kernel("csr", expected + 1, expected)  # torch itself always is
+    if is_believed:
+        weight_gradient._check_kernel("triton-dots", result, expected)
+    else:
+        with pytest.raises(ArithmeticError):
+            weight_gradient._check_kernel("triton-dots", result, expected)

@@ -119,6 +119,27 @@ def test_a_few_more_or_fewer_weights_do_not_matter():
     assert compare(identity_of(fewer), weights).kind == BASE
 
 
+@pytest.mark.parametrize("layers, kind", [(20, BASE), (19, OTHER)])
+def test_half_of_the_weights_are_enough_to_know_a_base_by(layers, kind):
+    weights = model(layers=40)
+    fewer = {f"{PREFIX}{number}.weight": weights[f"{PREFIX}{number}.weight"] for number in range(layers)}
+    assert compare(identity_of(weights), fewer).kind == kind
+
+
+def turned(weights, cosine):
+    """Every weight turned so that each pair of neighbours points a known angle away."""
+    sine = (1 - cosine**2) ** 0.5
+    rotation = torch.tensor([[cosine, sine], [-sine, cosine]])
+    return {name: (weight.view(-1, 2) @ rotation).view_as(weight) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("cosine, kind", [(0.99, FINE_TUNE), (0.7, FINE_TUNE), (0.3, OTHER), (-0.99, OTHER)])
+def test_a_fine_tune_points_more_the_same_way_than_not(cosine, kind):
+    weights = model()
+    verdict = compare(identity_of(weights), turned(weights, cosine))
+    assert verdict.kind == kind and abs(verdict.likeness - cosine) < 0.1
+
+
 def test_what_cannot_be_read_is_unknown():
     quantised = {name: (weight * 100).to(torch.int8) for name, weight in model().items()}
     assert identity_of(quantised) == {} and identity_of({}) == {}

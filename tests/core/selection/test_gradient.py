@@ -195,6 +195,21 @@ def test_the_rounding_of_a_large_loss_is_no_other_loss():
     assert result.count == 10
 
 
+@pytest.mark.parametrize("share, is_the_same", [(0.009, True), (0.011, False)])
+def test_losses_that_differ_by_more_than_a_hundredth_are_not_the_same(share, is_the_same):
+    passes = iter(range(9))
+
+    def loss(model):
+        value = model(torch.ones(2, 6)).square().sum()
+        return value * (1 + share * min(1, next(passes)))
+
+    if is_the_same:
+        assert by_gradient(nn.Sequential(nn.Linear(6, 6)), loss, count=5).count == 5
+    else:
+        with pytest.raises(SelectionError, match="must be the same each time"):
+            by_gradient(nn.Sequential(nn.Linear(6, 6)), loss, count=5)
+
+
 def test_a_loss_that_is_no_number_is_an_error():
     with pytest.raises(SelectionError, match="is nan"):
         by_gradient(small_net(), lambda model: model(torch.full((1, 3, 8, 8), float("nan"))).sum(), count=10)
