@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from sara_core import DeltaError
+from sara_core.backward.access import AddedCopy
+from sara_core.backward.parameters import TrainedParameters
 from sara_core.backward.store import Store
 from sara_core.backward.support import Support
 
@@ -55,3 +57,23 @@ def test_what_is_saved_stays_when_training_goes_on():
     store.values.data += 1
     assert not state["values"].any() and not delta.entries["w"].values.any()
     assert not state["values"].requires_grad and not delta.entries["w"].values.requires_grad
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_copy_with_the_change_in_it_has_no_graph_and_is_a_copy(in_place):
+    layer = nn.Linear(4, 3, bias=False)
+    store = Store(Support.from_indices({"w": torch.tensor([1, 5], dtype=torch.int32)}, {"w": (3, 4)}))
+    store.bind(0, layer, in_place)
+    store.values.data += 1
+    if in_place:
+        layer.requires_grad_(False)
+        store.write()
+        layer.requires_grad_(True)
+    before = layer.weight.detach().clone()
+    copy = TrainedParameters(store, {"weight": 0}).copy(0)
+    changed = before.view(-1).clone()
+    changed[[1, 5]] += 0 if in_place else 1
+    assert torch.equal(copy.view(-1), changed) and not copy.requires_grad
+    assert copy.data_ptr() != layer.weight.data_ptr() and torch.equal(layer.weight.detach(), before)
+    added = AddedCopy(store, 0).add(layer.weight, torch.float32)
+    assert not added.requires_grad and torch.equal(layer.weight.detach(), before)

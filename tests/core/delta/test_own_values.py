@@ -42,3 +42,12 @@ def test_the_dense_change_is_in_single_precision(dtype):
     entry = SparseEntry(torch.tensor([1, 4], dtype=torch.int32), torch.tensor([0.5, -0.25], dtype=dtype), (2, 3))
     whole = dense(entry)
     assert whole.dtype == torch.float32 and whole.tolist() == [[0, 0.5, 0], [0, -0.25, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_product_is_formed_in_single_precision(dtype):
+    entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.tensor([0.3]).to(dtype), (2, 3))
+    product = (SparseDelta({"a": entry}) * 1.1).entries["a"].values
+    assert product.dtype == torch.float32 and torch.equal(product, entry.values.float() * 1.1)
+    assert torch.equal((1.1 * SparseDelta({"a": entry})).entries["a"].values, product)
+    assert SparseDelta.__mul__(SparseDelta({}), "2") is NotImplemented

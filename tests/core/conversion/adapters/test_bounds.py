@@ -168,3 +168,13 @@ def test_a_reading_tells_how_far_it_is_to_the_end(density):
     assert sum(len(entry.indices) for entry in kept.entries.values()) == (3 if density is None else 2)
     silent = ReadRequest("a toy", "f", None, density, None, {}, "trained", None).keep_largest(lambda: changes, 2, 4)
     assert silent.lost == kept.lost
+
+
+@pytest.mark.parametrize("value", [1e300, float("inf"), float("nan")])
+def test_values_of_a_remainder_must_be_numbers_that_float32_holds(value):
+    tensors = {
+        "remainder_indices": torch.tensor([[0], [1]], dtype=torch.int16),
+        "remainder_values": torch.tensor([value], dtype=torch.float64), "remainder_size": torch.tensor([2, 2]),
+    }  # fmt: skip
+    with pytest.raises(DeltaError, match="is damaged"):
+        remainder("a", tensors, (2, 2))

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from sara_core.conversion.read import read_delta
+from sara_core.conversion.sparse.lt_sft import whole_weights
 from sara_core.errors import DeltaError
+from sara_core.files.source import Source
+from sara_core.models.base import Base
 from tests.support.foreign_files import assert_equal_weights, pipeline_folder, small_sd3, small_unet, weights_of
 
 
@@ -199,3 +202,12 @@ def test_contents_of_another_structure_are_refused(tmp_path, base, content):
     torch.save(content, tmp_path / "x.bin")
     with pytest.raises(DeltaError):
         read_delta(tmp_path / "x.bin", base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_whole_weights_in_half_precision_become_differences_in_single(dtype):
+    name, base = "conv_in.weight", {"conv_in.weight": torch.full((3, 2), 2.0**-12, dtype=dtype)}
+    whole = torch.nn.Parameter(torch.ones(3, 2, dtype=dtype))
+    (found, change), = whole_weights({"abs": {name: whole}}, Base(Source("base", tensors=base)))
+    assert found == name and change.dtype == torch.float32 and not change.requires_grad
+    assert change.unique().tolist() == [1 - 2.0**-12]
