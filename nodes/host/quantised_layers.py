@@ -17,7 +17,7 @@ from comfy import patcher_extension
 from ...sara_core.delta import SparseEntry
 from ...sara_core.names.resolve import BIAS, WEIGHT
 from ...sara_core.tensors.elements import add_sparse_, scatter_
-from .precision import is_host_quantised, multiplies_quantised
+from .precision import SMOOTHING, is_host_quantised, multiplies_quantised
 
 _KEY = "sara"
 _CALLS = patcher_extension.WrappersMP.APPLY_MODEL
@@ -62,7 +62,7 @@ def put_on(patcher, entries: Mapping[str, SparseEntry], strength: float, called:
 
 def _is_computed_beside(module) -> bool:
     # A factor between the layer's input and its stored weight is not in what a weight function is given.
-    return multiplies_quantised(module) or getattr(module, "pre_quant_scale", None) is not None
+    return multiplies_quantised(module) or getattr(module, SMOOTHING, None) is not None
 
 
 def _gets_no_functions(patcher, module) -> bool:
@@ -82,8 +82,18 @@ def with_added_weights(patcher):
     clone.model_options["transformer_options"]["wrappers"][_CALLS].pop(_KEY)
     for during_calls in wrappers:
         for key, change in during_calls.changes.items():
-            clone.add_weight_wrapper(key, Added(change.entry, change.strength))
+            clone.add_weight_wrapper(key, Added(_of_stored(patcher, key, change.entry), change.strength))
     return clone
+
+
+def _of_stored(patcher, key: str, entry: SparseEntry) -> SparseEntry:
+    """What a weight function has to add to a stored weight, whose input the host multiplies with a factor first."""
+    smoothing = getattr(patcher.model.get_submodule(key.rpartition(".")[0]), SMOOTHING, None)
+    if smoothing is None or not key.endswith(WEIGHT):
+        return entry
+    columns = smoothing.flatten().float().expand(entry.shape[-1])
+    of_each = columns[entry.indices.long().to(columns.device) % entry.shape[-1]].to(entry.values.device)
+    return entry._replace(values=entry.values.float() / of_each)
 
 
 class _Change:

@@ -25,6 +25,7 @@ from ....sara_core.selection.select import Selection, select
 from ....sara_core.selection.trainable import left_out, trainable_weights
 from . import checkpointing
 from ..precision import ordinary
+from ..quantised_layers import with_added_weights
 from .dequantised import base_weights_of, read_by_store
 from .inference_methods import run_with_gradients
 from .kernels import use_differentiable_kernels
@@ -88,6 +89,7 @@ def training_model(
     To be entered outside inference mode. Raises UnsupportedModelError or SelectionError, with MODEL and CLIP untouched.
     """
     check_trainable(model)
+    model = with_added_weights(model)
     with torch.inference_mode():  # in which the host loads models for everything else
         patcher = _resident_patcher(model)
         encoders = None if clip is None else EncodersInTraining(clip, _resident_patcher(clip.patcher, "CLIP"), patcher)

@@ -138,6 +138,10 @@ def test_a_factor_between_input_and_weight_belongs_to_the_weight(pack):
     patcher = _patcher(alone(layer))
     pack.layers.put_on(patcher, {"layer.weight": entry}, STRENGTH)
     assert not patcher.weight_wrapper_patches and _calls(patcher)
+    before = layer(x)
+    functions = pack.layers.with_added_weights(patcher).weight_wrapper_patches["layer.weight"]
+    layer.weight_function = functions
+    assert is_whole(layer(x) - before, STRENGTH * x @ dense(entry).T)
 
 
 def _patcher(model):
