@@ -6,10 +6,12 @@ some per cent, so the layer computes as always and the change is applied to its 
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
+import comfy.ops
 import torch
 import torch.nn.functional as F
 from comfy import patcher_extension
@@ -20,6 +22,7 @@ from ...sara_core.tensors.elements import add_sparse_, scatter_
 from .precision import SMOOTHING, is_host_quantised, multiplies_quantised
 
 _KEY = "sara"
+_FOLDED = "linear_input_act"
 _CALLS = patcher_extension.WrappersMP.APPLY_MODEL
 _COMPUTED_WITH = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # With dynamic VRAM the host gives no weight functions to modules of up to 16 KiB.
@@ -155,13 +158,14 @@ class Beside(_Change):
         def computed(x, *args, **options):
             own = x.dequantize() if is_host_quantised(x) else x
             # Before the host computes: it clamps some inputs in place.
-            change = self._of_output(module, parameter, own, *args)
+            change = self.of_output(module, parameter, own, *args)
             result = compute(x, *args, **options)
             return result + change.to(result.dtype)
 
         return computed
 
-    def _of_output(self, module, parameter: str, x, *args) -> torch.Tensor:
+    def of_output(self, module, parameter: str, x, *args) -> torch.Tensor:
+        """What is added to what the module gives for x, and for an expert's number where it is a bank of them."""
         if parameter == "bias":
             bias = self._dense(x.dtype, x.device)
             return bias if len(self.entry.shape) == 1 else bias[args[0]]
@@ -211,6 +215,35 @@ def _multiplies_sparse(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not x.requires_grad
 
 
+@contextmanager
+def _also_without_their_forward(beside: Mapping[torch.nn.Module, list[tuple[Beside, str]]]):
+    """MiniMax has an int8 layer compute with an activation folded into it, by a function of the host that reads the
+    layer's weight and does not call the layer: while this stands, the changes are added there too."""
+    compute = getattr(comfy.ops, _FOLDED, None)
+    if compute is None:
+        yield
+        return
+
+    def computed(linear, x, input_act):
+        changes, called = beside.get(linear, ()), []
+        with ExitStack() as stack:
+            if changes:
+                stack.callback(linear.register_forward_pre_hook(lambda *_: called.append(True)).remove)
+            result = compute(linear, x, input_act)
+        if not changes or called:
+            return result
+        own = comfy.ops.INPUT_ACT_EAGER[input_act](x)
+        for change, parameter in changes:
+            result = result + change.of_output(linear, parameter, own).to(result.dtype)
+        return result
+
+    setattr(comfy.ops, _FOLDED, computed)
+    try:
+        yield
+    finally:
+        setattr(comfy.ops, _FOLDED, compute)
+
+
 class DuringCalls:
     """A wrapper around each call of one MODEL: the changes stand while it computes, and never longer.
 
@@ -221,10 +254,15 @@ class DuringCalls:
         self.changes = changes
 
     def __call__(self, executor, *args, **options):
+        beside = defaultdict(list)
         with ExitStack() as stack:
             for key, change in self.changes.items():
                 layer, _, parameter = key.rpartition(".")
-                stack.enter_context(change.during_call(executor.class_obj.get_submodule(layer), parameter))
+                module = executor.class_obj.get_submodule(layer)
+                stack.enter_context(change.during_call(module, parameter))
+                if isinstance(change, Beside):
+                    beside[module].append((change, parameter))
+            stack.enter_context(_also_without_their_forward(beside))
             return executor(*args, **options)
 
     def release(self, _patcher=None) -> None:

@@ -144,6 +144,25 @@ def test_a_factor_between_input_and_weight_belongs_to_the_weight(pack):
     assert is_whole(layer(x) - before, STRENGTH * x @ dense(entry).T)
 
 
+@pytest.mark.parametrize("quantised_input", [True, False])
+def test_a_layer_that_is_computed_without_being_called_has_its_change_too(pack, quantised_input):
+    """MiniMax's second layer of each feed-forward, in int8."""
+    import comfy.ops
+
+    if not hasattr(comfy.ops, "linear_input_act"):
+        pytest.skip("this ComfyUI calls every layer")
+    layer = mixed_operations().Linear(64, 32, bias=False)
+    layer.weight = quantised("TensorWiseINT8Layout", torch.randn(32, 64)) if quantised_input else torch.nn.Parameter(
+        torch.randn(32, 64), requires_grad=False
+    )  # fmt: skip
+    layer.layout_type, layer.quant_format = "TensorWiseINT8Layout", "int8_tensorwise"
+    x, entries, before = torch.randn(7, 128), {"layer.weight": entry_of(pack, 32, 64)}, comfy.ops.linear_input_act
+    activated = comfy.ops.INPUT_ACT_EAGER["swiglu"](x)
+    found = in_a_call(pack, alone(layer), entries, lambda: comfy.ops.linear_input_act(layer, x.clone(), "swiglu"))
+    assert is_whole(found, STRENGTH * activated @ dense(entries["layer.weight"]).T)
+    assert comfy.ops.linear_input_act is before
+
+
 def _patcher(model):
     import comfy.model_patcher
 
