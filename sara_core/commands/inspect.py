@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _verdict(delta: SparseDelta, path: Path) -> base_identity.Verdict:
-    with opened_base(path) as base:
+    with opened_base(path, as_stored=True) as base:
         return base_identity.compare(delta.metadata, base.weights())

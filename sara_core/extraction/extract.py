@@ -116,7 +116,7 @@ def extract(
     Files may be checkpoints, diffusion models alone, or diffusers folders: their delta has ComfyUI's names. Of a
     checkpoint only the diffusion model is compared. A mapping's delta has the mapping's own names.
     Raises DeltaError for files or models that do not go together or do not differ; UnsupportedModelError, by name,
-    for quantised weights.
+    for weights that only one of them has quantised, or in another way.
 
     >>> import torch
     >>> from sara_core import extract

@@ -12,11 +12,13 @@ import torch
 from ..delta import SparseEntry
 from ..delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy
 from ..errors import DeltaError
-from ..files.source import Source, model_files, opened
+from ..files import container
+from ..files.source import Source, model_files
 from ..names.diffusers import Shape, check_known, is_diffusers, parts_in
 from ..names.families import family_of
 from ..names.parts import Part
 from ..names.stored import PREFIX, loaded_names
+from . import unquantised
 from .text_encoders import TextEncoders
 
 
@@ -28,9 +30,11 @@ class Base:
     parts: diffusers names → their places (names.diffusers); empty for families that have the same names on both sides
     diffusers_shapes: the names that diffusers and PEFT use → shapes
     family: "SD1.5" …, if the names tell; is_diffusers: whether it is stored under diffusers names
+    precisions: ComfyUI's names → what people call the precision that a quantised weight has in the file, where it is
+        read dequantised
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, precisions: Mapping[str, str] | None = None):
         self.label = source.label
         self._source = source
         self._stored = loaded_names(source.names)
@@ -50,6 +54,8 @@ class Base:
         self._diffusers_names: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             self._diffusers_names.setdefault(part.name, []).append(name)
+        known = precisions or {}
+        self.precisions = {self._place(name): known[one] for name, one in self._stored.items() if one in known}
 
     def weight(self, name: str) -> torch.Tensor:
         """A weight by ComfyUI's name, in its own dtype; use it while the base is open, and do not change it."""
@@ -103,6 +109,9 @@ class Base:
         named = to_comfy(entries, self.parts) if self.parts else entries
         return {PREFIX + name: entry for name, entry in named.items()}
 
+    def _place(self, name: str) -> str:
+        return self.parts[name].name if self.is_diffusers else name
+
     def _joined_shapes(self, diffusers_shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Shapes of ComfyUI's weights, every one of whose parts is there."""
         shapes: dict[str, Shape] = {}
@@ -125,7 +134,7 @@ class Base:
 
 class _Weights(Mapping):
     def __init__(self, base: Base):
-        self._base = base
+        self._base, self.precisions = base, base.precisions
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._base.weight(name.removeprefix(PREFIX))
@@ -138,10 +147,14 @@ class _Weights(Mapping):
 
 
 @contextlib.contextmanager
-def opened_base(path: str | os.PathLike) -> Iterator[Base]:
+def opened_base(path: str | os.PathLike, as_stored: bool = False) -> Iterator[Base]:
     """The base model at `path`: a diffusers folder, or a .safetensors file in diffusers' or ComfyUI's names.
 
-    Raises DeltaError if it is missing, damaged, or no safetensors model.
+    as_stored: whether quantised weights are read as their bytes, with their scales beside them; otherwise they are
+        dequantised, in float32
+
+    Raises DeltaError if it is missing, damaged, or no safetensors model; UnsupportedModelError, by name, for a weight
+    that is quantised in a way that is not known.
     """
     path = Path(path)
     files = model_files(path) if os.path.isdir(path) else [path]
@@ -152,5 +165,8 @@ def opened_base(path: str | os.PathLike) -> Iterator[Base]:
         )
     if os.path.isfile(path) and path.suffix.lower() != ".safetensors":
         raise DeltaError(f"The base '{path.name}' is not a .safetensors file. Save it as .safetensors first.")
-    with opened(files, path.name) as source:
-        yield Base(source)
+    open_file = container.opened if as_stored else unquantised.opened
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_file(file)) for file in files]
+        precisions = {name: one for file in opened for name, one in getattr(file, "precisions", {}).items()}
+        yield Base(Source(path.name, opened), precisions)

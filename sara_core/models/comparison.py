@@ -37,6 +37,7 @@ class ModelWeights:
     tensor: such a name → weight
     others: the file's other tensors (text encoder, VAE …), name → how to read it
     family: "SD1.5" …, if the names tell
+    precisions: of weights that are stored quantised, by such names: what people call it
     """
 
     label: str
@@ -45,6 +46,7 @@ class ModelWeights:
     tensor: Callable[[str], torch.Tensor]
     others: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
     family: str | None = None
+    precisions: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -63,7 +65,7 @@ def model_weights(source: str | os.PathLike | Mapping[str, torch.Tensor], label:
             file = stack.enter_context(container.opened(source))
             outside = set(file.keys()) - set(loaded_names(file.keys()).values())
             others = {name: functools.partial(file.get_tensor, name) for name in sorted(outside)}
-        yield ModelWeights(base.label, list(base.shapes), PREFIX, base.weight, others, base.family)
+        yield ModelWeights(base.label, list(base.shapes), PREFIX, base.weight, others, base.family, base.precisions)
 
 
 def _of_mapping(tensors: Mapping[str, torch.Tensor], label: str) -> ModelWeights:
@@ -73,7 +75,10 @@ def _of_mapping(tensors: Mapping[str, torch.Tensor], label: str) -> ModelWeights
     names = inside or list(tensors)
     prefix = prefix_of(names)
     own = {name.removeprefix(prefix): name for name in names}
-    return ModelWeights(label, list(own), prefix.removeprefix("model."), lambda name: tensors[own[name]], others)
+    return ModelWeights(
+        label, list(own), prefix.removeprefix("model."), lambda name: tensors[own[name]], others,
+        precisions=getattr(tensors, "precisions", {}),
+    )  # fmt: skip
 
 
 @dataclass
@@ -114,7 +119,8 @@ class Comparison:
 
     pairs: of floating-point tensors, by name
     rounded: elements that differed in the last reading of `chunks` only because one model is stored with fewer bits
-    Raises DeltaError, naming both models, where names or shapes differ; UnsupportedModelError for quantised weights.
+    Raises DeltaError, naming both models, where names or shapes differ; UnsupportedModelError for weights that only one
+    of them has quantised, or in another way.
     """
 
     def __init__(self, base: ModelWeights, tuned: ModelWeights):
@@ -146,9 +152,15 @@ class Comparison:
         for one, other in ((self.base, self.tuned), (self.tuned, self.base)):
             if alone := set(one.diffusion) - set(other.diffusion):
                 said.append(f"Not compared, because only '{one.label}' has them: {listed(sorted(alone))}.")
+        if stored := sorted(set(self.base.precisions.values())):
+            said.append(
+                f"Both models are quantised ({', '.join(stored)}): the delta has what their rounding left of the "
+                "difference, and what it added."
+            )
         return said
 
     def _check(self, pair: Pair) -> bool:
+        self._check_precisions(pair)
         base, tuned = self.base.tensor(pair.bare), self.tuned.tensor(pair.bare)
         if base.shape != tuned.shape:
             raise DeltaError(
@@ -168,6 +180,17 @@ class Comparison:
             raise UnsupportedModelError(f"'{pair.name}' has more than 2^31 - 1 elements, which a delta cannot number.")
         pair.shape = tuple(base.shape)
         return base.numel() > 0
+
+    def _check_precisions(self, pair: Pair) -> None:
+        """Of two that were rounded differently, most of what differs is rounding."""
+        of_base, of_tuned = (model.precisions.get(pair.bare) for model in (self.base, self.tuned))
+        if of_base != of_tuned:
+            model, precision = (self.base, of_base) if of_base else (self.tuned, of_tuned)
+            raise UnsupportedModelError(
+                f"'{pair.name}' is stored as {precision} in '{model.label}', and otherwise in the other model: nearly "
+                "all of it would differ by rounding alone. Use both models in fp16, bf16 or fp32, or both in the same "
+                "quantisation."
+            )
 
     @property
     def elements(self) -> int:

@@ -148,7 +148,7 @@ class Dequantised:
     def unquantised(self, dtype: str) -> Iterator[Unquantised]:
         """Raises UnsupportedModelError, by name, for a weight in a format that is not known."""
         header = self._checkpoint.header
-        quantised = {name: found for name in header if (found := self._found(name)) is not None}
+        quantised = {name: found for name in header if (found := self.found(name)) is not None}
         dropped = {place for found in quantised.values() for place in found.beside.values()}
         shapes = self._checkpoint.shapes
         for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -161,7 +161,8 @@ class Dequantised:
                 start, end = tensor["data_offsets"]
                 yield Unquantised(name, tensor["dtype"], tuple(tensor["shape"]), end - start, self._as_it_is(name))
 
-    def _found(self, name: str) -> Found | None:
+    def found(self, name: str) -> Found | None:
+        """What a tensor is, if it is a quantised one. Raises UnsupportedModelError, by name, as `unquantised`."""
         stored = self._checkpoint.header[name]["dtype"]
         is_weight = name.endswith(".weight") and len(self._checkpoint.header[name]["shape"]) > 1
         if stored in FLOAT8 and name.rpartition(".")[2] != MARK and not self._checkpoint.is_beside(name):

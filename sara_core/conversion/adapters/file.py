@@ -30,7 +30,6 @@ from .text import TextBase
 # Of a module's bias: part in the file → part of the bias' own change.
 _OF_BIAS = {"bias": "diff", "set_bias": "set"}
 _NOT_OF_WEIGHT = {"shape", "alpha", "lora_bias", *_OF_BIAS}
-_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
@@ -122,30 +121,16 @@ class _Module:
         try:
             made = change(self.name, factors, shape, alpha, lambda: self._weight(base))
         except DeltaError:
-            self._check_not_packed(base)
+            base.weight(self.place.name)  # which says so, where it is quantised in a shape of its own
             raise
         if len(factors) == len(tensors):
             return made
         # By whoever applies it at all it is scaled like the LoRA that it is left from.
         return made + remainder(self.name, tensors, shape) * alpha.scale(factors["down"].shape[0])
 
-    def _check_not_packed(self, base: Base) -> None:
-        """Raises DeltaError for a weight of the base that is quantised in a shape of its own, as in nvfp4."""
-        if not (dtype := base.weight(self.place.name).dtype).is_floating_point:
-            raise DeltaError(
-                f"'{base.label}' has the weight that '{self.name}' changes quantised ({dtype}), in a shape that is not "
-                "the layer's. Give the base in fp16, bf16 or fp32."
-            )
-
     def _weight(self, base: Base) -> torch.Tensor:
         """The base's values of this part, float32, as the file's own model has them."""
-        whole = base.weight(self.place.name)
-        if whole.dtype not in _PLAIN:
-            raise DeltaError(
-                f"'{self.name}' changes a weight depending on what it is, and '{base.label}' has it quantised "
-                f"({whole.dtype}). Give the base in fp16, bf16 or fp32."
-            )
-        return dense_to_diffusers(whole, self.place).float()
+        return dense_to_diffusers(base.weight(self.place.name), self.place).float()
 
 
 def opened_adapter(source: Source, base: Base, alphas: Alphas, reading: str = TRAINED) -> AdapterFile:

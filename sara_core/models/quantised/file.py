@@ -48,7 +48,7 @@ class QuantisedFile:
         if packed is not None:
             raise UnsupportedModelError(
                 f"'{label}' is quantised ('{plain(packed, NAME)}'): it has no weights that a delta could be added to. "
-                "Bake into the fp16, bf16 or fp32 version of the checkpoint."
+                "Use the fp16, bf16 or fp32 version of the checkpoint."
             )
         self._beside = self._layers()
         self._described = self._descriptions()

@@ -16,7 +16,7 @@ HARMLESS = frozenset({"format", "full_precision_matrix_mult", "linear_dtype", "o
 # Beside a weight, what is of the input that it is multiplied with.
 OF_INPUTS = frozenset({"input_scale", "scale_input"})
 DESCRIPTION = "comfy_quant"
-_VERSION = "Bake into the fp16, bf16 or fp32 version of the checkpoint."
+_VERSION = "Use the fp16, bf16 or fp32 version of the checkpoint."
 
 
 class Layer(NamedTuple):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sara_core import DeltaError, extract
+from sara_core import DeltaError, UnsupportedModelError, extract
 from sara_core.extraction.extract import extract_with_report
 from sara_core.models.bake import bake
 from sara_core.models.base import opened_base
 from sara_core.models.comparison import rounded_alike
+from sara_core.models.quantised.microscaled import Nvfp4
+from tests.core.models.test_quantised_formats import nvfp4
 
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PAIRS = list(itertools.permutations(PRECISIONS, 2))
@@ -112,3 +114,45 @@ def test_what_is_no_layer_on_one_side_is_named_and_not_compared(pair, inside):
 def test_a_layer_on_one_side_alone_is_still_another_kind_of_model(pair):
     with pytest.raises(DeltaError, match="another kind of model"):
         extract(pair("base"), pair("tuned", changed=True, inside={"guidance_in.in_layer.weight": torch.zeros(2, 2)}))
+
+
+def scaled_fp8(seed=0, scale=0.25):
+    generator = torch.Generator().manual_seed(seed)
+    packed = torch.randn(128, 64, generator=generator).to(torch.float8_e4m3fn)
+    return {"a.weight": packed, "a.scale_weight": torch.tensor(scale), "b.weight": torch.ones(3, 3)}
+
+
+def saved(folder, name, tensors):
+    save_file(tensors, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"
+
+
+def test_two_models_in_one_quantisation_differ_as_they_do_dequantised(tmp_path):
+    one, other = scaled_fp8(), scaled_fp8(scale=0.5)
+    other["a.weight"] = one["a.weight"].clone()
+    other["b.weight"] = one["b.weight"] * 2
+    delta, report = extract_with_report(saved(tmp_path, "one", one), saved(tmp_path, "other", other))
+    changed = delta.entries["diffusion_model.a.weight"]
+    assert torch.equal(changed.values, one["a.weight"].float().view(-1)[changed.indices.long()] * 0.25)
+    assert delta.entries["diffusion_model.b.weight"].values.eq(1).all() and "fp8 e4m3 with a scale" in report.text()
+
+
+def test_weights_that_are_packed_have_their_own_shape(tmp_path):
+    one, other = nvfp4(), nvfp4()
+    other["a.weight"][0, 0] = 0x23  # 1.0 and 1.5 in place of two times 1.0
+    delta = extract(saved(tmp_path, "one", one), saved(tmp_path, "other", other))
+    entry = delta.entries["diffusion_model.a.weight"]
+    assert entry.shape == (128, 64) and entry.indices.tolist() == [1] and entry.values.tolist() == [0.5]
+    assert Nvfp4().decode(torch.tensor([0x2, 0x3], dtype=torch.uint8)).tolist() == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("other", [
+    {"a.weight": torch.ones(128, 64).bfloat16(), "b.weight": torch.ones(3, 3)},
+    {"a.weight": torch.ones(128, 64).to(torch.float8_e5m2), "b.weight": torch.ones(3, 3)},
+    nvfp4() | {"b.weight": torch.ones(3, 3)},
+], ids=["bf16", "fp8 without a scale", "nvfp4"])  # fmt: skip
+def test_models_that_were_rounded_differently_are_not_compared(tmp_path, other):
+    one, other = saved(tmp_path, "one", scaled_fp8()), saved(tmp_path, "other", other)
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(UnsupportedModelError, match="a.weight' is stored as .*Use both models in fp16, bf16 or"):
+            extract(*pair)

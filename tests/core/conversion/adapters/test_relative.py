@@ -171,17 +171,22 @@ def test_without_a_base_it_says_how_to_give_one(tmp_path, kind):
         read_delta(path, density=0.1)
 
 
-def test_a_quantised_base_is_refused_by_what_depends_on_it(tmp_path, sd15):
+def test_what_depends_on_a_quantised_base_depends_on_its_dequantised_weight(tmp_path, sd15):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(sd15[1])
-    name = "model." + MODULE[2] + ".weight"
-    save_file(weights | {name: weights[name].to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
+    name = "model." + MODULE[2]
+    packed, scale = (weights[f"{name}.weight"] * 8).to(torch.float8_e4m3fn), torch.tensor(0.125)
+    dequantised = weights | {f"{name}.weight": packed.float() * scale}
+    save_file(dequantised, tmp_path / "fp32.safetensors")
+    save_file(weights | {f"{name}.weight": packed, f"{name}.scale_weight": scale}, tmp_path / "fp8.safetensors")
     path = adapter_file(tmp_path / "x.safetensors", MODULE[2], dora(lora(*LINEAR), *LINEAR))
-    with pytest.raises(DeltaError, match="quantised.*fp16, bf16 or fp32"):
-        read_delta(path, tmp_path / "fp8.safetensors", density=0.1)
-    path = adapter_file(tmp_path / "lora.safetensors", MODULE[2], lora(*LINEAR))
-    assert read_delta(path, tmp_path / "fp8.safetensors", density=0.1).delta.nnz
+    found, expected = (
+        read_delta(path, tmp_path / f"{base}.safetensors", density=0.1).delta.entries for base in ("fp8", "fp32")
+    )
+    assert found.keys() == expected.keys()
+    for one, entry in expected.items():
+        assert torch.equal(found[one].indices, entry.indices) and torch.equal(found[one].values, entry.values)
 
 
 GOOD = lora(*LINEAR)
