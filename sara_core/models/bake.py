@@ -13,6 +13,7 @@ from ..delta.translate import to_diffusers
 from ..delta.variants import left_out
 from ..errors import DeltaError, UnsupportedModelError
 from ..files import atomic, container, disk
+from ..foreign_text import NAME, plain
 from ..names.diffusers import diffusers_parts, is_diffusers
 from ..names.resolve import resolve
 from ..names.stored import loaded_names
@@ -21,6 +22,7 @@ from . import rewriting
 from .bake_report import BakeReport
 from .gguf_file import ENDING as GGUF
 from .gguf_file import GgufFile
+from .quantised import padding
 from .quantised.file import QuantisedFile
 from .quantised.formats import Shape
 from .text_encoders import stored_entries
@@ -85,6 +87,8 @@ def bake(
         entries |= in_text
         if absent and not entries:
             raise DeltaError(f"Nothing would be baked. {' '.join(absent)} Choose a checkpoint that has it.")
+        if not is_gguf:
+            entries = {name: _placed(checkpoint, name, entry, precision) for name, entry in entries.items()}
         if precision == AS_THE_FILE:
             found = {name: checkpoint.found(name) for name in entries}
             metadata, size = _recorded(checkpoint.metadata, delta, strength), os.path.getsize(base)
@@ -117,6 +121,22 @@ def _named_as_in(
     known = resolve(entries, {part.name for part in parts.values()}, target)
     named = to_diffusers({known[name]: entry for name, entry in entries.items()}, parts)
     return {stored[name]: entry for name, entry in named.items()}
+
+
+def _placed(checkpoint: QuantisedFile, name: str, entry: SparseEntry, precision: str) -> SparseEntry:
+    """The entry as it lies in the file, which may have its weight filled up to whole blocks."""
+    shape = checkpoint.shapes[name]
+    if entry.shape == shape or (found := checkpoint.found(name)) is None:
+        return entry
+    if not padding.is_padded(found.format, entry.shape, shape):
+        return entry
+    if precision != AS_THE_FILE:
+        raise UnsupportedModelError(
+            f"The weight '{plain(name, NAME)}' of '{checkpoint.label}' is filled up to whole blocks of "
+            f"{found.format.name}, and the file does not say where which weight ends. Choose '{AS_THE_FILE}' as the "
+            "precision of the result, or use the fp16, bf16 or fp32 version of the checkpoint."
+        )
+    return padding.placed(entry, shape)
 
 
 def _recorded(metadata: Mapping[str, str], delta: SparseDelta, strength: float) -> dict[str, str]:

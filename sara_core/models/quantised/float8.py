@@ -16,6 +16,7 @@ class Float8:
 
     dtypes = frozenset(FLOAT8)
     optional = options = frozenset()
+    padded_to = 1
 
     def __init__(self, name: str, scale: str | None):
         self.name, self._scale = name, scale

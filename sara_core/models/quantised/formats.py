@@ -43,6 +43,7 @@ class Format(Protocol):
     name: as descriptions have it; dtypes: of the weight's bytes, as safetensors calls them
     scales: what must lie beside the weight, own name → dtypes; optional: what may, besides `OF_INPUTS`
     options: what descriptions may say of it, besides `HARMLESS`
+    padded_to: rows and columns are filled up to a multiple of this
     """
 
     name: str
@@ -50,6 +51,7 @@ class Format(Protocol):
     scales: Mapping[str, frozenset[str]]
     optional: frozenset[str]
     options: frozenset[str]
+    padded_to: int
 
     def shape(self, stored: Shape) -> Shape:
         """The weight's own shape. stored: the shape of its bytes in the file, with two sides"""

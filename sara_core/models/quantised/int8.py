@@ -23,6 +23,7 @@ class Int8:
     scales = {"weight_scale": frozenset({"F64", "F32", "F16", "BF16"})}
     optional = frozenset()
     options = rotation.OPTIONS
+    padded_to = 1
     limit = _LARGEST + 0.5
 
     def shape(self, stored: Shape) -> Shape:

@@ -22,6 +22,7 @@ class Mxfp8:
     scales = {"weight_scale": frozenset({"U8", "F8_E8M0"})}
     optional = options = frozenset()
     limit = 464.0
+    padded_to = 32
     _block, _bias, _no_number = 32, 127, 255
 
     def shape(self, stored: Shape) -> Shape:
@@ -68,6 +69,7 @@ class Nvfp4:
     dtypes = frozenset({"U8"})
     scales = {"weight_scale": frozenset({"F8_E4M3", "U8"}), "weight_scale_2": frozenset({"F32", "F16", "BF16"})}
     optional, options = frozenset({"pre_quant_scale"}), frozenset()
+    padded_to = 16
     _block, _largest = 16, 6.0
     _numbers = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
     _between = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])

@@ -16,6 +16,7 @@ class ConvRotW4A4:
     scales = {"weight_scale": frozenset({"F32", "F16", "BF16"})}
     optional = frozenset()
     options = rotation.OPTIONS
+    padded_to = 1
 
     def shape(self, stored: Shape) -> Shape:
         return stored[0], 2 * stored[1]

@@ -86,6 +86,56 @@ def test_in_its_own_format_the_host_finds_the_changes_and_nothing_else(comfy, tm
     assert 0 < report.lost < report.changes / 2 and 0.9 < report.share < 1.1
 
 
+def layer_of(path, rows, columns, layer="MoEExperts"):
+    """A layer of the host's with what a file has for "layer."."""
+    import comfy.ops
+
+    sizes = (2, columns, rows) if layer == "MoEExperts" else (columns, rows)
+    made = getattr(comfy.ops.mixed_precision_ops(compute_dtype=torch.float32), layer)(*sizes, bias=False)
+    module = torch.nn.ModuleDict({"layer": made})
+    module.load_state_dict(safetensors.torch.load_file(path))
+    return made
+
+
+def stacked(tensors):
+    first, *others = tensors
+    together = torch.stack([tensor[None].view(torch.uint8) for tensor in (first, *others)])
+    return together.view(first.dtype).view(len(others) + 1, *first.shape)
+
+
+@pytest.mark.parametrize("kind", ["mxfp8", "nvfp4"])
+def test_a_weight_that_is_filled_up_to_whole_blocks_has_its_changes_where_the_host_reads_them(comfy, tmp_path, kind):
+    rows, columns, precision = 40, 72, comfy.pack_module("nodes.host.precision")
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(3)).bfloat16()
+    stored = quantised_models.KINDS[kind].store("layer", weight)
+    base, target = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    safetensors.torch.save_file(stored, base)
+    places = torch.arange(5, rows * columns, 97, dtype=torch.int32)
+    delta = SparseDelta({"layer.weight": SparseEntry(places, torch.full((len(places),), 0.5), (rows, columns))})
+    bake(base, target, delta)
+    before, after = (precision.dequantised(layer_of(path, rows, columns, "Linear")) for path in (base, target))
+    moved = (after - before).view(-1)[places.long()]
+    assert before.shape == (rows, columns) and 0.4 < moved.mean() < 0.6 and (moved > 0.2).float().mean() > 0.9
+    assert (after != before).sum() < 40 * len(places) / 2
+    with pytest.raises(UnsupportedModelError, match="layer.weight.*filled up.*'as the file'"):
+        bake(base, tmp_path / "bf16.safetensors", delta, precision="bf16")
+
+
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "nvfp4", "int8_tensorwise"])
+def test_a_bank_of_experts_is_refused_by_name(comfy, tmp_path, format):
+    kind = {"float8_e4m3fn": "fp8 scaled", "nvfp4": "nvfp4", "int8_tensorwise": "int8"}[format]
+    experts = [quantised_models.KINDS[kind].store("layer", torch.randn(64, 128).bfloat16()) for _ in range(2)]
+    bank = {name: stacked(expert[name] for expert in experts) for name in experts[0]}
+    base, target = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    safetensors.torch.save_file(bank | {"layer.comfy_quant": experts[0]["layer.comfy_quant"]}, base)
+    precision = comfy.pack_module("nodes.host.precision")
+    assert precision.dequantised(layer_of(base, 64, 128)).shape == (2, 64, 128)
+    entry = SparseEntry(torch.tensor([0], dtype=torch.int32), torch.ones(1), (2, 64, 128))
+    delta = SparseDelta({"layer.weight": entry})
+    with pytest.raises(UnsupportedModelError, match="'layer.weight' of 'base.safetensors'.*fp16, bf16 or fp32"):
+        bake(base, target, delta)
+
+
 @pytest.mark.parametrize("kind", [*OWN, *TURNED, *GGUF])
 def test_in_bf16_all_is_what_the_host_dequantises_with_the_changes(comfy, tmp_path, kind):
     base, target = quantised_models.write(kind, "Flux", tmp_path), tmp_path / "out.safetensors"
