@@ -27,9 +27,8 @@ from .errors import UnsupportedModelError
 from .files.source import Source
 from .models import identity as base_identity
 from .models.base import Base
-from .names.diffusers import diffusers_parts, parts_in
+from .names.diffusers import parts_in, parts_of_all, put_around
 from .names.families import FAMILIES, family_of
-from .names.parts import Part
 from .names.resolve import PREFIX, resolve
 from .names.text_encoders import TEXT_PREFIX, encoder_of, encoders_of, titles_of
 from .wording import one_of
@@ -104,12 +103,19 @@ def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
     model = denoiser(pipeline_or_model)
     shapes = _shapes(OwnWeights(model).tensors)
     known = family_of(shapes, whole=True)
+    translated = parts_in(known, shapes)
+    if any(name not in translated for name in delta.entries) and (word := put_around(shapes)) is not None:
+        raise UnsupportedModelError(
+            f"Something was put around this {type(model).__name__} or around layers of it, and is in the weights' "
+            f"names as '{word}'; ComfyUI has no such names. Take it off, give the model that is in it, or save the "
+            "delta as it is, for use with diffusers alone."
+        )
     if known is None:
         raise UnsupportedModelError(
             f"ComfyUI's names for the weights of a {type(model).__name__} are not known: save the delta as it is, for "
             f"use with diffusers alone. They are known for models of {one_of(FAMILIES)}."
         )
-    parts = parts_in(known, shapes)
+    parts = parts_of_all(known, shapes)
     entries = to_comfy(delta.entries, parts) if parts else delta.entries
     named = {PREFIX + name: entry for name, entry in entries.items()}
     return SparseDelta(named, {**delta.metadata, keys.FAMILY: known.name} if known.name else delta.metadata)
@@ -187,11 +193,10 @@ def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _with_own_names(delta: SparseDelta, weights: dict[str, torch.Tensor]) -> SparseDelta:
-    parts = diffusers_parts(_shapes(weights))
+    shapes = _shapes(weights)
+    parts = parts_of_all(family_of(shapes), shapes)
     if not parts or all(name in weights for name in delta.entries):
         return delta
-    # What a model has beside its family's weights, as AnimateDiff's has motion modules, is called the same everywhere.
-    parts |= {name: Part(name) for name in weights.keys() - parts.keys()}
     known = resolve(delta.entries, {part.name for part in parts.values()}, "this diffusers model")
     entries = to_diffusers({known[name]: entry for name, entry in delta.entries.items()}, parts)
     return SparseDelta(entries, delta.metadata)

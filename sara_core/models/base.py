@@ -14,9 +14,8 @@ from ..delta.translate import dense_to_comfy, dense_to_diffusers, to_comfy
 from ..errors import DeltaError
 from ..files import container
 from ..files.source import Source, model_files
-from ..names.diffusers import Shape, check_known, is_diffusers, parts_in
+from ..names.diffusers import Shape, check_known, is_diffusers, parts_of_all
 from ..names.families import family_of
-from ..names.parts import Part
 from ..names.stored import PREFIX, loaded_names
 from . import unquantised
 from .text_encoders import TextEncoders
@@ -40,11 +39,9 @@ class Base:
         self._stored = loaded_names(source.names)
         shapes = {name: source.shape(stored) for name, stored in self._stored.items()}
         known = family_of(shapes, whole=True)
-        self.parts = parts_in(known, shapes)
+        self.parts = parts_of_all(known, shapes)
         self.family = None if known is None else known.name
         self.is_diffusers = is_diffusers(shapes, self.parts)
-        if self.is_diffusers:  # what a model has beside its family's weights is not cut off
-            self.parts = {name: self.parts.get(name, Part(name)) for name in shapes}
         self.diffusers_shapes = shapes
         self.shapes = self._joined_shapes(shapes) if self.is_diffusers else shapes
         if self.parts and not self.is_diffusers:

@@ -37,6 +37,38 @@ def parts_in(known: Family | None, shapes: Mapping[str, Shape]) -> dict[str, Par
     return parts
 
 
+def parts_of_all(known: Family | None, shapes: Mapping[str, Shape]) -> dict[str, Part]:
+    """As `parts_in`, of a whole model; under diffusers' names also of what it has beside its family's weights, which is
+    called the same everywhere (AnimateDiff's motion modules)."""
+    parts = parts_in(known, shapes)
+    if is_diffusers(shapes, parts):
+        parts |= {name: Part(name) for name in shapes.keys() - parts.keys()}
+    return parts
+
+
+def put_around(shapes: Mapping[str, Shape]) -> str | None:
+    """The name of what somebody has put around a model, or around layers in it: the word without which more of its
+    names are those of a known family. None if there is no such word.
+
+    shapes: name → shape of all its parameters
+    """
+
+    def known_names(candidate: Mapping[str, Shape]) -> tuple[bool, int]:
+        try:
+            known = family_of(candidate, whole=True)
+        except DeltaError:  # two families have them
+            return False, 0
+        return known is not None, len(parts_in(known, candidate))
+
+    words = {word for name in shapes for word in name.split(".")[:-1] if not word.isdigit()}
+    already = known_names(shapes)
+    for word in sorted(words):
+        without = {".".join(part for part in name.split(".") if part != word): shape for name, shape in shapes.items()}
+        if len(without) == len(shapes) and known_names(without) > already:
+            return word
+    return None
+
+
 def diffusers_aliases(shapes: Mapping[str, Shape]) -> dict[str, Part]:
     """Further diffusers names that adapter files have for a model's weights, with their places.
 

@@ -38,8 +38,12 @@ _ADDED = re.compile(r"\.(processor|motion_modules|fuser)\.")
 _USUAL_LEVELS, _USUAL_BLOCKS = 4, 2
 _UNCLIP_CONTEXT = 1024
 
-_ATTENTION = re.compile(r"norm$|proj_in$|proj_out$|transformer_blocks\.")
-_IN_ATTENTION = r"norm|proj_in|proj_out|transformer_blocks\..+"
+# What is put into a model (`_ADDED`) may have any names in it; what something else has in a layer is not the layer's.
+_IN_ATTENTION = (
+    r"(?:norm|proj_in|proj_out|transformer_blocks\.\d+\."
+    r"(?:norm[123]|attn[12]\.to_(?:q|k|v|out\.0)|ff\.net\.(?:0\.proj|2)|fuser(?:\..+)?|attn[12]\.processor\..+))"
+)
+_ATTENTION = re.compile(_IN_ATTENTION)
 # Any parameter in a block, of either naming.
 _IN_A_BLOCK = re.compile(
     rf"((down|up)_blocks\.\d+|mid_block)\.(resnets\.\d+\.({'|'.join(_RESIDUAL)})|attentions\.\d+\.({_IN_ATTENTION})"
@@ -117,7 +121,7 @@ def _translate(name: str, modules: Mapping[str, str], residual: Mapping[str, str
         if ".resnets." in both:
             inner = residual.get(inner)
         elif ".attentions." in both:
-            inner = inner if _ATTENTION.match(inner) else None
+            inner = inner if _ATTENTION.fullmatch(inner) else None
         elif inner:
             inner = None
         return None if inner is None else ".".join(filter(None, (modules[module], inner, words[-1])))

@@ -6,6 +6,7 @@ values than queries, and another modulation."""
 import re
 from collections.abc import Mapping
 
+from .parts import Part
 from .table import TableNames, name_table
 
 _SAME = (
@@ -46,6 +47,11 @@ class ZImageNames(TableNames):
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         super().__init__(_TABLE, shapes, _PARAMETERS)
 
+    def to_diffusers(self, name: str) -> dict[str, Part]:
+        """As everywhere; nothing for a weight that is not query, key and value in equal parts (Lumina 2)."""
+        is_other = _QKV.fullmatch(name) and not _is_in_thirds(self._shapes.get(name, ()))
+        return {} if is_other else super().to_diffusers(name)
+
 
 def is_z_image(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether parameters (name → shape), in either naming, are those of a Z-Image model whose names are all known."""
@@ -54,5 +60,9 @@ def is_z_image(shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 def _is_mark(name: str, shape: tuple[int, ...]) -> bool:
     if _QKV.fullmatch(name):
-        return len(shape) == 2 and shape[0] == 3 * shape[1]
+        return _is_in_thirds(shape)
     return bool(_MARK.match(name) or (_FEED_FORWARD.fullmatch(name) and _WIDTH in shape))
+
+
+def _is_in_thirds(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == 3 * shape[1]

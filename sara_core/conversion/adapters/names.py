@@ -7,6 +7,7 @@ from ...models.base import Base
 from ...names.diffusers import diffusers_aliases
 from ...names.parts import Part
 from ...names.resolve import PREFIX, WEIGHT
+from ...names.z_image import ZImageNames
 
 # What trainers put before a module's name; after the underscore every dot of the name is one too.
 _COMFY = (PREFIX, "model." + PREFIX, "", "transformer.", "base_model.model.")
@@ -18,22 +19,18 @@ _WRAPPED = re.compile(r"((base_model\.model|_orig_mod|module|model|net|diffusion
 _FLUX_DOUBLE = re.compile(r"(double_blocks\.\d+)\.(img|txt)_attn\.(qkv|proj)\.weight")
 _FLUX_SINGLE = re.compile(r"(single_blocks\.\d+)\.(linear1|linear2)\.weight")
 _STREAMS = {"img": 1, "txt": 2}
-_Z_IMAGE_BLOCK = re.compile(
-    r"((?:layers|context_refiner|noise_refiner)\.\d+\.attention)\.(qkv|out|q_norm|k_norm)\.weight"
-)
-_Z_IMAGE_RENAMED = {"out": "to_out.0", "q_norm": "norm_q", "k_norm": "norm_k"}
-_Z_IMAGE_ENDS = ("final_layer.", "x_embedder.")
 
 
 def places(base: Base) -> dict[str, Part]:
     """Every name that a file may have for a module (or a bare parameter) of the base → the place of its weight."""
     found: dict[str, Part] = {}
+    z_image = ZImageNames(base.shapes)  # also of models with some of its layers, whose family is another
     for name in base.shapes:
         module = name.removesuffix(WEIGHT)
         for alias in _aliases(module, _COMFY, _COMFY_FLAT):
             found[alias] = Part(name)
-        for module, part in (*_flux(name, base.shapes[name]), *_z_image(name, base.shapes[name])):
-            found |= dict.fromkeys(_aliases(module, _COMFY, _COMFY_FLAT), part)
+        for module, part in (*_flux(name, base.shapes[name]), *z_image.to_diffusers(name).items()):
+            found |= dict.fromkeys(_aliases(module.removesuffix(WEIGHT), _COMFY, _COMFY_FLAT), part)
     for diffusers_name, part in (base.parts | diffusers_aliases(base.shapes)).items():
         if diffusers_name.endswith(WEIGHT):
             module = diffusers_name.removesuffix(WEIGHT)
@@ -74,17 +71,3 @@ def _flux(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, Part]]:
             fused = Part(name, 0, 3, shape[0] // shape[1])
             yield f"{block}.processor.qkv", fused
             yield f"{block}.linear1_qkv", fused
-
-
-def _z_image(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, Part]]:
-    """The names that diffusers has for a weight of Z-Image, or for its rows of query, key and value."""
-    if found := _Z_IMAGE_BLOCK.fullmatch(name):
-        attention, layer = found.groups()
-        if layer in _Z_IMAGE_RENAMED:
-            yield f"{attention}.{_Z_IMAGE_RENAMED[layer]}", Part(name)
-        elif len(shape) == 2 and shape[0] == 3 * shape[1]:
-            for first, row in enumerate("qkv"):
-                yield f"{attention}.to_{row}", Part(name, first, 1, 3)
-    elif name.startswith(_Z_IMAGE_ENDS):
-        end, _, rest = name.partition(".")
-        yield f"all_{end}.2-1.{rest}".removesuffix(WEIGHT), Part(name)
