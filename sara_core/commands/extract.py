@@ -1,11 +1,14 @@
 """python -m sara_core extract BASE TUNED OUT [--density D | --count N | --support DELTA]"""
 
 import argparse
+import math
 
+from ..delta import SparseDelta
 from ..delta.file_v1 import SUFFIX, VALUE_BYTES
 from ..extraction.extract import extract_with_report
-from .options import number
 from ..files.disk import check_room
+from ..models.base import opened_base
+from .options import number
 from .remedies import load_delta
 from .target import check_target
 
@@ -30,10 +33,19 @@ def run(arguments: argparse.Namespace) -> str:
     """Extract and save; returns the report."""
     check_target(arguments.target, SUFFIX)
     support = None if arguments.support is None else load_delta(arguments.support)
-    if support is not None:
-        check_room(arguments.target, VALUE_BYTES * support.nnz, "The delta")
+    check_room(arguments.target, VALUE_BYTES * _elements(arguments, support), "The delta")
     delta, report = extract_with_report(
         arguments.base, arguments.tuned, density=arguments.density, count=arguments.count, support=support
     )
     delta.save(arguments.target)
     return report.text()
+
+
+def _elements(arguments: argparse.Namespace, support: SparseDelta | None) -> int:
+    """How many elements are kept, if so many have changed; 0 where nothing says so before the models are compared."""
+    if support is not None:
+        return support.nnz
+    if arguments.density is None:
+        return arguments.count or 0
+    with opened_base(arguments.base) as base:
+        return math.ceil(arguments.density * base.elements)

@@ -16,7 +16,7 @@ import torch
 from ...delta import SparseDelta, modelspec
 from ...delta.entry import dense
 from ...errors import DeltaError
-from ...files import atomic, container
+from ...files import atomic, container, disk
 from ...foreign_text import NAME, plain
 from ...numbers import checked
 from ...tensors.elements import sum_of_squares
@@ -91,10 +91,11 @@ def write(
     parts: as `parts_of` gives them
     on_progress: called with weights done and weights in all; may raise to stop
 
-    Raises DeltaError for a rank below 1, or if the file cannot be written; NameTakenError if it would replace something
-    and must not.
+    Raises DeltaError for a rank below 1, if the disk has no room for a file of that rank, before any work, or if the
+    file cannot be written; NameTakenError if it would replace something and must not.
     """
     rank = checked(rank, "The rank of a LoRA", 1, whole=True)
+    disk.check_room(path, most_bytes(parts, rank), f"A LoRA of rank {rank}")
     tensors = {diff_name(name): dense(entry) for name, entry in parts.differences.items()}
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     layers: dict[str, float] = {}
@@ -121,6 +122,19 @@ def write(
     with atomic.writing(path, overwrite) as file:
         container.write(file, tensors, metadata)
     return LoraErrors(layers, math.sqrt(missed / changed) if changed else 0.0, highest)
+
+
+def most_bytes(parts: LoraParts, rank: int) -> int:
+    """What a LoRA of this rank takes on the disk; less where changes are of a lower rank than their number allows."""
+    ranks = {
+        name: min(rank, entry.shape[0], entry.numel // entry.shape[0], len(entry.indices))
+        for name, entry in parts.layers.items()
+    }
+    if parts.layout.has_one_rank:
+        ranks = dict.fromkeys(ranks, max(ranks.values(), default=0))
+    sides = {name: entry.shape[0] + entry.numel // entry.shape[0] for name, entry in parts.layers.items()}
+    differences = sum(4 * entry.numel for entry in parts.differences.values())
+    return differences + sum(_STORED.itemsize * ranks[name] * sides[name] for name in ranks)
 
 
 def filled_up(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

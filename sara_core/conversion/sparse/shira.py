@@ -20,7 +20,7 @@ from ...delta.entry import VALUE_DTYPES
 from ...delta.text_part import split
 from ...delta.translate import to_diffusers
 from ...errors import DeltaError, NameTakenError
-from ...files import atomic, container
+from ...files import atomic, container, disk
 from ...files.source import Source
 from ...models.base import Base, opened_base
 from ...names.diffusers import diffusers_parts
@@ -36,6 +36,8 @@ from ..result import Conversion
 from .entries import layer_names, sorted_entry
 
 _VALUES, _INDICES = ".shira_weight", ".shira_indices"
+# Of a change in the file: its value in fp32, its row and its column.
+_CHANGE_BYTES = 12
 
 
 class ShiraReader(Reader):
@@ -115,13 +117,15 @@ def write(folder: str | os.PathLike, entries: Mapping[str, SparseEntry], overwri
 
     entries: by the names of the model that PEFT is to be put on. PEFT expects r · (rows + columns) changes in every
     layer with one r for all, so layers are filled up with changes of 0.
-    Raises DeltaError if no r fits all layers, if there is no Linear layer, or if the folder cannot be written, which
-    then is as it was; NameTakenError if it exists and must not.
+    Raises DeltaError if no r fits all layers, if there is no Linear layer, if the disk has no room for it, or if the
+    folder cannot be written, which then is as it was; NameTakenError if it exists and must not.
     """
     linear = {name: entry for name, entry in entries.items() if name.endswith(WEIGHT) and len(entry.shape) == 2}
     if not linear:
         raise DeltaError("SHiRA holds changes of Linear layers only, and this delta has none.")
     rank = max(math.ceil(len(entry.indices) / sum(entry.shape)) for entry in linear.values())
+    size = _CHANGE_BYTES * rank * sum(sum(entry.shape) for entry in linear.values())
+    disk.check_room(Path(folder, WEIGHTS), size, "The folder for PEFT")
     tensors = {}
     for name, entry in linear.items():
         layer = name.removesuffix(WEIGHT)

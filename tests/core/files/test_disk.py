@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sara_core import SparseDelta, SparseEntry
 from sara_core.__main__ import main
 from sara_core.conversion.write import write_delta
 from sara_core.errors import DeltaError
-from sara_core.files import atomic, container, names
+from sara_core.files import atomic, container, disk, names
 from sara_core.files.disk import check_room, free_bytes
 from sara_core.models.bake import bake
 
@@ -57,7 +58,9 @@ def test_a_system_that_does_not_say_stops_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("write", [
     lambda path, base: delta().save(path), lambda path, base: bake(base, path, delta()),
     lambda path, base: write_delta(delta(), path, "diff"), lambda path, base: write_delta(delta(), path, "sara"),
-], ids=["save", "bake", "diff", "sara"])  # fmt: skip
+    lambda path, base: write_delta(delta(), path, "lora"),
+    lambda path, base: write_delta(delta(), path.with_suffix(""), "shira"),
+], ids=["save", "bake", "diff", "sara", "lora", "shira"])  # fmt: skip
 def test_a_file_without_room_is_not_begun(tmp_path, checkpoint, full, write):
     with pytest.raises(DeltaError, match="takes .* are free"):
         write(tmp_path / "x.safetensors", checkpoint)
@@ -139,6 +142,34 @@ def test_a_merge_without_room_is_refused_before_the_work(tmp_path, capsys, full,
         delta().save(tmp_path / "a.safetensors")
     assert main(["merge", str(tmp_path / "x.safetensors"), str(tmp_path / "a.safetensors")]) == 1
     assert "The merged delta takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("amount", [["--density", "0.5"], ["--count", "9"]])
+def test_an_extraction_without_room_is_refused_before_the_models_are_compared(
+    tmp_path, checkpoint, capsys, full, monkeypatch, amount
+):
+    monkeypatch.setattr("sara_core.commands.extract.extract_with_report", lambda *_, **__: pytest.fail("it was begun"))
+    assert main(["extract", str(checkpoint), str(checkpoint), str(tmp_path / "x.safetensors"), *amount]) == 1
+    assert "The delta takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["lora", "lora for diffusers", "shira"])
+def test_what_is_asked_for_is_what_the_file_takes(tmp_path, monkeypatch, to):
+    """Of changes that have the full rank, and are as many as fit: the room asked for is the tensors' size."""
+    asked = []
+    monkeypatch.setattr(disk, "check_room", lambda path, size, what: asked.append(size))
+    entry = SparseEntry(torch.arange(32, dtype=torch.int32), torch.randn(32), SHAPE)
+    small = SparseEntry(torch.arange(12, dtype=torch.int32), torch.randn(12), (3, 4))
+    block = "diffusion_model.input_blocks.1.1.transformer_blocks.0."
+    full_rank = SparseDelta({block + "attn2.to_q.weight": entry, block + "attn1.to_k.weight": small})
+    if to == "shira":
+        ones = entry._replace(indices=entry.indices[:12], values=entry.values[:12])
+        full_rank = SparseDelta({block + "attn2.to_q.weight": ones})
+    path = tmp_path / ("x" if to == "shira" else "x.safetensors")
+    write_delta(full_rank, path, to.split()[0], rank=4, reader="diffusers" if "diffusers" in to else "comfyui")
+    tensors = load_file(path / "adapter_model.safetensors" if to == "shira" else path)
+    alphas = [tensor for name, tensor in tensors.items() if name.endswith(".alpha")]
+    assert asked == [sum(tensor.nbytes for tensor in tensors.values()) - 4 * len(alphas)]
 
 
 @pytest.mark.parametrize("name, words", [
