@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import UnsupportedModelError
 from .ops import CONVOLUTIONS, ConvOp, LayerOp
@@ -119,6 +120,7 @@ class _Answering(TorchFunctionMode):
 
     def __init__(self, rerouted: Rerouted):
         self.rerouted, self.answered = rerouted, False
+        self.with_gradient, self.hooks = torch.is_grad_enabled(), _saving_hooks()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -127,11 +129,21 @@ class _Answering(TorchFunctionMode):
             return function(*args, **kwargs)
         if function in _FUNCTIONS:
             self.answered = True
+            self._check_not_computed_again()
             return self._answer(weight, *args, **kwargs)
         result = function(*args, **kwargs)
         if torch.is_grad_enabled() and isinstance(result, torch.Tensor) and function not in _WITHOUT_GRADIENT:
             raise self.rerouted.refusal("computes with the layer's weight in a way of its own")
         return result
+
+    def _check_not_computed_again(self) -> None:
+        """Raise UnsupportedModelError if what is computed now will be computed again in the backward: by then nobody
+        answers."""
+        is_reentrant = self.with_gradient and not torch.is_grad_enabled() and self.rerouted.module._sara.trains
+        hooks = _saving_hooks()
+        saves_nothing = hooks is not None and hooks != self.hooks and hooks[0].__module__ == checkpoint.__module__
+        if is_reentrant or saves_nothing:
+            raise self.rerouted.refusal("checkpoints its own activations")
 
     def _answer(self, own_weight, /, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         rerouted, module = self.rerouted, self.rerouted.module
@@ -146,6 +158,13 @@ class _Answering(TorchFunctionMode):
             return rerouted.compute(module, input, op, True)
         stride, padding, dilation = (_of_each(value, op.spatial_dims) for value in (stride, padding, dilation))
         return rerouted.compute(module, input, ConvOp(op.kernel, stride, padding, dilation, groups), False)
+
+
+def _saving_hooks() -> tuple | None:
+    """What is asked now to keep a tensor that autograd saves, and to bring it back; None for nothing, and where torch
+    does not tell."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if top is None else top(False)
 
 
 def _is_own_bias(bias: torch.Tensor | None, module: torch.nn.Module) -> bool:

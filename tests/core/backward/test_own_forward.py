@@ -11,6 +11,7 @@ from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module, re
 from diffusers.hooks import HookRegistry, apply_group_offloading, apply_layerwise_casting
 from diffusers.hooks import ModelHook as DiffusersHook
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sara_core import SaRA, TrainingError, UnsupportedModelError
 from sara_core.backward.attach import detach_model, layers
@@ -307,3 +308,57 @@ def test_an_own_forward_may_name_what_it_gives_to_torch(call):
     model(x).square().sum().backward()
     plain(x).square().sum().backward()
     assert relative_error(optimizer.values.grad, masked_gradient(plain, optimizer.store.support)) <= 1e-5
+
+
+def recomputed(reentrant):
+    def wrap(layer):
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=reentrant)
+
+    return wrap
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_that_checkpoints_itself_is_refused_by_name(reentrant):
+    """Its forward runs again in the backward, where it is torch's own: with other saved tensors, or no gradient."""
+    model = small_net()
+    recomputed(reentrant)(model.up)
+    attached(model)
+    with pytest.raises(UnsupportedModelError, match="The forward of 'up.weight' .* checkpoints its own activations"):
+        model(small_batches(1)[0][0])
+
+
+def test_a_frozen_layer_that_checkpoints_itself_is_refused_where_its_gradient_would_fail():
+    for reentrant in (False, True):
+        model = small_net()
+        recomputed(reentrant)(model.up)
+        attached(model, exclude="up")
+        batch = small_batches(1)[0]
+        if reentrant:
+            loss_of(model, batch).backward()
+        else:
+            with pytest.raises(UnsupportedModelError, match="The forward of a frozen Linear layer .* its own activat"):
+                loss_of(model, batch)
+
+
+@pytest.mark.parametrize("around", [
+    lambda layer, x: checkpoint(layer, x, use_reentrant=False), lambda layer, x: layer(x),
+])  # fmt: skip
+def test_checkpointing_around_a_layer_with_hooks_and_saving_elsewhere_inside_it_stay_exact(around):
+    """Around it the whole layer runs again, answered as before; tensors that are saved elsewhere come back as they
+    were."""
+    gradients = []
+    for is_wrapped in (False, True):
+        model = small_net()
+        if is_wrapped:
+            inner = model.up.forward
+
+            def forward(x, inner=inner):
+                with torch.autograd.graph.save_on_cpu():
+                    return inner(x)
+
+            model.up.forward = forward
+        store = attached(model)
+        x = torch.randn(3, model.up.in_features, generator=torch.Generator().manual_seed(5), requires_grad=True)
+        around(model.up, x).square().sum().backward()
+        gradients.append((store.values.grad.clone(), x.grad))
+    assert gradients[0][0].any() and all(map(torch.equal, *gradients))
