@@ -8,6 +8,7 @@ is of, and only between those of a kind the number and the model's family do.
 import re
 
 from .text_encoders import CLIP_G, CLIP_H, CLIP_L, T5_XXL, TEXT_PREFIX, UMT5_XXL
+from .wrapping import without_wrapping
 
 _UNNAMED = TEXT_PREFIX + "transformer."
 _NAMED = re.compile(r"(?!te\d?\.|text_encoder)[a-z]\w*\.transformer\..+")
@@ -16,7 +17,6 @@ _NUMBERED = re.compile(
     r"|text_encoders\.transformer\.(?P<bare>.+)"
     r"|(?P<alone>text_model\..+)"
 )  # fmt: skip
-_WRAPPED = re.compile(r"((base_model\.model|_orig_mod|module)\.)*")
 
 # Names whose dots are underscores: (what such a name is, the same with dots).
 _FLAT = (
@@ -51,7 +51,7 @@ def own_module(name: str, family: str | None) -> str | None:
 
     name: in an adapter file; family: of the model that the file is for, if it is known
     """
-    name = name[_WRAPPED.match(name).end() :]
+    name = without_wrapping(name)
     if name.startswith(TEXT_PREFIX) and not name.startswith(_UNNAMED):
         return name
     if _NAMED.fullmatch(name):
@@ -59,7 +59,7 @@ def own_module(name: str, family: str | None) -> str | None:
     if not (found := _NUMBERED.fullmatch(name)):
         return None
     module = found["module"] or found["bare"] or found["alone"]
-    module = _EARLY.sub(r"\1\2_proj", _dotted(module[_WRAPPED.match(module).end() :]))
+    module = _EARLY.sub(r"\1\2_proj", _dotted(without_wrapping(module)))
     number = "2" if found["prior"] else found["number"] or ""
     for (pattern, own), encoder in (
         (_CLIP, _clip(number, family)),

@@ -25,7 +25,6 @@ def trainable_weights(
     preset: str = ALL_LAYERS,
     *,
     find_layers: Callable[[torch.nn.Module], Mapping[str, torch.nn.Module]] = plain_layers,
-    prefix: str = "",
     check_weight: Callable[[str, torch.Tensor], None] = check_precision,
 ) -> dict[str, torch.nn.Module | ParameterOf]:
     """What the patterns and the preset (names/patterns.py) let be trained, as parameter name → something whose
@@ -33,7 +32,6 @@ def trainable_weights(
     Parameters of adapters are none of the model's, and names are those without adapters (delta/own_weights.py).
 
     find_layers: the layers of the model that can be attached
-    prefix: what the host calls the model: "diffusion_model" makes "diffusion_model.out.2.weight"
     check_weight: (name, weight) → raises UnsupportedModelError for a weight that cannot be trained as it is stored; a
         host that can compute with quantised ones lets them pass
 
@@ -56,10 +54,10 @@ def trainable_weights(
         )
     choice = Choice(include, exclude, preset)
     attachable, own = find_layers(model), OwnWeights(model)
-    occurrences = _occurrences(model, own, attachable, prefix)
+    occurrences = _occurrences(model, own, attachable)
     choice.check(occurrence.parameter for held in occurrences.values() for occurrence in held)
-    _refuse_computed(own, attachable, choice, prefix)
-    _refuse_quantised(own, layers(model), attachable, choice, prefix, check_weight)
+    _refuse_computed(own, attachable, choice)
+    _refuse_quantised(own, layers(model), attachable, choice, check_weight)
     weights = {}
     for held in occurrences.values():
         if choice.takes(occurrence.parameter for occurrence in held):
@@ -71,8 +69,8 @@ def trainable_weights(
                 )
             check_weight(name, tensor)
             weights[name] = occurrence.holder
-    own.check_effective(name.removeprefix(f"{prefix}.") if prefix else name for name in weights)
-    _refuse_overlapping(model, weights, prefix)
+    own.check_effective(weights)
+    _refuse_overlapping(model, weights)
     return weights
 
 
@@ -88,7 +86,7 @@ def left_out(
     """
     trained = {identity(holder.weight) for holder in weights.values()}
     elements = dict.fromkeys(KINDS.values(), 0)
-    for key, held in _occurrences(model, OwnWeights(model), find_layers(model), "").items():
+    for key, held in _occurrences(model, OwnWeights(model), find_layers(model)).items():
         first = _first(held)
         if key not in trained and first.parameter.kind != LAYER_WEIGHT:
             elements[KINDS[first.parameter.kind]] += first.holder.weight.shape.numel()
@@ -103,7 +101,7 @@ class _Occurrence(NamedTuple):
 
 
 def _occurrences(
-    model, own: OwnWeights, attachable: Mapping[str, torch.nn.Module], prefix: str
+    model, own: OwnWeights, attachable: Mapping[str, torch.nn.Module]
 ) -> dict[tuple, list[_Occurrence]]:
     """Every parameter of the model's own, by its identity, with everything it is found in."""
     layer_ids = {id(layer) for layer in attachable.values()}
@@ -112,7 +110,7 @@ def _occurrences(
         for key, tensor in module._parameters.items():
             name = own.name(_joined(path, key))
             if tensor is not None and name is not None:
-                own_path = _joined(prefix, name)[:-len(key) - 1]
+                own_path = name[:-len(key) - 1]
                 occurrences[identity(tensor)].append(_occurrence(own_path, module, key, id(module) in layer_ids))
     return occurrences
 
@@ -141,12 +139,11 @@ def _first(held: list[_Occurrence]) -> _Occurrence:
     return next((occurrence for occurrence in held if occurrence.parameter.kind == LAYER_WEIGHT), held[0])
 
 
-def _refuse_computed(own, attachable, choice, prefix) -> None:
+def _refuse_computed(own, attachable, choice) -> None:
     for path, layer in attachable.items():
         name = own.name(_joined(path, "weight"))
         if "weight" in layer._parameters or name is None:
             continue
-        name = _joined(prefix, name)
         if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
             raise UnsupportedModelError(
                 f"'{name}' is computed anew in each forward (weight_norm, spectral_norm or another parametrization): "
@@ -154,21 +151,20 @@ def _refuse_computed(own, attachable, choice, prefix) -> None:
             )
 
 
-def _refuse_quantised(own, every_layer, attachable, choice, prefix, check_weight) -> None:
+def _refuse_quantised(own, every_layer, attachable, choice, check_weight) -> None:
     """Layers that compute in a way of their own because their weight is no plain tensor."""
     for path, layer in every_layer.items():
         name, weight = own.name(_joined(path, "weight")), layer._parameters.get("weight")
         if path not in attachable and name is not None and weight is not None:
-            name = _joined(prefix, name)
             if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):
                 check_weight(name, weight)
 
 
-def _refuse_overlapping(model, weights, prefix) -> None:
+def _refuse_overlapping(model, weights) -> None:
     """What is trained in one place must not change, without its gradient being known, in another."""
     trained = {identity(holder.weight) for holder in weights.values()}
     spans = []
-    for name, tensor in model.named_parameters(prefix=prefix):
+    for name, tensor in model.named_parameters():
         if len(key := identity(tensor)) > 1:
             spans.append((*memory_span(tensor), key, name))
     spans.sort(key=lambda span: span[0])

@@ -13,13 +13,14 @@ from ...models.base import Base
 from ...names.families import FAMILIES, family_of
 from ...names.parts import Part
 from ...names.resolve import BIAS, PREFIX, WEIGHT
+from ...names.wrapping import without_prefix
 from ...wording import listed
 from .alpha import Alpha
 from .change import change, check_one_kind
 from .ia3 import are_of_outputs
 from .kinds import unreadable
 from .modules import modules_of
-from .names import known_name, places, without_prefix
+from .names import known_name, places
 from .other_parts import in_foreign_blocks, only, part_of, report
 from .peft_settings import Alphas
 from .readings import COMFYUI, TRAINED, Difference, as_comfyui

@@ -7,6 +7,7 @@ from ...models.base import Base
 from ...names.diffusers import diffusers_aliases
 from ...names.parts import Part
 from ...names.resolve import PREFIX, WEIGHT
+from ...names.wrapping import without_prefix
 from ...names.z_image import ZImageNames
 
 # What trainers put before a module's name; after the underscore every dot of the name is one too.
@@ -14,8 +15,6 @@ _COMFY = (PREFIX, "model." + PREFIX, "", "transformer.", "base_model.model.")
 _COMFY_FLAT = ("lora_unet_", "lora_unet__", "lora_prior_unet_", "lora_transformer_", "lycoris_")
 _DIFFUSERS = ("unet.", "transformer.", "base_model.model.", "unet.base_model.model.", "")
 _DIFFUSERS_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
-# One within the other, in whatever order: PEFT, torch.compile, DistributedDataParallel, and what a model is called.
-_WRAPPED = re.compile(r"((base_model\.model|_orig_mod|module|model|net|diffusion_model|unet|transformer)\.)*")
 _FLUX_DOUBLE = re.compile(r"(double_blocks\.\d+)\.(img|txt)_attn\.(qkv|proj)\.weight")
 _FLUX_SINGLE = re.compile(r"(single_blocks\.\d+)\.(linear1|linear2)\.weight")
 _STREAMS = {"img": 1, "txt": 2}
@@ -46,11 +45,6 @@ def places(base: Base) -> dict[str, Part]:
 def known_name(module: str, known: Collection[str]) -> str | None:
     """The name among the known ones that a module of a file has, whatever it is wrapped in; None if it has none."""
     return next((name for name in (module, without_prefix(module)) if name in known), None)
-
-
-def without_prefix(module: str) -> str:
-    """A module's name without all that trainers and what wraps their models put before it with dots."""
-    return module[_WRAPPED.match(module).end() :]
 
 
 def _aliases(module: str, prefixes: Iterable[str], flat_prefixes: Iterable[str]) -> Iterable[str]:

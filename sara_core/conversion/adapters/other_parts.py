@@ -3,9 +3,9 @@
 import re
 from collections.abc import Collection, Iterable
 
+from ...names.wrapping import without_prefix
 from ...wording import counted, listed
 from ..peft import PREFIX
-from .names import without_prefix
 
 _TEXT, _VAE, _CONTROL = "of the text encoder", "of the VAE", "of a control net"
 _BEFORE = rf"({re.escape(PREFIX)})?((lora|lycoris)_)?"

@@ -125,10 +125,11 @@ def test_what_is_no_layers_weight_is_trained_only_where_a_pattern_names_it(inclu
 
 
 def test_names_are_told_apart_with_a_prefix_too():
-    named = trainable_weights(Block(), "norm2, *attn2*bias", prefix="diffusion_model")
+    whole = nn.ModuleDict({"diffusion_model": Block()})
+    named = trainable_weights(whole, "norm2, *attn2*bias")
     assert list(named) == ["diffusion_model.attn2.to_q.bias", "diffusion_model.norm2.weight",
                            "diffusion_model.norm2.bias"]  # fmt: skip
-    assert list(trainable_weights(Block(), "diffusion_model.mod*", prefix="diffusion_model")) == [
+    assert list(trainable_weights(whole, "diffusion_model.mod*")) == [
         "diffusion_model.modulation"
     ]
 
