@@ -88,7 +88,8 @@ _HYDIT_CAPTION = text(
     conditioning_mt5xl=normal(1, 256, 40),
     attention_mask_mt5xl=ones(1, 256, dtype=torch.long),
 )
-_PIXART = {"hidden_size": 64, "depth": 2, "num_heads": 2, "input_size": 16, "pe_interpolation": 1,
+# Its sizes are embedded in a third of the width each.
+_PIXART = {"hidden_size": 96, "depth": 2, "num_heads": 2, "input_size": 16, "pe_interpolation": 1,
            "caption_channels": 48}  # fmt: skip
 _PIXART_CAPTION = text(48, width=128, height=128)
 _KANDINSKY = {

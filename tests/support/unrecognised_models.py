@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,11 @@ def reference(*shape: int) -> Callable[[torch.Generator], list[torch.Tensor]]:
     return lambda generator: [torch.randn(shape, generator=generator)]
 
 
+def seen(*shape: int) -> Callable[[torch.Generator], SimpleNamespace]:
+    """What CLIP Vision sees in a picture."""
+    return lambda generator: SimpleNamespace(penultimate_hidden_states=torch.randn(1, *shape, generator=generator))
+
+
 NETWORKS = {
     "HiDream-O1": Network(
         "HiDreamO1",
@@ -131,6 +137,23 @@ NETWORKS = {
         "WAN21_HuMo", {"image_model": "wan2.1", **WAN_LAYOUT, "model_type": "humo", "in_dim": 36},
         (16, 2, 8, 8), text(12, 4096, reference_latents=reference(1, 16, 1, 8, 8),
                             audio_embed=normal(1, 2, 8, 5, 1280)),
+    ),
+    "WanDancer": Network(
+        "WAN22_WanDancer",
+        {"image_model": "wan2.1", **WAN_LAYOUT, "model_type": "wandancer", "in_dim": 36, "audio_inject_layers": [0],
+         "music_dim": 32, "music_heads": 2, "music_latent_dim": 32},
+        (16, 2, 8, 8), text(12, 4096, audio_embed=normal(1, 8, 35), concat_latent_image=normal(1, 16, 2, 8, 8),
+                            clip_vision_output=seen(257, 1280)),
+    ),
+    "HunyuanVideo from a picture": Network(
+        "HunyuanVideo",
+        {"image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "patch_size": [1, 2, 2],
+         "vec_in_dim": 32, "axes_dim": [8, 12, 12], "context_in_dim": 48, "hidden_size": 64, "mlp_ratio": 2.0,
+         "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "theta": 256, "qkv_bias": True, "guidance_embed": False,
+         "byt5": False, "meanflow": False, "meanflow_sum": False, "use_cond_type_embedding": False,
+         "vision_in_dim": None},
+        (16, 2, 8, 8), text(5, 48, pooled_output=normal(1, 32), guiding_frame_index=lambda _: 0,
+                            ref_latent=normal(1, 16, 1, 8, 8)),
     ),
     "PiD": Network(
         "PiD",

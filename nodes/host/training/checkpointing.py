@@ -21,6 +21,8 @@ from ....sara_core.backward.layer import is_attached
 from ....sara_core.errors import UnsupportedModelError
 
 CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
+# Blocks although they hold lists: what Wan's models add sound with writes over the hidden states itself.
+_WITH_LISTS = {"AudioInjector_WAN"}
 
 
 def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -31,7 +33,7 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     def descend(module):
         for child in module.children():
             holds_blocks = any(isinstance(m, (torch.nn.ModuleList, torch.nn.ModuleDict)) for m in child.modules())
-            if isinstance(child, CONTAINERS) or holds_blocks:
+            if isinstance(child, CONTAINERS) or (holds_blocks and type(child).__name__ not in _WITH_LISTS):
                 descend(child)
             elif sum(is_attached(m) for m in child.modules()) > 1:
                 found.append(child)

@@ -27,6 +27,8 @@ def _mixes_samples(model, sample: HostSample) -> bool:
         or "ref_pixel_values" in sample.conditions
         # So is which of the guides' tokens their mask calls padding (LTX).
         or "keyframe_idxs" in sample.conditions
+        # Positions of a first picture are written into memory that all of a batch share (HunyuanVideo).
+        or "ref_latent" in sample.conditions
         # The halves of the batch change places (Hunyuan3D 2.1).
         or type(model).__name__ == "Hunyuan3Dv2_1"
     )
