@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from benchmarks.fuzz_.exploration import Target, explore
 from benchmarks.fuzz_.untrusted import targets
 from benchmarks.fuzz_.untrusted_states import COMMAND, LIBRARY, NODE, state_targets, with_node_target
 from benchmarks.lib.random_unet import unet_file
+from benchmarks.lib.report import machine
 from devtools.comfyui.in_process import InProcessHost
 from devtools.comfyui.install import prepare
 from devtools.progress import Progress
@@ -67,7 +69,8 @@ def main() -> int:
         + ("" if capped else "; memory was not capped on this system")
     )
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        about = {"date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "seed": arguments.seed}
+        arguments.json.write_text(json.dumps({**about, "results": report}, indent=1) + "\n", encoding="utf-8")
     return 1 if failures else 0
 
 
