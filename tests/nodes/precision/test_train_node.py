@@ -169,3 +169,20 @@ def test_training_computes_with_what_other_nodes_have_put_on_the_model(comfy, tm
             assert torch.allclose(host_loss(comfy, training.patcher, LAYOUTS["Flux"]), expected, rtol=1e-5)
     assert_untouched(model, before)
     assert not torch.allclose(without, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fp8 scaled", "nvfp4", "int8", "GGUF Q4_0"])
+def test_a_training_goes_on_after_a_picture_was_drawn_and_the_model_unloaded(comfy, tmp_path, kind):
+    """Outside of inference mode, in which a training computes, the host cannot load such layers again."""
+    with torch.inference_mode():
+        model = quantised_models.model(kind, "Flux", tmp_path)
+    with torch.inference_mode(False), training_model(comfy, model, "Flux") as training:
+        before = host_loss(comfy, training.patcher, LAYOUTS["Flux"])
+        with torch.inference_mode():  # as pictures are drawn, which may need the whole memory
+            quantised_models.output(training.patcher, "Flux")
+            unload()
+        training.reload()
+        after = host_loss(comfy, training.patcher, LAYOUTS["Flux"])
+        assert torch.equal(after, before)
+        after.backward()
+        assert training.store.values.grad.norm() > 0
