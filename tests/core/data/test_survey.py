@@ -40,6 +40,7 @@ def test_copies_are_those_of_the_same_bytes(tmp_path, seen):
         saved(tmp_path / f"{name}.bmp", Image.new("RGB", (8, 8), colour))
     assert [picture.same_as for picture in seen()[0].values()] == [None, "a.bmp", None, "a.bmp"]
     assert copies(sorted(tmp_path.iterdir())) == {"b.bmp": "a.bmp", "d.bmp": "a.bmp"}
+    assert copies([tmp_path / "a.bmp", tmp_path / "d.bmp"]) == {"d.bmp": "a.bmp"}
 
 
 def test_what_cannot_be_read_is_a_sentence_of_its_picture(tmp_path, seen):
