@@ -52,10 +52,10 @@ export class Panel {
     this.requests = Object.fromEntries(Object.keys(REQUESTS).map((wanted) => [wanted, this.requester(wanted)]));
     this.buttons = element("div", { class: "sara-train-buttons" }, ...Object.values(this.requests));
     this.ending = new Ending(node, (sentence) => this.announce(sentence));
-    this.strip = new Strip(async (snapshot, step) => {
-      await goOn(node, snapshot);
-      this.announce(say("Press Run to go on from step {step}.", { step }));
-    });
+    this.strip = new Strip((snapshot, step) => goOn(node, snapshot).then(
+      () => this.announce(say("Press Run to go on from step {step}.", { step })),
+      (error) => this.announce(say("That did not work: {why}", { why: error.message })),
+    ));
     const keep = (event) => event.stopPropagation();  // from the graph, which would move, and has commands on keys
     this.element = element("div", {
       class: "sara-train", role: "region", "aria-label": say("Training"), onpointerdown: keep, onkeydown: keep,
@@ -83,7 +83,7 @@ export class Panel {
     const isOver = Boolean(run.end) || !(run.phase in PHASES) || ["finished", "stopped", "failed"].includes(run.phase);
     this.element.dataset.phase = run.phase;
     const doing = run.message ? say(run.message.key, run.message.values) : say(PHASES[run.phase] ?? run.phase);
-    this.phase.textContent = run.step ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;
+    this.phase.textContent = run.step && !run.message ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;
     this.phase.title = this.phase.textContent;
     this.left.textContent = timeWords(run, isOver);
     this.bar.firstChild.style.width = `${run.steps ? (100 * run.step) / run.steps : 0}%`;

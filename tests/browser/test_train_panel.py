@@ -1,13 +1,11 @@
 """SaRA Train's panel shows a training on the node whose training it is, across a reload, and goes on from its end."""
 
 import json
-
-import pytest
+import uuid
 
 from devtools.comfyui.install import ROOT
 from tests.support.browser import ComfyPage
 
-RUN = "5a7a"
 PANEL = "[...document.querySelectorAll('.sara-train')].find((panel) => panel.offsetParent)"
 
 
@@ -19,8 +17,8 @@ def state(page: ComfyPage, node: int, **changes) -> dict:
     """A run of a node of the open workflow, after 3 of 10 steps."""
     workflow = page.page.evaluate("() => (app.rootGraph ?? app.graph).id")
     return {
-        "run": RUN, "prompt": None, "node": str(node), "workflow": workflow, "phase": "training", "message": None,
-        "step": 3, "steps": 10, "rate": 0.0002, "seconds_per_step": 1.25, "seconds_left": 160, "memory": None,
+        "run": uuid.uuid4().hex, "prompt": None, "node": str(node), "workflow": workflow, "phase": "training",
+        "message": None, "step": 3, "steps": 10, "rate": 0.0002, "seconds_per_step": 1.25, "seconds_left": 160, "memory": None,
         "marks": [{"step": 2, "kind": "snapshot"}], "samples": None, "warnings": [], "end": None, **changes,
     }  # fmt: skip
 
@@ -41,31 +39,40 @@ def node_size(page: ComfyPage, node: int) -> list[float]:
     return page.page.evaluate("(id) => [...app.graph.getNodeById(id).size]", node)
 
 
+def train_node(page: ComfyPage) -> int:
+    """The only node of a workflow of its own."""
+    page.load(
+        {"id": str(uuid.uuid4()), "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
+    )
+    return page.add("SaRATrain")
+
+
 LOSSES = [[1, 0.2], [2, 0.1], [3, 0.3]]
 
 
 def test_a_node_without_a_run_is_as_ever_and_one_with_a_run_grows_once(page):
-    node = page.add("SaRATrain")
+    node = train_node(page)
     page.settle()
     before = node_size(page, node)
     assert text(page) is None
-    send(page, state(page, node), LOSSES)
+    run = state(page, node)
+    send(page, run, LOSSES)
     during = node_size(page, node)
     assert during[0] == before[0] and during[1] > before[1]
     assert "step 3 of 10" in text(page, ".sara-train-head") and "2:40 left" in text(page, ".sara-train-head")
     assert "2e-4" in text(page, ".sara-train-numbers") and "1.3 s/step" in text(page, ".sara-train-numbers")
     ended = {
-        "kind": "stopped", "sentences": [sentence("Stopped after {step} steps.", step=4)], "delta": None, "snapshot": None,
-        "seconds": 5.0, "loss": 0.1, "trained": 7, "error": None,
+        "kind": "stopped", "sentences": [sentence("Stopped after {step} steps.", step=4)], "delta": None,
+        "snapshot": None, "seconds": 5.0, "loss": 0.1, "trained": 7, "error": None,
     }  # fmt: skip
-    send(page, state(page, node, phase="stopped", step=4, end=ended), [[4, 0.1]], first=3)
+    send(page, {**run, "phase": "stopped", "step": 4, "end": ended}, [[4, 0.1]], first=3)
     assert "Stopped after 4 steps." in text(page, ".sara-train-ending")
     assert node_size(page, node) == during
 
 
 def test_a_run_of_another_workflow_or_node_is_not_shown(classic_page):
     page = classic_page
-    node = page.add("SaRATrain")
+    node = train_node(page)
     send(page, {**state(page, node), "workflow": "11111111-2222-3333-4444-555555555555"}, LOSSES)
     send(page, {**state(page, node + 1), "run": "another"}, LOSSES)
     assert text(page) is None
@@ -73,7 +80,7 @@ def test_a_run_of_another_workflow_or_node_is_not_shown(classic_page):
 
 def test_what_a_file_says_is_text(classic_page):
     page = classic_page
-    node = page.add("SaRATrain")
+    node = train_node(page)
     hostile = "<img src=x onerror=alert(1)>"
     samples = {"captions": [hostile], "columns": []}
     send(page, state(page, node, samples=samples, warnings=[sentence(hostile)]), LOSSES)
@@ -83,7 +90,7 @@ def test_what_a_file_says_is_text(classic_page):
 
 def test_points_that_a_lost_connection_took_are_asked_for(classic_page):
     page = classic_page
-    node = page.add("SaRATrain")
+    node = train_node(page)
     whole = {**state(page, node, step=9), "losses": [[step, 0.1] for step in range(1, 10)], "held_out": [], "points": 9}
     asked = []
 
@@ -91,15 +98,14 @@ def test_points_that_a_lost_connection_took_are_asked_for(classic_page):
         asked.append(route.request.url)
         route.fulfill(json=whole)
 
-    page.page.route(f"**/sara/runs/{RUN}", answer)
-    send(page, state(page, node, step=9), [[9, 0.1]], first=8)
+    page.page.route(f"**/sara/runs/{whole['run']}", answer)
+    send(page, {**state(page, node, step=9), "run": whole["run"]}, [[9, 0.1]], first=8)
     page.until(lambda: "step 9 of 10" in (text(page) or "") and asked)
     label = page.page.evaluate(f"() => {PANEL}.querySelector('svg').getAttribute('aria-label')")
     assert "0.1 after step 9" in label
-    page.page.unroute(f"**/sara/runs/{RUN}")
+    page.page.unroute(f"**/sara/runs/{whole['run']}")
 
 
-@pytest.mark.timeout(300)
 def test_a_training_survives_a_reload_finishes_early_and_is_trained_on(classic_page, checkpoint):
     page = classic_page
     few = page.server.input / "few"
@@ -128,4 +134,5 @@ def test_a_training_survives_a_reload_finishes_early_and_is_trained_on(classic_p
     assert page.widget(node, "resume") != "none"
     page.page.get_by_role("button", name="Draw with it").evaluate("(button) => button.click()")
     page.until(lambda: page.page.evaluate("() => app.graph.nodes.some((node) => node.type === 'SaRALoader')"))
-    assert "run_" in page.widget(page.node("SaRALoader"), "sara_name")
+    loader = page.node("SaRALoader")
+    page.until(lambda: page.widget(loader, "sara_name").startswith("my_style_"))  # SaRA Save has taken it
