@@ -18,8 +18,9 @@ def state(page: ComfyPage, node: int, **changes) -> dict:
     workflow = page.page.evaluate("() => (app.rootGraph ?? app.graph).id")
     return {
         "run": uuid.uuid4().hex, "prompt": None, "node": str(node), "workflow": workflow, "phase": "training",
-        "message": None, "step": 3, "steps": 10, "rate": 0.0002, "seconds_per_step": 1.25, "seconds_left": 160, "memory": None,
-        "marks": [{"step": 2, "kind": "snapshot"}], "samples": None, "warnings": [], "end": None, **changes,
+        "message": None, "step": 3, "steps": 10, "rate": 0.0002, "seconds_per_step": 1.25, "seconds_left": 160,
+        "memory": None, "marks": [{"step": 2, "kind": "snapshot"}], "samples": None, "warnings": [],
+        "end": None, **changes,
     }  # fmt: skip
 
 
