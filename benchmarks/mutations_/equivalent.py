@@ -23,6 +23,28 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
         "DENSE_BYTES = 16 << 20", "16 << 20", "17 << 20", "16 << 21"
     ),
     ("sara_core/models/comparison.py", ""): _other_sizes("CHUNK = 1 << 21", "1 << 21", "1 << 22"),
+    ("sara_core/models/comparison.py", "rounded_alike"): {
+        ("alike |= (fine.float() - coarse).abs() <= (_step(fine) + _step(coarse)) / 2",
+         "alike |= (fine - coarse).abs() <= (_step(fine) + _step(coarse)) / 2"):
+            "one is float16 and the other bfloat16, which torch subtracts in float32",
+    },
+    ("sara_core/models/quantised/int8.py", "Int8.dequantised"): {
+        ('weight = layer.tensors["weight"].float() * self._scale(layer)',
+         'weight = layer.tensors["weight"] * self._scale(layer)'):
+            "int8 times float32 is formed in float32",
+    },
+    ("sara_core/models/quantised/int8.py", "Int8.add"): {
+        ("rows = blocks.Blocks(weight, scale.view(-1).clone())", "rows = blocks.Blocks(weight, scale.view(-1))"):
+            "the layer was read for this change alone, and what is returned is the same",
+    },
+    ("sara_core/models/quantised/w4a4.py", "ConvRotW4A4.dequantised"): {
+        ("return rotation.turned(layer, codes.float() * scale.view(-1, 1))",
+         "return rotation.turned(layer, codes * scale.view(-1, 1))"):
+            "int8 times float32 is formed in float32",
+    },
+    ("sara_core/models/samples.py", "_elements"): {
+        ("codes = weight.detach()", "codes = weight"): "what is gathered has no graph, nor have the bytes of float8",
+    },
     ("sara_core/models/survey.py", ""): _other_sizes("_CHUNK = 1 << 21", "1 << 21", "1 << 22"),
     ("sara_core/models/rewriting.py", ""): _other_sizes("_CHUNK = 1 << 24", "1 << 24", "1 << 25"),
     ("sara_core/models/quantised/elements.py", ""): _other_sizes("CHUNK = 2**20", "2**20", "3**20", "2**21"),

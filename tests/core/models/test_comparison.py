@@ -105,3 +105,15 @@ def test_other_parts_of_two_checkpoints_are_counted_by_their_first_word():
 
     pairs = Comparison(model(ONES, {"only.here": ONES}), model(ONES * 2, {}))
     assert pairs.other_parts() == {"text": (1, 2), "vae": (0, 1)}
+
+
+def test_differences_and_steps_are_single_precision_whatever_they_are_of():
+    chunk, = Comparison(of(a=torch.ones(2).double()), of(a=torch.zeros(2).double())).chunks()
+    assert chunk.change.dtype == torch.float32
+    for dtype in HALVES:
+        numbers = torch.tensor([1.0, 1.5, 2.0, 1000.0, 2**-14, 0.0], dtype=dtype)
+        exact = torch.tensor([1.0, 1.0, 2.0, 512.0]) * torch.finfo(dtype).eps
+        step = comparison._step(numbers)
+        assert step.dtype == torch.float32 and torch.equal(step[:4], exact)
+        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        assert step[5] == smallest and step[4] == max(2.0**-14 * torch.finfo(dtype).eps, smallest)

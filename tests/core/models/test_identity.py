@@ -126,6 +126,13 @@ def test_half_of_the_weights_are_enough_to_know_a_base_by(layers, kind):
     assert compare(identity_of(weights), fewer).kind == kind
 
 
+@pytest.mark.parametrize("steps, kind", [(0.9, BASE), (1.1, FINE_TUNE), (1.9, FINE_TUNE)])
+def test_half_a_step_of_the_records_float16_is_all_that_rounding_explains(steps, kind):
+    base = {f"{PREFIX}{number}.weight": torch.ones(8, 8) for number in range(4)}
+    moved = {name: weight * (1 + steps * 2**-11) for name, weight in base.items()}
+    assert compare(identity_of(base), moved).kind == kind
+
+
 def turned(weights, cosine):
     """Every weight turned so that each pair of neighbours points a known angle away."""
     sine = (1 - cosine**2) ** 0.5

@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.models.bake import bake
 from sara_core.models.identity import BASE, compare, identity_of
+from sara_core.models.quantised import blocks
+from sara_core.models.quantised.formats import Layer
 from sara_core.models.quantised.int8 import Int8
 from sara_core.models.quantised.loss import Loss
 from sara_core.models.quantised.microscaled import Mxfp8, Nvfp4
@@ -68,20 +70,64 @@ def test_the_same_changes_in_half_precision_make_the_same_file(tmp_path, kind, p
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scales_in_half_precision_count_as_what_they_are(tmp_path, dtype):
     scales = torch.tensor([[0.3], [0.007]]).to(dtype)
-    for name, own in (("half", scales), ("single", scales.float())):
-        save_file(int8() | {"a.weight_scale": own}, tmp_path / f"{name}.safetensors")
-        change = SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 6], dtype=torch.int32), torch.ones(2), (2, 4))})
-        bake(tmp_path / f"{name}.safetensors", tmp_path / f"{name}-baked.safetensors", change, precision="fp16")
-    half, single = (load_file(tmp_path / f"{name}-baked.safetensors") for name in ("half", "single"))
-    assert half["a.weight"].dtype == torch.float16 and torch.equal(half["a.weight"], single["a.weight"])
+    change = SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 6], dtype=torch.int32), torch.ones(2), (2, 4))})
+    made = {}
+    for precision in ("as the file", "fp16"):
+        for own in (scales, scales.float()):
+            save_file(int8() | {"a.weight_scale": own}, tmp_path / "base.safetensors")
+            bake(tmp_path / "base.safetensors", tmp_path / "out.safetensors", change, precision=precision)
+            made[precision, own.dtype] = load_file(tmp_path / "out.safetensors")
+        half, single = made[precision, dtype], made[precision, torch.float32]
+        assert torch.equal(half["a.weight"], single["a.weight"])
+    stored = made["as the file", dtype]["a.weight_scale"]
+    # The second row holds no 1.0 and gets another scale.
+    assert stored.dtype == dtype and stored[0] == scales[0] and stored[1] > scales[1]
 
 
-@pytest.mark.parametrize("kind", [Int8, Mxfp8, Nvfp4])
-def test_formats_keep_nothing_of_each_other(kind):
-    first = kind()
-    numbers = torch.linspace(-first.limit, first.limit, 4001)
-    codes = first.encode(numbers)
-    assert torch.equal(kind().encode(numbers), codes)
+@pytest.mark.parametrize("codec", [Int8(), Mxfp8(), Nvfp4()], ids=lambda codec: codec.name)
+def test_codes_stand_for_numbers_in_single(codec):
+    codes = codec.encode(torch.tensor([0.0, 1.0, -2.0]))
+    assert codec.decode(codes).dtype == torch.float32 and codec.decode(codes).tolist() == [0, 1, -2]
+
+
+def test_nvfp4_rounds_to_the_nearest_however_often_it_is_made():
+    between = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    for codec in (Nvfp4(), Nvfp4()):
+        assert codec.encode(torch.nextafter(between, torch.tensor(0.0))).tolist() == list(range(7))
+        assert codec.encode(torch.nextafter(between, torch.tensor(9.0))).tolist() == list(range(1, 8))
+
+
+def test_exponents_of_mxfp8_count_from_127(tmp_path):
+    save_file(mxfp8(), tmp_path / "base.safetensors")
+    entry = SparseEntry(torch.tensor([0], dtype=torch.int32), torch.ones(1), (ROWS, COLUMNS))
+    bake(tmp_path / "base.safetensors", tmp_path / "out.safetensors", SparseDelta({"a.weight": entry}), precision="bf16")
+    expected = mxfp8()["a.weight"].float() * 2.0**-4
+    expected[0, 0] += 1
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["a.weight"], expected.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_smoothing_of_any_precision_leaves_the_weight_in_single(dtype):
+    tensors = {name.removeprefix("a."): tensor for name, tensor in nvfp4().items()}
+    smoothing = torch.full((COLUMNS,), 2.0, dtype=dtype)
+    weight = Nvfp4().dequantised(Layer("a.weight", "file", {**tensors, "pre_quant_scale": smoothing}, {}))
+    assert weight.dtype == torch.float32 and weight[0, :2].tolist() == [2.0, 2.0]
+
+
+def test_what_arrived_in_a_row_is_measured_from_what_was_there(tmp_path):
+    save_file(int8(), tmp_path / "base.safetensors")
+    change = SparseDelta({"a.weight": SparseEntry(torch.tensor([1, 6], dtype=torch.int32), torch.ones(2), (2, 4))})
+    report = bake(tmp_path / "base.safetensors", tmp_path / "out.safetensors", change)
+    assert (report.lost, report.share, report.rescaled) == (0, 1.0, 0)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (130, 5), (128, 4)])
+def test_scales_come_out_of_their_tiles_in_one_piece(rows, columns):
+    scales = torch.randint(0, 255, (rows, columns), dtype=torch.uint8)
+    tiled = torch.zeros(blocks.swizzled_size(rows, columns), dtype=torch.uint8)
+    assert blocks.swizzle_(tiled, scales) is tiled
+    found = blocks.unswizzled(tiled, rows, columns)
+    assert torch.equal(found, scales) and found.is_contiguous()
 
 
 def test_parameters_are_known_and_counted_as_other_tensors_are():
@@ -94,7 +140,9 @@ def test_parameters_are_known_and_counted_as_other_tensors_are():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_weights_of_any_precision_are_counted_in_single(dtype):
-    weights = {"a": torch.linspace(-0.5, 0.5, 999).to(dtype)}
+    weights = {"a": torch.tensor([*torch.linspace(-0.5, 0.5, 999).tolist(), 0.002]).to(dtype)}
+    if dtype == torch.float64:
+        weights["a"][-1] = 0.002  # which is below the nearest number that float32 has
     one, other = WeightSurvey(weights), WeightSurvey({"a": weights["a"].float()})
     assert one.rows() == other.rows() and len(one.rows()) > 15
 

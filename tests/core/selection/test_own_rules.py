@@ -205,6 +205,18 @@ def test_per_layer_the_weight_with_too_few_is_named():
         select({"a": A, "b": B}, density=0.2, per_layer=True, rule=uneven)
 
 
+def test_a_rule_gets_the_models_own_memory_without_a_graph():
+    layer, seen = torch.nn.Linear(4, 4), []
+
+    def rule(request):
+        seen.extend(request.weights.values())
+        return {"w": torch.tensor([1, 2])}
+
+    select({"w": layer.weight}, count=2, rule=rule)
+    weight, = seen
+    assert not weight.requires_grad and weight.data_ptr() == layer.weight.data_ptr()
+
+
 def test_a_rule_that_writes_into_a_weight_is_refused():
     def hasty(request):
         return {"b": (-request.weights["b"].abs_()).topk(3).indices.sort().values}

@@ -238,6 +238,11 @@ def test_meaningless_values(rule, value):
         select(model_weights(), **{rule: value})
 
 
+def test_the_largest_that_is_chosen_is_said_in_single_precision():
+    result = select({"w": torch.tensor([0.1, 5.0, -0.05], dtype=torch.float64)}, count=2)
+    assert result.theta == float(torch.tensor(0.1)) != 0.1
+
+
 def test_a_threshold_that_selects_nothing_says_how_small_the_weights_are():
     with pytest.raises(SelectionError, match=r"the smallest is 0\.25.*Raise the threshold, or choose by density"):
         select({"a": torch.tensor([0.5, -0.25]), "b": torch.tensor([[1.0]])}, threshold=0.2)
