@@ -100,7 +100,8 @@ def test_nvfp4_rounds_to_the_nearest_however_often_it_is_made():
 def test_exponents_of_mxfp8_count_from_127(tmp_path):
     save_file(mxfp8(), tmp_path / "base.safetensors")
     entry = SparseEntry(torch.tensor([0], dtype=torch.int32), torch.ones(1), (ROWS, COLUMNS))
-    bake(tmp_path / "base.safetensors", tmp_path / "out.safetensors", SparseDelta({"a.weight": entry}), precision="bf16")
+    delta = SparseDelta({"a.weight": entry})
+    bake(tmp_path / "base.safetensors", tmp_path / "out.safetensors", delta, precision="bf16")
     expected = mxfp8()["a.weight"].float() * 2.0**-4
     expected[0, 0] += 1
     assert torch.equal(load_file(tmp_path / "out.safetensors")["a.weight"], expected.bfloat16())
