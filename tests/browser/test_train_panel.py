@@ -75,7 +75,7 @@ def test_a_run_of_another_workflow_or_node_is_not_shown(classic_page):
     page = classic_page
     node = train_node(page)
     send(page, {**state(page, node), "workflow": "11111111-2222-3333-4444-555555555555"}, LOSSES)
-    send(page, {**state(page, node + 1), "run": "another"}, LOSSES)
+    send(page, {**state(page, f"{node}1"), "run": "another"}, LOSSES)
     assert text(page) is None
 
 
