@@ -15,6 +15,7 @@ from .host import folders, unsaved
 from .host.base_weights import base_weights
 from .host.family import delta_family
 from .host.progress import show_text
+from .host.training.ending import delta_was_saved
 from .sockets import SaraDelta
 
 VALUE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -88,7 +89,8 @@ class SaRASave(io.ComfyNode):
             SparseDelta(delta.entries, metadata).save(path, VALUE_DTYPES[values], overwrite=False)
 
         path, _ = folders.save_new(folders.output_paths(filename_prefix), save)
-        unsaved.saved(delta)
+        if (copy := unsaved.saved(delta)) is not None:
+            delta_was_saved(copy, path)
         filename = folders.relative_to_output(path)
         lines = [f"Saved as output/{filename}", *filter(None, [folders.not_offered(path)])]
         if values == "bf16":

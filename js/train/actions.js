@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { widgetOf } from "../common/nodes.js";
 import { say } from "../common/words.js";
 
-const LOADER = "SaRALoader", SAVE = "SaRASave";
+const LOADER = "SaRALoader";
 const GAP = 40;  // pixels of the graph between two nodes
 
 // Chooses a snapshot under resume, and, if they are given, how many steps the run is to have.
@@ -20,9 +20,8 @@ export async function drawWith(node, delta) {
   const [found] = node.graph.nodes.filter((other) => other.type === LOADER).sort((a, b) => distance(a, node) - distance(b, node));
   const loader = found ?? added(node);
   const names = await offer(widgetOf(loader, "sara_name"));
-  const name = names.includes(delta) ? delta : savedAs(node, names);
-  if (!name) throw new Error(say("the delta is not there any more. Choose another one in SaRA Loader."));
-  set(loader, widgetOf(loader, "sara_name"), name);
+  if (!names.includes(delta)) throw new Error(say("the delta is not there any more. Choose another one in SaRA Loader."));
+  set(loader, widgetOf(loader, "sara_name"), delta);
   app.canvas.selectNode?.(loader);
   app.graph.setDirtyCanvas?.(true, true);
   return !found;
@@ -53,15 +52,6 @@ function freePlace(node, added) {
 
 function distance(one, other) {
   return Math.hypot(one.pos[0] - other.pos[0], one.pos[1] - other.pos[1]);
-}
-
-// What SaRA Save has made of a delta that it was given: the copy of the training is gone then. The newest of its prefix.
-function savedAs(node, names) {
-  const links = node.outputs[node.findOutputSlot("delta")]?.links ?? [];
-  const nodes = links.map((id) => node.graph.getNodeById((node.graph.links.get?.(id) ?? node.graph.links[id])?.target_id));
-  const prefixes = nodes.filter((other) => other?.type === SAVE)
-    .map((save) => `${String(widgetOf(save, "filename_prefix")?.value).replace(/^sara\//, "")}_`);
-  return names.filter((name) => prefixes.some((prefix) => name.startsWith(prefix))).sort().at(-1);
 }
 
 // The names that a menu offers; asked for anew, because files may have come and gone since the page last did.

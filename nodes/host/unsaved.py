@@ -110,7 +110,10 @@ def run_of(delta: SparseDelta) -> str | None:
     return next(copies, None)
 
 
-def saved(delta: SparseDelta) -> None:
-    """To be called once a delta is in place as a file of its own: what was kept of its run goes."""
+def saved(delta: SparseDelta) -> Path | None:
+    """To be called once a delta is in place as a file of its own: what was kept of its run goes. Returns where its copy
+    was; None if it had none."""
+    copies = [entry.files[0].path for entry in _unsaved if entry.is_copy and entry.delta() is delta]
     for entry in [entry for entry in _unsaved if entry.delta() is delta]:
         entry.remove()
+    return copies[0] if copies else None

@@ -175,6 +175,17 @@ def test_a_training_tells_how_it_goes_and_how_it_ended(comfy, model, data, untou
     assert server.texts[-1] == (" ".join(said), "me")
 
 
+def test_a_delta_that_was_saved_is_the_one_to_draw_with(comfy, model, data, untouched, output, runs, server):
+    delta, _ = train(comfy, model, data, **OPTIONS)
+    before = last_run(runs)["end"]["delta"]
+    comfy.execute("SaRASave", delta=delta, filename_prefix="sara/mine", values="fp32")
+    end = last_run(runs)["end"]
+    assert before.startswith("unsaved") and end["delta"] == "mine_00001_.safetensors"
+    said = [one["english"] for one in end["sentences"]]
+    assert "Saved as output/sara/mine_00001_.safetensors." in said and not any("Save it" in text for text in said)
+    assert server.events[-1]["end"] == end
+
+
 def test_a_cancelled_training_says_on_the_node_what_is_kept(comfy, model, data, untouched, output, runs, server):
     cancelled(comfy, model, data, 3, **OPTIONS)
     end = last_run(runs)["end"]
@@ -229,6 +240,7 @@ def test_what_the_page_asks_for_is_done_within_a_step(comfy, model, data, untouc
 def test_pictures_are_drawn_before_the_first_step_and_when_the_page_asks(
     comfy, model, data, untouched, output, runs, server, monkeypatch
 ):
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_EVENTS", 0)  # or what is quickly over would not be told
     samples = comfy.pack_module("nodes.host.training.samples")
     monkeypatch.setattr(samples.comfy.sample, "sample", lambda *_, **__: torch.zeros(1))
     drawn, = comfy.execute("SaRATrainSamples", positive=data[1][:2], vae=Vae(), every=100, steps=1).outputs

@@ -8,9 +8,11 @@ from pathlib import Path
 from ....sara_core.wording import clock_time
 from .. import folders
 from ..web.run_state import sentence
+from ..web.runs import change_ends
 
 # Of so large a part of a run's steps, at its beginning and at its end, the losses are averaged.
 PART = 0.1
+_UNSAVED = "Save it with SaRA Save; until then it is in {place}."
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Ending:
         if self.kind == "stopped":
             yield sentence("What was trained is in {place}.", place=place)
         else:
-            yield sentence("Save it with SaRA Save; until then it is in {place}.", place=place)
+            yield sentence(_UNSAVED, place=place)
 
     def _how_to_go_on(self, snapshot: str) -> dict:
         if self.step < self.steps:
@@ -89,3 +91,17 @@ def _mean(losses: Sequence[float], last: bool) -> float | None:
     count = max(1, round(PART * len(finite)))
     part = finite[-count:] if last else finite[:count]
     return sum(part) / count if part else None
+
+
+def delta_was_saved(copy: Path, path: Path) -> None:
+    """The copy of a finished run's delta has gone for a file that somebody wanted: the end of its run says so."""
+    was, name = folders.delta_name(copy), folders.delta_name(path)
+
+    def changed(end: dict) -> dict:
+        if end["delta"] != was:
+            return end
+        saved = sentence("Saved as {place}.", place=f"output/{folders.relative_to_output(path)}")
+        said = [saved if one["key"] == _UNSAVED else one for one in end["sentences"]]
+        return {**end, "delta": name, "sentences": said}
+
+    change_ends(changed)

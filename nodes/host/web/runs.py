@@ -7,7 +7,7 @@ shows it only where the run is its own.
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -132,6 +132,14 @@ def _ended_by(error: BaseException) -> dict:
             "delta": None, "snapshot": None, "seconds": None, "loss": None, "trained": None, "error": said,
         },
     }  # fmt: skip
+
+
+def change_ends(changed: Callable[[dict], dict]) -> None:
+    """Let something that came to pass after the runs' ends be told with them: state.end → the same, or another."""
+    for run in list(_runs.values()):
+        end = run.state.end
+        if end is not None and (new := changed(end)) is not end:
+            run.tell(end=new)
 
 
 def how_it_ended(error: BaseException) -> tuple[str, str | None]:
