@@ -132,10 +132,11 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(comfy, tmp_path, monk
 @pytest.mark.parametrize("kind", ["fp8 scaled", "nvfp4", "GGUF Q4_0"])
 def test_a_run_resumes_where_it_was_cancelled(comfy, tmp_path, kind):
     options, folder = {"steps": 4, "density": 2.0, "snapshot_every": 0}, comfy.base / "output" / "sara_snapshots"
-    data, present = inputs("Flux"), set(folder.glob("*"))
+    data = inputs("Flux")
     with torch.inference_mode():
         model = loaded(quantised_models.model(kind, "Flux", tmp_path))
         whole, losses = toy_training.train(comfy, model, data, **options)
+        present = set(folder.glob("*"))
         cancelled(comfy, model, data, 2, **options)
         snapshot, = set(folder.glob("*")) - present
         resumed, resumed_losses = toy_training.train(comfy, model, data, **options, resume=snapshot.name)

@@ -56,12 +56,12 @@ def test_a_sound_is_kept_and_its_wave_is_shown(comfy, output, previews):  # noqa
     sound[: MOMENTS // 2] *= 0.1
     train(comfy, network, new_model(network), Vae(8, sound[None]), captions=2)
     files = sorted((output / "sara_samples").rglob("*"))
-    assert [path.name for path in files[1:]] == ["step_0000001_01.wav", "step_0000001_02.wav"]
+    assert [path.name for path in files[1:]] == [f"step_000000{n}.wav" for n in ("0_01", "0_02", "1_01", "1_02")]
     with wave.open(str(files[1]), "rb") as file:
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (RATE, 2, MOMENTS)
         kept = numpy.frombuffer(file.readframes(MOMENTS), "<i2").reshape(MOMENTS, 2)
     assert numpy.abs(kept / 32767 - sound.numpy()).max() < 2e-5
-    ((_, picture, _),) = previews
+    (_, (_, picture, _)) = previews
     dark = numpy.asarray(picture.convert("L")) < 128
     assert picture.size == (1024, 128)
     assert 5 * dark[:, :250].sum() < dark[:, 260:510].sum() > 0.9 * dark[:, 260:510].size
@@ -70,7 +70,7 @@ def test_a_sound_is_kept_and_its_wave_is_shown(comfy, output, previews):  # noqa
 def test_what_is_neither_picture_nor_sound_is_said_once(comfy, output, previews, caplog):  # noqa: F811
     network = NETWORKS["Hunyuan3D 2.1"]
     delta = train(comfy, network, new_model(network), Vae(64, torch.zeros(1, 9, 9, 9)), steps=2)
-    assert delta.nnz and previews == [None, None]
+    assert delta.nnz and previews == [None, None, None]
     assert "Training goes on without the pictures of step 2. The VAE of SaRA Train Samples decodes to" in caplog.text
 
 
