@@ -68,14 +68,14 @@ def _options():
         setting_input("noise_level_mean", step=0.1),
         setting_input("noise_level_std", step=0.1),
         setting_input("min_snr_gamma", step=0.5),
-        setting_input("caption_dropout", needs="Needs unconditional.", step=0.05),
+        setting_input("caption_dropout", needs="Needs unconditional, unless text encoders are trained.", step=0.05),
         io.Conditioning.Input(
             "unconditional", optional=True, tooltip="CLIP Text Encode with empty text, for caption_dropout."
         ),
         setting_input("selection_rule"),
         setting_input("per_layer"),
         setting_input("snapshot_every"),
-        setting_input("snapshots_kept"),
+        setting_input("snapshots_kept", needs="With keep_last_snapshot the last one stays."),
         io.Int.Input(
             "checkpoint_depth", default=1, min=1, max=4,
             tooltip="With gradient_checkpointing: 1 recomputes whole blocks, 2 their parts (attention, feed-forward), "
