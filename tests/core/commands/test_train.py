@@ -184,10 +184,10 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_the_step(interruptible):
 def test_a_snapshot_of_other_settings_or_images_is_not_resumed(base, images, tmp_path, capsys):
     path = tmp_path / "run.safetensors"
     saved = settings(batch_size=1, seed=0, adjust_at=[0.5], data=read_image_folder(images).digest())
-    snapshot.save(path, {"step": 1}, {**vars(saved), "steps": 9})
+    snapshot.save(path, {"step": 1}, {**vars(saved), "grad_accumulation": 9})
     assert train(base, images, tmp_path / "out.safetensors", "--steps", "7", "--resume", str(path)) == 1
     error = capsys.readouterr().err
-    assert "this one is another (steps: 9 in the snapshot, 7 now). Give" in error
+    assert "this one is another (grad_accumulation: 9 in the snapshot, 1 now). Give" in error
     (images / "0.txt").write_text("a green square")
     try:
         assert train(base, images, tmp_path / "out.safetensors", "--steps", "7", "--resume", str(path)) == 1
@@ -314,7 +314,7 @@ def test_too_little_memory_is_said_with_the_options_that_help(base, images, tmp_
 
 REFUSED = {
     "no folder of images": (["{base}", "{tmp}/none", "{tmp}/o.safetensors"], "There is no folder"),
-    "no caption": (["{base}", "{base}", "{tmp}/o.safetensors"], "put a .txt file with the caption beside each image"),
+    "no image": (["{base}", "{base}", "{tmp}/o.safetensors"], "put the training images there"),
     "a single file": (["{images}/0.png", "{images}", "{tmp}/o.safetensors"], "is no diffusers folder"),
     "another pipeline": (["{tmp}/fill", "{images}", "{tmp}/o.safetensors"], "is a FluxFillPipeline: this command"),
     "a damaged pipeline": (["{tmp}/damaged", "{images}", "{tmp}/o.safetensors"], "cannot be opened"),

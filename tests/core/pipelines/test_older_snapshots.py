@@ -31,14 +31,14 @@ def resumed(folder, then, chosen, state=None):
 
 def test_state_and_settings_are_those_of_today(tmp_path):
     batches = {"images": DRAWN, "class_images": None}
-    assert resumed(tmp_path, THEN, now()) == {"step": 3, "batches": batches}
+    assert resumed(tmp_path, THEN, now()) == {"step": 3, "batches": batches, "plan": [7], "adjust_at": (4,)}
     others = {**THEN, "selection": {"threshold": 0.01}, "learning_rate": 0.1, "adjust_at": 0.0}
     chosen = now(selection={"rule": "smallest", "threshold": 0.01}, learning_rate=0.1, adjust_at=[])
     assert resumed(tmp_path, others, chosen)["batches"] == batches
 
 
 @pytest.mark.parametrize("change", [
-    {"steps": 8}, {"grad_accumulation": 1}, {"optimizer": "Adam"}, {"schedule": "cosine"}, {"adjust_at": [0.4]},
+    {"grad_accumulation": 1}, {"optimizer": "Adam"}, {"schedule": "cosine"}, {"adjust_at": [0.4]},
     {"selection": {"rule": "largest", "density": 0.05}}, {"min_snr_gamma": 5.0}, {"max_grad_norm": 0.5},
 ])  # fmt: skip
 def test_a_run_of_other_settings_is_refused(tmp_path, change):
@@ -48,8 +48,15 @@ def test_a_run_of_other_settings_is_refused(tmp_path, change):
 
 
 def test_a_snapshot_of_today_is_as_it_is(tmp_path):
-    state = {"batches": {"images": DRAWN, "class_images": None}}
+    state = {"step": 3, "batches": {"images": DRAWN, "class_images": None}, "plan": [5, 7], "adjust_at": [2]}
     assert resumed(tmp_path, asdict(now()), now(), state) == state
+
+
+def test_more_steps_than_then_are_no_other_run_and_fewer_than_done_are_refused(tmp_path):
+    assert resumed(tmp_path, THEN, now(steps=20))["plan"] == [7]
+    assert resumed(tmp_path, THEN, now(steps=3))["adjust_at"] == (4,)
+    with pytest.raises(TrainingError, match="has done 3 steps already, and --steps is 2: set it to 3 or more"):
+        resumed(tmp_path, THEN, now(steps=2))
 
 
 @pytest.mark.parametrize("change, state", [
@@ -64,7 +71,7 @@ def test_a_damaged_one_is_refused_as_damaged(tmp_path, change, state):
 
 @pytest.mark.parametrize("changes, resumes", [({}, True), ({"noise_from": 0.1}, False), ({"noise_to": 0.5}, False)])
 def test_one_from_before_noise_ranges_had_all_levels(tmp_path, changes, resumes):
-    state = {"batches": {"images": DRAWN, "class_images": None}}
+    state = {"step": 3, "batches": {"images": DRAWN, "class_images": None}, "plan": [7], "adjust_at": []}
     then = {name: value for name, value in asdict(now()).items() if name not in ("noise_from", "noise_to")}
     if resumes:
         assert resumed(tmp_path, then, now(**changes), state) == state

@@ -160,7 +160,6 @@ def test_a_parameter_goes_by_each_of_its_names_and_is_trained_under_the_first(pa
     weights = trainable_weights(model, **patterns)
     assert list(weights) == names
     assert all(weights[name].weight is model.get_parameter(name) for name in names)
-    assert list(trainable_weights(model, **patterns, prefix="host")) == [f"host.{name}" for name in names]
 
 
 def test_what_is_not_trained_is_counted_once_by_its_kind():
