@@ -69,3 +69,8 @@ def test_a_kernel_is_believed_up_to_a_hundredth(error, is_believed):
     else:
         with pytest.raises(ArithmeticError):
             weight_gradient._check_kernel("triton-dots", result, expected)
+
+
+def test_a_measurement_counts_for_sizes_like_its_own_only():
+    assert weight_gradient._about(1000) == weight_gradient._about(1024) == weight_gradient._about(1100)
+    assert len({weight_gradient._about(1 << power) for power in range(4, 24)}) == 20

@@ -11,6 +11,7 @@ from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from sara_core import DeltaError, SparseDelta, SparseEntry, UnsupportedModelError
+from sara_core.delta import fused
 from sara_core.delta.own_weights import OwnWeights
 from tests.support import tiny_diffusers
 from tests.support.small_models import every_bit, same_bits
@@ -215,3 +216,9 @@ def test_a_handle_does_not_keep_its_model_alive():
     gc.collect()
     assert model() is None
     handle.remove()
+
+
+def test_stacked_changes_of_half_precision_are_in_single():
+    half = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.tensor([0.5], dtype=torch.bfloat16), (2, 2))
+    stacked = fused._stacked([(half, torch.Size((2, 2))), (half, torch.Size((2, 2)))])
+    assert stacked.values.dtype == torch.float32 and stacked.indices.tolist() == [1, 5] and stacked.shape == (4, 2)

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sara_core import DeltaError, SparseDelta, SparseEntry
-from sara_core.delta.variants import left_out
+from sara_core.delta.variants import left_out, takes_other_inputs
 from sara_core.extraction.extract import extract_with_report
 from sara_core.models.bake import bake
 
@@ -89,3 +89,8 @@ def test_nothing_is_left_out_where_more_does_not_fit_or_nothing_is_left():
     assert left_out(alone, {first: (8, 9, 3, 3)}) == {}
     with pytest.raises(DeltaError, match="has shape"):
         SparseDelta(alone).apply_({first: torch.zeros(8, 9, 3, 3)})
+
+
+def test_what_has_one_side_only_has_no_inputs():
+    assert not takes_other_inputs((8,), (8,)) and not takes_other_inputs((8,), (9,))
+    assert takes_other_inputs((8, 4), (8, 9)) and not takes_other_inputs((8, 4), (9, 4))

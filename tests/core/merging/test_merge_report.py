@@ -133,3 +133,8 @@ def test_by_count_two_small_changes_outvote_a_large_one_and_a_draw_goes_by_the_t
         return merge([small, large, half], method="ties", keep=1.0, sign=sign).entries[FIRST].values.tolist()
 
     assert elected_by("total") == [-9.0, -9.0] and elected_by("count") == [-9.0, 1.5]
+
+
+def test_an_average_counts_what_each_delta_puts_into_it():
+    report = report_of(INK, OIL, method="mean")
+    assert report.total.amounts.tolist() == [3.5, 3.0]

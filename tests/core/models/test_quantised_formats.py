@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, UnsupportedModelError
 from sara_core.models.bake import bake
-from sara_core.models.quantised import blocks
+from sara_core.models.quantised import blocks, rotation
 from sara_core.models.quantised.int8 import Int8
 from sara_core.models.quantised.microscaled import Mxfp8, Nvfp4
 
@@ -195,3 +195,11 @@ def test_groups_of_four_are_turned_back(tmp_path):
 def test_a_precision_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(DeltaError, match="'fp4'.*bf16 or fp16"):
         baked(tmp_path, int8(), change((2, 4), (0, 1.0)), precision="fp4")
+
+
+def test_a_turned_change_of_half_precision_is_scaled_in_single():
+    values = torch.tensor([0.1, -0.3], dtype=torch.bfloat16)
+    entry = SparseEntry(torch.tensor([3, 17], dtype=torch.int32), values, (2, 16))
+    in_single = SparseEntry(entry.indices, values.float(), entry.shape)
+    for ours, theirs in zip(rotation.spread(entry, 0.7, 16), rotation.spread(in_single, 0.7, 16), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs))

@@ -1,7 +1,9 @@
 """One training session for every host: how it ends and what it leaves, what it says, and going on from a snapshot."""
 
+import dataclasses
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -245,3 +247,41 @@ def test_a_rate_of_the_papers_that_learns_nothing_is_noted(tmp_path):
     toy_session(tmp_path, toy_run(settings(learning_rate=1e-9)), silent).execute()
     assert "too low to learn anything. Lower the density, or set learning_rate (1e-4 to 1e-3)." in noted.logged[0]
     assert silent.logged == []
+
+
+def test_what_was_saved_on_the_way_stays_as_it_was(tmp_path):
+    states = []
+
+    class Looking(Listening):
+        def after_step(self, step):
+            super().after_step(step)
+            state = session.training.state()["last_good"]
+            states.append((state, state.clone()))
+
+    session = toy_session(tmp_path, host=Looking())
+    session.execute()
+    assert len(states) == 6 and all(torch.equal(state, then) for state, then in states)
+    assert not torch.equal(states[0][0], states[-1][0])
+
+
+def test_the_activations_of_an_error_are_gone_before_anything_is_saved(tmp_path):
+    activations = []
+
+    def run_out(forwards):
+        activation = torch.zeros(3)
+        activations.append(weakref.ref(activation))
+        if forwards == 3:
+            raise MemoryError("Memory ran out")
+
+    session = toy_session(tmp_path, toy_run(after_losses=run_out))
+    alive = []
+    save = session.places.save_stopped
+
+    def saved(delta):
+        alive.append([reference() is not None for reference in activations])
+        return save(delta)
+
+    session.places = dataclasses.replace(session.places, save_stopped=saved)
+    with pytest.raises((MemoryError, TrainingError)):
+        session.execute()
+    assert alive == [[False, False, False]]
