@@ -17,10 +17,19 @@ def disk_needed(run: Run, places: Places) -> tuple[int, int]:
     the snapshots that are kept and the one that is being written, and the host's own files."""
     count, settings = len(run.store.values), run.settings
     moments, _ = optimizer_bytes(run.training.optimizer)
-    due = settings.steps // places.snapshot_every if places.snapshot_every else 0
-    snapshots = min(places.snapshots.keep + 1, max(1, due))  # one that is stopped always leaves one
-    most = round(count * (DELTA_AT_MOST + snapshots * (SNAPSHOT + moments))) + places.other_bytes
+    most = bytes_at_most(count, settings.steps, places.snapshot_every, places.snapshots.keep, moments)
+    most += places.other_bytes
     return count * DELTA_AT_LEAST, most
+
+
+def bytes_at_most(elements: int, steps: int, snapshot_every: int, kept: int, moments: float) -> int:
+    """Bytes of the finished delta and of the snapshots that are on the disk at once, at most.
+
+    elements: trained; kept: snapshots; moments: bytes that the optimizer keeps per element
+    """
+    due = steps // snapshot_every if snapshot_every else 0
+    snapshots = min(kept + 1, max(1, due))  # one that is stopped always leaves one
+    return round(elements * (DELTA_AT_MOST + snapshots * (SNAPSHOT + moments)))
 
 
 def check_disk(run: Run, places: Places) -> str | None:
