@@ -9,6 +9,7 @@ from .extract import SaRAExtract
 from .host.folders import register_folders
 from .host.patching import register_adapter
 from .host.report import register_report
+from .host.web.check import register_check
 from .host.web.datasets import register_datasets
 from .host.web.deltas import register_deltas
 from .host.web.runs import register_runs
@@ -28,6 +29,7 @@ class SaRAExtension(ComfyExtension):
         register_runs()
         register_datasets()
         register_deltas()
+        register_check()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

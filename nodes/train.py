@@ -29,6 +29,7 @@ from .host.training.run import assembled_run, first_loss
 from .host.training.samples import Samples, SampleSettings
 from .host.training.session import NodeHost
 from .host.training.text_data import TextRunSettings, check_asked_for, trains_text, with_captions
+from .host.web.past_runs import kind_of_run, remembered
 from .host.web.runs import LiveRun, followed
 from .host.words import WORDS
 from .sockets import SaraDelta
@@ -104,7 +105,11 @@ def _train(lists, scalars, live: LiveRun, say):
         if state is not None:
             session.resume(state)
         host.log(data.describe(settings.steps, settings.samples_per_step))
-        with news.ends_with_errors():
+        kind = kind_of_run(
+            training, math.prod(data.images.largest.shape[-2:]), settings.batch_size, settings.grad_accumulation,
+            scalars["gradient_checkpointing"],
+        )  # fmt: skip
+        with news.ends_with_errors(), remembered(kind, live, lambda: host.estimate and host.estimate.activations):
             host.begin(run, is_resumed=state is not None)
             for kind, doubt in doubts(data):
                 host.warn(kind, doubt)

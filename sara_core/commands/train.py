@@ -21,9 +21,10 @@ from ..training.optimizer_choice import chosen_optimizer
 from ..training.processes import joined_processes
 from ..training.record import resumed_state
 from ..training.session import TrainingSession
+from .presets import apply_preset
 from .target import check_target
 from .terminal import WORDS, Terminal, own_snapshots, places
-from .train_options import add_arguments, run_settings, shares
+from .train_options import AMOUNTS, add_arguments, run_settings, shares
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -36,6 +37,9 @@ def run(arguments: argparse.Namespace) -> str:
     with joined_processes() as processes, _shortage_in_words(arguments):
         terminal = Terminal(processes, _memory_advice(arguments))
         images, class_images = _images(arguments, terminal)
+        if arguments.preset is not None:
+            pictures = len({image.path for image in images.images})
+            terminal.say(apply_preset(arguments, pictures, AMOUNTS))
         settings = run_settings(arguments, images, class_images, processes.count)
         chosen = chosen_optimizer(settings, WORDS)
         state = None if arguments.resume is None else resumed_state(arguments.resume, settings, WORDS)

@@ -18,6 +18,7 @@ from ..training.settings import (
 )  # fmt: skip
 from ..wording import counted
 from .options import number
+from .presets import Given, add_preset
 from .terminal import SNAPSHOTS_KEPT, WORDS, option
 
 DEFAULT_DENSITY = 0.01
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target", metavar="OUT", type=Path,
         help="the delta, a .safetensors file, replaced if it exists; ComfyUI loads it",
     )  # fmt: skip
+    add_preset(parser.add_argument_group("settings to begin with"))
     which = parser.add_argument_group("which weights are trained")
     amount = which.add_mutually_exclusive_group()
     amount.add_argument(
@@ -80,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--resolution", type=number(1, 1 << 16, whole=True), default=512,
+        "--resolution", type=number(1, 1 << 16, whole=True), default=512, action=Given,
         help="Images are cut to such squares; SDXL, SD3 and Flux were made for 1024. (default %(default)s)",
     )  # fmt: skip
     group.add_argument(
@@ -173,6 +175,6 @@ def _kind(setting: Setting) -> dict:
     if setting.choices:
         return {"choices": setting.choices, "metavar": "NAME"}
     if isinstance(setting.default, str):
-        return {"metavar": "TEXT"}
+        return {"action": Given, "metavar": "TEXT"}
     parse = number(setting.least, setting.most, whole=setting.is_whole)
-    return {"type": parse, "metavar": "N" if setting.is_whole else "X"}
+    return {"action": Given, "type": parse, "metavar": "N" if setting.is_whole else "X"}
