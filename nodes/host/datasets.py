@@ -103,7 +103,8 @@ def new_folder(name: object) -> str:
 
     Raises TrainingError, or DeltaError for a name that no folder can have, if it cannot be made.
     """
-    parts = [part.strip() for part in str(name).replace("\\", "/").split("/") if part.strip()]
+    named = name if isinstance(name, str) else ""
+    parts = [part.strip() for part in named.replace("\\", "/").split("/") if part.strip()]
     if not parts or len(parts) > DEEPEST:
         raise TrainingError("Give the new folder a name, like my_dog.")
     for part in parts:

@@ -5,6 +5,7 @@ able to post, and no question may be larger than it needs to be.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,17 +43,28 @@ def on_post(path: str, answer: Answer) -> None:
             return _failed(403, "Only ComfyUI's own page may do this.")
         if request.content_type != "application/json":
             return _failed(415, "Send JSON.")
-        if (request.content_length or 0) > MAX_QUESTION:
+        content = await _at_most(request, MAX_QUESTION)
+        if content is None:
             return _failed(413, "That is too much at once.")
         try:
-            sent = await request.json()
-        except ValueError:
+            sent = json.loads(content)
+        except (ValueError, RecursionError):
             return _failed(400, "That is no JSON.")
         if not isinstance(sent, dict):
             return _failed(400, "Send a JSON object.")
         return await _in_thread(answer, {**sent, **request.match_info})
 
     _register("POST", path, answered)
+
+
+async def _at_most(request: aiohttp.web.Request, most: int) -> bytes | None:
+    """What was sent; None if that is more, whatever the request says of its length."""
+    content = bytearray()
+    async for part in request.content.iter_any():
+        content += part
+        if len(content) > most:
+            return None
+    return bytes(content)
 
 
 def _register(method: str, path: str, handler: Callable) -> None:
