@@ -44,8 +44,9 @@ export function valueRange(raw, others) {
   const trimmed = Math.floor(sorted.length / 50);
   let [low, high] = [sorted[trimmed], sorted[sorted.length - 1 - trimmed]];
   for (const [, value] of others) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  if (low === high) [low, high] = [low - Math.abs(low || 1) * 0.1, high + Math.abs(high || 1) * 0.1];
-  return [low, high];
+  // Equal values have means that differ in the last bit: numbers that a label cannot tell apart have no ticks between.
+  const size = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  return high - low < size * 0.001 ? [low - size * 0.1, high + size * 0.1] : [low, high];
 }
 
 // Round values between two, about `count` of them.

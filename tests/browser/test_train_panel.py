@@ -3,7 +3,7 @@
 import json
 import uuid
 
-from devtools.comfyui.install import ROOT
+from devtools.comfyui.install import PACK_FOLDER, ROOT
 from tests.support.browser import ComfyPage
 
 PANEL = "[...document.querySelectorAll('.sara-train')].find((panel) => panel.offsetParent)"
@@ -13,7 +13,7 @@ def sentence(english, **values):
     return {"key": english, "values": values, "english": english.format(**values)}
 
 
-def state(page: ComfyPage, node: int, **changes) -> dict:
+def state(page: ComfyPage, node: int | str, **changes) -> dict:
     """A run of a node of the open workflow, after 3 of 10 steps."""
     workflow = page.page.evaluate("() => (app.rootGraph ?? app.graph).id")
     return {
@@ -89,6 +89,19 @@ def test_what_a_file_says_is_text(classic_page):
     assert page.page.evaluate(f"() => {PANEL}.querySelectorAll('img').length") == 0
 
 
+def test_losses_that_are_all_but_equal_have_an_axis(classic_page):
+    script = """async (values) => {
+      const module = await import(`/extensions/${PACK}/train/numbers.js`);
+      return values.map((value) => {
+        const raw = Array.from({ length: 40 }, (_, step) => [step + 1, value]);
+        const [low, high] = module.valueRange(raw, module.smoothed(raw));
+        return [high - low, value];
+      });
+    }""".replace("${PACK}", PACK_FOLDER)
+    for width, value in classic_page.page.evaluate(script, [0.1, 0.3, 1e-9, 7.7, 0]):
+        assert width >= 0.1 * value and width > 0
+
+
 def test_points_that_a_lost_connection_took_are_asked_for(classic_page):
     page = classic_page
     node = train_node(page)
@@ -107,13 +120,24 @@ def test_points_that_a_lost_connection_took_are_asked_for(classic_page):
     page.page.unroute(f"**/sara/runs/{whole['run']}")
 
 
+def test_a_training_that_went_with_its_server_says_so(classic_page):
+    page = classic_page
+    node = train_node(page)
+    send(page, state(page, node), LOSSES)
+    assert "step 3 of 10" in text(page, ".sara-train-head")
+    page.page.evaluate("""async () => (await import("/scripts/api.js")).api.dispatchCustomEvent("reconnected")""")
+    page.until(lambda: "ComfyUI ended during this training" in (text(page, ".sara-train-ending") or ""))
+    assert "left" not in text(page, ".sara-train-head")
+    page.expect_complaint("/sara/runs/")  # the server has no such run
+
+
 def test_a_training_survives_a_reload_finishes_early_and_is_trained_on(classic_page, checkpoint):
     page = classic_page
     few = page.server.input / "few"
     few.mkdir(exist_ok=True)
     for picture in sorted((ROOT / "demo" / "style").glob("plain-00[0-1].*")):
         (few / picture.name).write_bytes(picture.read_bytes())
-    page.load(ROOT / "example_workflows" / "Train a style.json")
+    page.load(ROOT / "example_workflows" / "Train a style, like LoRA training.json")
     page.set_widget(page.node("CheckpointLoaderSimple"), "ckpt_name", checkpoint.name)
     page.set_widget(page.node("LoadImageTextDataSetFromFolder"), "folder", few.name)
     for side in ("width", "height"):
