@@ -8,6 +8,7 @@ import { goOn } from "./actions.js";
 import { Curve } from "./curve.js";
 import { Ending } from "./ending.js";
 import { clock, gigabytes, rate, short } from "./numbers.js";
+import { isOver } from "./runs.js";
 import { Strip } from "./strip.js";
 
 const ROW = 58, HEAD = 22;  // pixels of the strip, as panel.css has them
@@ -80,20 +81,20 @@ export class Panel {
   }
 
   draw(run) {
-    const isOver = Boolean(run.end) || !(run.phase in PHASES) || ["finished", "stopped", "failed"].includes(run.phase);
+    const isDone = isOver(run) || !(run.phase in PHASES);
     this.element.dataset.phase = run.phase;
     const doing = run.message ? say(run.message.key, run.message.values) : say(PHASES[run.phase] ?? run.phase);
     this.phase.textContent = run.step && !run.message ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;
     this.phase.title = this.phase.textContent;
-    this.left.textContent = timeWords(run, isOver);
+    this.left.textContent = timeWords(run, isDone);
     this.bar.firstChild.style.width = `${run.steps ? (100 * run.step) / run.steps : 0}%`;
     this.curve.show(run);
     this.drawWarnings(run.warnings ?? []);
-    this.numbers.hidden = this.buttons.hidden = isOver;
-    this.ending.element.hidden = !isOver;
-    if (isOver) this.ending.show(run);
+    this.numbers.hidden = this.buttons.hidden = isDone;
+    this.ending.element.hidden = !isDone;
+    if (isDone) this.ending.show(run);
     else this.drawNumbers(run);
-    this.drawRequests(run, isOver);
+    this.drawRequests(run, isDone);
     this.strip.element.hidden = !run.samples;
     this.strip.show(run.samples);
   }
@@ -122,8 +123,8 @@ export class Panel {
     this.warnings.replaceChildren(...sentences.map((sentence) => element("p", {}, sentence)));
   }
 
-  drawRequests({ phase, step, samples }, isOver) {
-    if (this.pressed && (isOver || step > this.pressed.step + 1)) this.forget();
+  drawRequests({ phase, step, samples }, isDone) {
+    if (this.pressed && (isDone || step > this.pressed.step + 1)) this.forget();
     for (const [wanted, button] of Object.entries(this.requests)) {
       const can = WORKING.includes(phase) && (wanted !== "sample" || Boolean(samples));
       button.disabled = !can || this.pressed?.wanted === wanted || this.pressed?.wanted === "finish";
@@ -153,8 +154,8 @@ export class Panel {
   }
 }
 
-function timeWords({ seconds_left: left, end }, isOver) {
-  if (isOver) return end?.seconds ? clock(end.seconds) : "";
+function timeWords({ seconds_left: left, end }, isDone) {
+  if (isDone) return end?.seconds ? clock(end.seconds) : "";
   return left ? say("{time} left", { time: clock(left) }) : "";
 }
 

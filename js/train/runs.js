@@ -3,10 +3,11 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { ask, onEvent } from "../common/server.js";
+import { ask, onEvent, ServerError } from "../common/server.js";
 import { executionId } from "../common/nodes.js";
 
 const MOST_RUNS = 50;
+const OVER = ["finished", "stopped", "failed"];
 const NO_ID = "00000000-0000-0000-0000-000000000000";  // of a graph that has not been given one yet
 
 const runs = new Map();      // its name → its state, the newest run last
@@ -41,7 +42,27 @@ export async function refresh() {
 export function follow() {
   onEvent("sara.run", heard);
   onEvent("execution_start", ({ prompt_id }) => queuedHere.add(prompt_id));  // the server tells only whoever queued it
-  onEvent("reconnected", refresh);
+  onEvent("reconnected", () => {
+    refresh();
+    askForUnfinished();
+  });
+}
+
+// A server that was started anew knows none of the runs that went on when it ended, and no event will come of them.
+function askForUnfinished() {
+  for (const run of [...runs.values()].filter((run) => !isOver(run))) {
+    ask(`runs/${run.run}`).then(put, (error) => error instanceof ServerError && put(lost(run)));
+  }
+}
+
+function lost(run) {
+  const words = "ComfyUI ended during this training. If a snapshot of it was saved, choose it under resume to go on.";
+  const end = { kind: "failed", sentences: [{ key: words, values: {} }], delta: null, snapshot: null, seconds: null };
+  return { ...run, phase: "failed", message: null, end };
+}
+
+export function isOver({ end, phase }) {
+  return Boolean(end) || OVER.includes(phase);
 }
 
 function openWorkflow() {

@@ -116,7 +116,7 @@ def test_folders_are_listed_and_made(ask, cats, server):
     assert ask("dataset/folder", {"name": " new / Größe "}) == (200, {"folder": "new/Größe"})
     assert (server.input / "new" / "Größe").is_dir()
     assert {"cats", "new", "new/Größe"} <= set(ask("dataset/folders")[1]["folders"])
-    for name in ("", "/", ".", "..", "../x", "a/../../x", ".hidden", "a" * 300, "x\0y", "a/b/c/d/e/f/g", None, 3.5, ["x"]):
+    for name in ("", "/", ".", "..", "../x", "a/../../x", ".hidden", "a" * 300, "x\0", "a/b/c/d/e/f/g", None, 3.5, ["x"]):
         status, answer = ask("dataset/folder", {"name": name})
         assert status == 400 and list(answer) == ["error"], name
     assert not (server.input.parent / "x").exists()
