@@ -54,13 +54,22 @@ async function saveCaptions(files, folder) {
       continue;
     }
     try {
-      const caption = await file.text();
+      const caption = await textOf(file);
       await ask("dataset/caption", { folder, name: picture.name, caption, before: picture.caption });
     } catch (error) {
       refused.push(`${file.name}: ${error.message}`);
     }
   }
   return refused;
+}
+
+// As the server reads caption files, and not with a sign in place of whatever is none.
+async function textOf(file) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+  } catch {
+    throw new Error(say("it is not UTF-8 text: save it as UTF-8."));
+  }
 }
 
 function stem(name) {

@@ -26,7 +26,8 @@ export function familyOf(node) {
   const file = modelFile(node);
   if (file === undefined) return Promise.resolve(UNKNOWN);
   if (!known.has(file)) {
-    known.set(file, ask(`family?${new URLSearchParams({ model: file })}`).catch(() => UNKNOWN));
+    const forgotten = () => known.delete(file) && UNKNOWN;  // the file may come, or the server come back
+    known.set(file, ask(`family?${new URLSearchParams({ model: file })}`).catch(forgotten));
   }
   return known.get(file);
 }

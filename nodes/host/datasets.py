@@ -69,9 +69,12 @@ def open_folder(name: object) -> Path:
             return path
     except (OSError, ValueError, RuntimeError):  # a name that no folder can have, links that go round in circles
         pass
+    if os.path.isabs(str(name)):
+        raise TrainingError(
+            f"{_shown(name)} is not shown: the gallery has ComfyUI's input folder only. A run takes others, too."
+        )
     raise TrainingError(
-        f"The gallery has no folder {_shown(name)}: it shows those that lie in ComfyUI's input folder. A run takes "
-        "others, too."
+        f"There is no folder {_shown(name)} in ComfyUI's input folder: choose another one, or drop pictures here."
     )
 
 

@@ -47,12 +47,13 @@ def marks(page):
 def test_pictures_and_captions_are_dropped_shown_and_written(gallery):
     page, inputs = gallery.page, gallery.server.input
     large, small = picture((640, 384), "red"), picture((64, 64), "blue")
-    choose(gallery, files(a_png=large, a_txt=b"a red wall", b_png=small, c_png=small, d_heic=b"x"), 3)
+    choose(gallery, files(a_png=large, a_txt=b"a red wall", b_png=small, b_txt=b"caf\xe9", c_png=small, d_heic=b"x"), 3)
     folder = inputs / gallery.widget(gallery.dataset, "folders").splitlines()[-1]
     assert (folder / "a.png").read_bytes() == large and (folder / "a.txt").read_text() == "a red wall"
     assert page.locator(".sara-dataset-counts").inner_text() == "3 pictures, 2 without caption"
     assert sorted(marks(gallery)) == ["copy", "no caption", "no caption", "tiny", "tiny"]
-    assert "d.heic is left out" in page.locator(".sara-dataset-notes").inner_text()
+    notes = page.locator(".sara-dataset-notes").inner_text()
+    assert "d.heic is left out" in notes and "b.txt: it is not UTF-8 text" in notes and not (folder / "b.txt").exists()
     assert page.locator(".sara-dataset-bucket").first.inner_text() == "640 × 384"
 
     field = page.get_by_label("Caption of b.png")
@@ -90,5 +91,5 @@ def test_the_trigger_stands_before_captions_that_lack_it_and_resolution_and_fold
 
 def test_a_folder_that_is_not_there_is_said(gallery):
     gallery.set_widget(gallery.dataset, "folders", "nowhere")
-    gallery.until(lambda: "has no folder 'nowhere'" in gallery.page.locator(".sara-dataset-notes").inner_text())
+    gallery.until(lambda: "There is no folder 'nowhere'" in gallery.page.locator(".sara-dataset-notes").inner_text())
     gallery.expect_complaint("400")
