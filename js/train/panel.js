@@ -92,14 +92,18 @@ export class Panel {
     this.drawWarnings(run.warnings ?? []);
     this.numbers.hidden = this.buttons.hidden = isDone;
     this.ending.element.hidden = !isDone;
-    if (isDone) this.ending.show(run);
-    else this.drawNumbers(run);
+    if (isDone) {
+      this.ending.show(run);
+      if ([memoryWords(run), savedWords(run)].includes(this.said.textContent)) this.announce("");
+    } else this.drawNumbers(run);
     this.drawRequests(run, isDone);
+    if (!isDone) this.drawSaved(run);
     this.strip.element.hidden = !run.samples;
     this.strip.show(run.samples);
   }
 
-  drawNumbers({ losses, rate: now, seconds_per_step: seconds, memory, estimate }) {
+  drawNumbers(run) {
+    const { losses, rate: now, seconds_per_step: seconds, memory } = run;
     const mean = this.curve.mean.at(-1)?.[1];
     const shown = [
       [say("Loss"), mean === undefined ? "–" : short(mean)],
@@ -111,9 +115,19 @@ export class Panel {
         })],
       ...(memory ? [[say("Most so far"), say("{peak} GB", { peak: gigabytes(memory.peak) })]] : []),
     ];
-    if (!losses.length && estimate) this.announce(say(estimate.key, estimate.values));
+    if (!losses.length && run.estimate) this.announce(memoryWords(run));
     this.numbers.replaceChildren(...shown.map(([name, value, title]) =>
       element("div", { title }, element("dt", {}, name), element("dd", {}, value))));
+  }
+
+  // Once: what is said later is not to be written over.
+  drawSaved(run) {
+    const words = savedWords(run);
+    if (words && words !== this.saved) {
+      if (this.pressed?.wanted === "save") this.pressed = undefined;
+      this.announce(words);
+    }
+    this.saved = words;
   }
 
   drawWarnings(warnings) {
@@ -152,6 +166,14 @@ export class Panel {
   announce(sentence) {
     this.said.textContent = this.said.title = sentence;
   }
+}
+
+function memoryWords({ estimate }) {
+  return estimate && say(estimate.key, estimate.values);
+}
+
+function savedWords({ saved }) {
+  return saved && say(saved.key, saved.values);
 }
 
 function timeWords({ seconds_left: left, end }, isDone) {

@@ -56,9 +56,14 @@ def test_a_node_without_a_run_is_as_ever_and_one_with_a_run_grows_once(page):
     page.settle()
     before = node_size(page, node)
     assert text(page) is None
-    run = state(page, node)
+    run = state(page, node, estimate=sentence("Memory: about {size} MiB", size=87))
+    send(page, run)
+    assert text(page, ".sara-train-said") == "Memory: about 87 MiB"
     send(page, run, LOSSES)
     during = node_size(page, node)
+    kept = "What was trained in 3 steps is in output/sara/unsaved/x.safetensors."
+    send(page, {**run, "saved": sentence(kept)})
+    assert text(page, ".sara-train-said") == kept
     assert during[0] == before[0] and during[1] > before[1]
     assert "step 3 of 10" in text(page, ".sara-train-head") and "2:40 left" in text(page, ".sara-train-head")
     assert "2e-4" in text(page, ".sara-train-numbers") and "1.3 s/step" in text(page, ".sara-train-numbers")
@@ -67,7 +72,7 @@ def test_a_node_without_a_run_is_as_ever_and_one_with_a_run_grows_once(page):
         "snapshot": None, "seconds": 5.0, "loss": 0.1, "trained": 7, "error": None,
     }  # fmt: skip
     send(page, {**run, "phase": "stopped", "step": 4, "end": ended}, [[4, 0.1]], first=3)
-    assert "Stopped after 4 steps." in text(page, ".sara-train-ending")
+    assert "Stopped after 4 steps." in text(page, ".sara-train-ending") and not text(page, ".sara-train-said")
     assert node_size(page, node) == during
 
 

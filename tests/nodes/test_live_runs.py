@@ -227,6 +227,7 @@ def test_what_the_page_asks_for_is_done_within_a_step(comfy, model, data, untouc
     state = last_run(runs)
     if wanted == "save":
         assert (output / "sara" / "unsaved" / "run_00001_step2.safetensors").is_file()
+        assert "run_00001_step2.safetensors" in state["saved"]["english"]
         assert state["step"] == 4 and state["end"]["kind"] == "finished"
         assert {"step": 2, "kind": "snapshot"} in state["marks"]
     else:

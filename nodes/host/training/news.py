@@ -78,6 +78,9 @@ class News:
     def is_warned(self, kind: str, text: str) -> None:
         self.live.tell(warnings={**self.live.state.warnings, kind: sentence(text)})
 
+    def is_saved(self, text: str) -> None:
+        self.live.tell(saved=sentence(text))
+
     def ends(self, kind: str, error: str | None = None) -> Ending:
         """The state of a run that is over; returns what it says."""
         existing, training = self._existing(), self.run.training

@@ -90,6 +90,7 @@ class NodeHost(Host):
     def saved_on_request(self, kept: str) -> None:
         self.log(kept)
         self.say(kept)
+        self.news.is_saved(kept)
 
     def show_report(self, text: str) -> None:
         self.log(text)

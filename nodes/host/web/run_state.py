@@ -46,7 +46,8 @@ class RunState:
     memory: {"now", "peak", "total": bytes, "device"}
     marks: {"step", "kind": "adjustment" or "snapshot"} of each
     samples: {"captions", "columns": [{"step", "snapshot", "files"}]}, None for a run without
-    warnings: kind → `sentence`; end: how it ended (training.ending)
+    saved: a `sentence` on what became of the last request to save; warnings: kind → `sentence`
+    end: how it ended (training.ending)
     """
 
     run: str
@@ -66,6 +67,7 @@ class RunState:
     estimate: dict | None = None
     marks: list[dict] = field(default_factory=list)
     samples: dict | None = None
+    saved: dict | None = None
     warnings: dict[str, dict] = field(default_factory=dict)
     end: dict | None = None
 
