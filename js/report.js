@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { say } from "./common/words.js";
 
 const FILE = "sara-report.md";
 
@@ -19,7 +20,7 @@ function download(text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);  // once it has certainly been read
 }
 
-function say(severity, detail) {
+function tell(severity, detail) {
   app.extensionManager.toast.add({ severity, summary: "SaRA", detail, life: 8000 });
 }
 
@@ -28,16 +29,16 @@ async function copyReport() {
   try {
     text = await report();
   } catch (error) {
-    say("error", `There is no problem report: ${error.message}. Is ComfyUI still running?`);
+    tell("error", say("There is no problem report: {why}. Is ComfyUI still running?", { why: error.message }));
     return;
   }
   try {
     await navigator.clipboard.writeText(text);
-    say("success", "The problem report is in the clipboard: paste it into an issue, and say what happened.");
+    tell("success", say("The problem report is in the clipboard: paste it into an issue, and say what happened."));
   } catch {
     // Pages that come from another computer without https have no clipboard.
     download(text);
-    say("info", `The problem report has been downloaded as ${FILE}: put its text into an issue, and say what happened.`);
+    tell("info", say("The problem report has been downloaded as {file}: put its text into an issue, and say what happened.", { file: FILE }));
   }
 }
 
