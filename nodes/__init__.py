@@ -12,6 +12,7 @@ from .host.report import register_report
 from .host.web.check import register_check
 from .host.web.datasets import register_datasets
 from .host.web.deltas import register_deltas
+from .host.web.help import register_help
 from .host.web.runs import register_runs
 from .inspect import SaRAInspect
 from .load import SaRAApply, SaRALoader
@@ -30,6 +31,7 @@ class SaRAExtension(ComfyExtension):
         register_datasets()
         register_deltas()
         register_check()
+        register_help()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -47,7 +47,7 @@ def test_all_languages_have_words_for_the_same_choices_and_the_same_files():
     assert sorted(path.name for path in (ROOT / "locales").iterdir()) == LANGUAGES
     for language in LANGUAGES:
         files = sorted(path.name for path in (ROOT / "locales" / language).iterdir())
-        assert files == ["commands.json", "main.json", "nodeDefs.json"]
+        assert files == ["commands.json", "help.json", "main.json", "nodeDefs.json"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
