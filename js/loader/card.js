@@ -44,7 +44,9 @@ function strength(row, title, actions) {
   const number = element("input", {
     type: "number", min: String(-STRONGEST), max: String(STRONGEST), step: "0.05", class: "sara-number", "aria-label": label,
   });
+  let shown;
   const show = (value) => {
+    shown = value;
     slider.value = String(value);
     number.value = String(Math.round(value * 1000) / 1000);
     slider.style.setProperty("--at", `${50 + 50 * Math.max(-1, Math.min(1, value / REACH))}%`);
@@ -56,7 +58,7 @@ function strength(row, title, actions) {
   number.addEventListener("change", () => {
     const value = Number(number.value);
     const isSound = number.value !== "" && Number.isFinite(value) && Math.abs(value) <= STRONGEST;
-    show(isSound ? value : row.strength);
+    show(isSound ? value : shown);
     if (isSound) actions.change({ strength: value });
   });
   number.addEventListener("keydown", (event) => event.stopPropagation());

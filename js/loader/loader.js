@@ -26,12 +26,14 @@ class Cards {
   constructor(node) {
     this.node = node;
     this.model = null;
+    this.isNew = true;  // the page may have given it a name from a list that is old
     this.element = element("div", { class: "sara-cards", "aria-label": say("Deltas") });
     this.hidePlain();
     this.widget = addPanel(node, "cards", this.element, CARD + BUTTON);
     this.widget.options.getMinHeight = () => this.height;
     this.height = CARD + BUTTON;
     after(node, "onConfigure", () => {
+      this.isNew = false;
       this.connectionsChanged();
       // The graph has what App mode shows of it once all its nodes are there.
       setTimeout(() => this.hidePlain());
@@ -75,7 +77,9 @@ class Cards {
     if (deltas.isKnown()) {
       const names = deltas.names();
       if (Array.isArray(widget.options?.values)) widget.options.values = names.length ? names : [NO_DELTA];
-      if (widget.value === NO_DELTA && names.length) widget.value = deltas.newest();
+      const isGone = this.isNew && !names.includes(widget.value);
+      if (isGone || widget.value === NO_DELTA) widget.value = deltas.newest() ?? NO_DELTA;
+      this.isNew = false;
     }
     this.show();
     this.look();
@@ -85,7 +89,7 @@ class Cards {
     const rows = readRows(this.node);
     const focused = this.element.contains(document.activeElement) ? placeOf(document.activeElement) : null;
     const cards = rows.map((row, place) => card(row, this.model, place === 0 && isNameLinked(this.node), {
-      change: (part) => this.write(rows.map((other, at) => (at === place ? { ...other, ...part } : other))),
+      change: (part) => this.change(place, part),
       pick: () => pickDelta(this.model, (name) => this.write(rows.map((other, at) => (at === place ? chosen(other, name) : other)))),
       about: () => openInfo(row.name),
       remove: rows.length > 1 && !(place === 0 && isNameLinked(this.node))
@@ -103,6 +107,13 @@ class Cards {
     const rows = readRows(this.node);
     const isFirst = rows.length === 1 && rows[0].name === NO_DELTA;
     this.write(isFirst ? [chosen(rows[0], name)] : [...rows, { name, strength: 1, on: true }]);
+  }
+
+  change(place, part) {
+    const rows = readRows(this.node).map((row, at) => (at === place ? { ...row, ...part } : row));
+    // The card shows its strength already, and one made anew would take the focus from whoever goes on by Tab.
+    if ("strength" in part) writeRows(this.node, rows);
+    else this.write(rows);
   }
 
   write(rows) {

@@ -64,6 +64,19 @@ def take(page, words):
     page.settle()
 
 
+def test_whoever_goes_on_by_tab_after_a_strength_stays_in_the_card(page, files):
+    loader = add_loader(page)
+    number = page.page.get_by_role("spinbutton", name="Strength of Sunset")
+    number.fill("0.5")
+    number.press("Tab")
+    page.settle()
+    assert page.widget(loader, "strength") == 0.5
+    assert page.page.evaluate("() => document.activeElement.innerText") == "Add a delta"
+    number.fill("1000")
+    number.press("Enter")
+    assert number.input_value() == "0.5"
+
+
 def test_the_prompt_is_that_of_the_plain_inputs(classic_page, files):
     page = classic_page
     loader = add_loader(page)
@@ -92,7 +105,7 @@ def test_the_window_has_other_families_grey_and_stopped_ones_apart_and_text_stay
     add_loader(page)
     page.page.get_by_role("button", name="Add a delta").click()
     tiles = page.page.locator(".sara-tile")
-    grey = tiles.filter(has_text="<b>Photo</b>")
+    grey = tiles.filter(has_text="b>Photo")
     grey.wait_for()
     page.until(lambda: "sara-other" in grey.get_attribute("class"))
     assert "sara-other" not in tiles.filter(has_text="sunset.safetensors").get_attribute("class")

@@ -47,6 +47,7 @@ class ComfyPage:
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self._complaints.append(f"{error.name}: {error.message}"))
         self.open()
+        self._clear_graph()  # of the workflow that a new user gets
 
     def open(self) -> None:
         """Load the page anew, as a reload does; what it says while it loads counts."""
@@ -64,9 +65,12 @@ class ComfyPage:
     def empty(self) -> None:
         """An empty graph in front, and no complaint of before."""
         self.page.keyboard.press("Escape")
+        self._clear_graph()
+        self._complaints.clear()
+
+    def _clear_graph(self) -> None:
         self.page.evaluate("() => { app.canvas.setGraph?.(app.rootGraph ?? app.graph); app.graph.clear() }")
         self.settle(100)
-        self._complaints.clear()
 
     def complaints(self, *also_known: str) -> list[str]:
         """What the console has had to say so far, errors only, without the host's own."""
