@@ -31,6 +31,13 @@ def test_a_snapshot_of_the_same_settings_is_resumed(tmp_path):
     assert resumed_state(tmp_path / "run.safetensors", chosen) == state
 
 
+def test_a_snapshot_of_other_images_is_refused_in_words(tmp_path):
+    path = tmp_path / "run.safetensors"
+    snapshot.save(path, {}, asdict(settings(data="1f")))
+    with pytest.raises(TrainingError, match=r"\(data: other images or captions than in the snapshot\)\. Give them"):
+        resumed_state(path, settings(data="2f"), WORDS)
+
+
 def test_a_snapshot_of_other_settings_is_refused_with_all_that_differs(tmp_path):
     path = tmp_path / "run.safetensors"
     snapshot.save(path, {}, asdict(settings(batch_size=8, seed=1)))
@@ -52,7 +59,7 @@ def test_every_setting_but_the_steps_decides_whether_a_run_is_resumed(tmp_path):
     path = tmp_path / "run.safetensors"
     for name in asdict(settings()).keys() - {"steps"}:
         snapshot.save(path, {}, {**asdict(settings()), name: "other"})
-        with pytest.raises(TrainingError, match=rf"\({name}: other in the snapshot"):
+        with pytest.raises(TrainingError, match=rf"\({name}: other .*in the snapshot"):
             resumed_state(path, settings())
 
 
