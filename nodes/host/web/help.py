@@ -1,4 +1,4 @@
-"""The nodes' help pages in the page's language, where it looks for them first: docs/<node>/<language>.md of ours.
+"""The nodes' help pages in the page's language, where it looks for them first: docs/<node>/<language>.md.
 
 A page that somebody has translated is given as it is. Of the others the names and sentences of a node, which are
 translated anyway, make the beginning, and the rest is in English. Without this ComfyUI's page finds the English one
