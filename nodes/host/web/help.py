@@ -8,7 +8,6 @@ itself, after a complaint in the console.
 import asyncio
 import json
 import re
-import urllib.parse
 from pathlib import Path
 
 import aiohttp.web
@@ -22,9 +21,12 @@ _REPLACED = ("Inputs", "Output", "Outputs")
 
 
 def register_help() -> None:
-    """Give the page its address; without a server, as in tests of single nodes, there is no page."""
+    """Give the page its address; without a server, as in tests of single nodes, there is no page.
+
+    Nor is there one where the pack's folder has a brace in its name, which an address takes for a pattern.
+    """
     server = getattr(PromptServer, "instance", None)
-    if server is None:
+    if server is None or set("{}") & set(_PACK.name):
         return
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
@@ -35,8 +37,7 @@ def register_help() -> None:
         return aiohttp.web.Response(text=text, content_type="text/markdown", charset="utf-8")
 
     # As ComfyUI gives the folder of the scripts an address; the patterns let no other file be asked for.
-    pack = urllib.parse.quote(_PACK.name)
-    server.routes.get(f"/extensions/{pack}/docs/{{node:[A-Za-z]+}}/{{language:[A-Za-z-]+}}.md")(answer)
+    server.routes.get(f"/extensions/{_PACK.name}/docs/{{node:[A-Za-z]+}}/{{language:[A-Za-z-]+}}.md")(answer)
 
 
 def help_page(node: str, language: str) -> str:
