@@ -36,17 +36,25 @@ def new() -> torch.nn.Module:
 
 
 def train(base: digits.DigitSet, seed: int, report) -> dict[str, torch.Tensor]:
-    """Train on the base part of the digits; returns fp16 tensors under their names in a checkpoint.
+    """Train on the base part of the digits; see `train_on`."""
+    plain = torch.from_numpy(digits.paint(base.ink))
+    return train_on(lambda random: _coloured_batch(base.ink, random), plain, STEPS, seed, report)
 
+
+def train_on(draw, plain: torch.Tensor, steps: int, seed: int, report) -> dict[str, torch.Tensor]:
+    """Train on pictures; returns fp16 tensors under their names in a checkpoint.
+
+    draw: NumPy's RandomState → a batch of pictures, [BATCH, 64, 64, 3] in 0..1
+    plain: pictures of the same form, whose latents are to have mean 0 and deviation 1 where diffusion takes place
     report(step, steps, loss) is called after every step.
     """
     torch.manual_seed(seed)
     random = np.random.RandomState(seed)
     model = new().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.05)
-    for step in range(STEPS):
-        pictures = _coloured_batch(base.ink, random).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    for step in range(steps):
+        pictures = draw(random).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.taesd_encoder(pictures)
             decoded = model.taesd_decoder(latents + LATENT_NOISE * torch.randn(latents.shape))
@@ -56,8 +64,8 @@ def train(base: digits.DigitSet, seed: int, report) -> dict[str, torch.Tensor]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        report(step + 1, STEPS, loss.item())
-    _normalise(model, torch.from_numpy(digits.paint(base.ink)))
+        report(step + 1, steps, loss.item())
+    _normalise(model, plain)
     return {AUTOENCODER_PREFIX + name: tensor.half() for name, tensor in model.state_dict().items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Mapping, NamedTuple
 
 import torch
 
@@ -18,10 +18,21 @@ LAYOUT = {
     "transformer_depth_middle": -1, "num_heads": 8, "context_dim": 768, "use_spatial_transformer": True,
     "legacy": False,
 }  # fmt: skip
-STEPS, BATCH, LEARNING_RATE, WARM_UP = 3500, 32, 4e-4, 100
 AVERAGE_DECAY = 0.998
 PLAIN_SHARE, CAPTION_DROPOUT = 0.7, 0.1
 SAVE_EVERY = 100
+
+
+class Plan(NamedTuple):
+    """How long and how fast a UNet is trained; a batch is of so many pictures."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warm_up: int
+
+
+PLAN = Plan(steps=3500, batch=32, learning_rate=4e-4, warm_up=100)
 
 
 class Examples(NamedTuple):
@@ -35,6 +46,14 @@ class Examples(NamedTuple):
     labels: torch.Tensor
     contexts: torch.Tensor
     empty: torch.Tensor
+
+    def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [count, 4, 8, 8] and contexts [count, 77, 768] of a random batch, some captions left out."""
+        looks = torch.randint(1, len(self.latents), (count,)).masked_fill(torch.rand(count) < PLAIN_SHARE, 0)
+        rows = torch.randint(len(self.labels), (count,))
+        latents, contexts = self.latents[looks, rows], self.contexts[looks, self.labels[rows]]
+        contexts[torch.rand(count) < CAPTION_DROPOUT] = self.empty
+        return latents, contexts
 
 
 def new() -> torch.nn.Module:
@@ -83,9 +102,12 @@ def examples_from(checkpoint_file: Path, base: digits.DigitSet) -> Examples:
     return Examples(*(tensor.clone() for tensor in encoded))
 
 
-def train(examples: Examples, seed: int, state_file: Path, report) -> dict[str, torch.Tensor]:
+def train(
+    examples, seed: int, state_file: Path, report, plan: Plan = PLAN, start: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """Train, or go on from `state_file`, which is written now and then.
 
+    examples: has a `draw` as Examples have; start: weights to begin with, by default fresh ones
     Returns the averaged weights as fp16 tensors under their names in a checkpoint.
     report(step, steps, loss) is called after every step.
     """
@@ -94,13 +116,15 @@ def train(examples: Examples, seed: int, state_file: Path, report) -> dict[str, 
     torch.manual_seed(seed)
     sigmas = ModelSamplingDiscrete().sigmas
     model = new()
+    if start is not None:
+        model.load_state_dict(start)
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS,
-                                                   pct_start=WARM_UP / STEPS, cycle_momentum=False)
+    optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=plan.steps,
+                                                   pct_start=plan.warm_up / plan.steps, cycle_momentum=False)
     first = _resume(state_file, model, average, optimizer, schedule)
-    for step in range(first, STEPS):
-        loss = _loss(model, examples, sigmas)
+    for step in range(first, plan.steps):
+        loss = _loss(model, *examples.draw(plan.batch), sigmas)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,7 +134,7 @@ def train(examples: Examples, seed: int, state_file: Path, report) -> dict[str, 
         decay = min(AVERAGE_DECAY, (step + 1) / (step + 10))
         for name, tensor in model.state_dict().items():
             average[name].lerp_(tensor, 1 - decay)
-        report(step + 1, STEPS, loss.item())
+        report(step + 1, plan.steps, loss.item())
         if (step + 1) % SAVE_EVERY == 0:
             _save(state_file, step + 1, model, average, optimizer, schedule)
     return tensors(average)
@@ -121,13 +145,9 @@ def tensors(average: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {UNET_PREFIX + name: tensor.half() for name, tensor in average.items()}
 
 
-def _loss(model: torch.nn.Module, examples: Examples, sigmas: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the predicted noise on one random batch."""
-    looks = torch.randint(1, len(examples.latents), (BATCH,)).masked_fill(torch.rand(BATCH) < PLAIN_SHARE, 0)
-    rows = torch.randint(len(examples.labels), (BATCH,))
-    latents, contexts = examples.latents[looks, rows], examples.contexts[looks, examples.labels[rows]]
-    contexts[torch.rand(BATCH) < CAPTION_DROPOUT] = examples.empty
-    timesteps = torch.randint(len(sigmas), (BATCH,))
+def _loss(model: torch.nn.Module, latents: torch.Tensor, contexts: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the predicted noise on one batch."""
+    timesteps = torch.randint(len(sigmas), (len(latents),))
     sigma, noise = sigmas[timesteps].view(-1, 1, 1, 1), torch.randn_like(latents)
     noisy = (latents + sigma * noise) / (sigma**2 + 1).sqrt()
     with torch.autocast("cpu", torch.bfloat16):

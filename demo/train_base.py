@@ -35,18 +35,18 @@ def main() -> None:
     base = digits.load_split().base
     autoencoder_file = arguments.work / "taesd.safetensors"
     if not autoencoder_file.exists():
-        checkpoint.write(autoencoder.train(base, SEED, _Report("autoencoder")), autoencoder_file)
+        checkpoint.write(autoencoder.train(base, SEED, Report("autoencoder")), autoencoder_file)
 
     untrained = arguments.work / "untrained.safetensors"
     checkpoint.assemble(untrained, base_unet.tensors(base_unet.new().state_dict()), load_file(autoencoder_file))
     examples = base_unet.examples_from(untrained, base)
-    unet = base_unet.train(examples, SEED, arguments.work / "unet.pt", _Report("UNet"))
+    unet = base_unet.train(examples, SEED, arguments.work / "unet.pt", Report("UNet"))
 
     checkpoint.write(load_file(autoencoder_file), checkpoint.AUTOENCODER_FILE)
     checkpoint.write(unet, checkpoint.UNET_FILE)
 
 
-class _Report:
+class Report:
     """Prints the mean loss and the pace now and then."""
 
     def __init__(self, what: str, every: int = 25):
