@@ -1,0 +1,146 @@
+"""Trains and measures one cell of the table after another, each a line of JSON in a file that a stopped run goes on."""
+
+import json
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+
+from demo import autoencoder, base_unet, checkpoint
+from demo.autoencoder import LATENT_SCALE
+
+from . import base, drawing, icon_sets, judge, measures, names, render
+from .protocol import JUDGED, PICTURES, Cell
+from .training import Settings, Task, train
+
+_SETS = {icons.name: icons for icons in icon_sets.ALL}
+
+
+class Bench:
+    """work: a folder for the icon sets and the base's own pictures; ComfyUI must be importable"""
+
+    def __init__(self, work: Path, settings: Settings = Settings(), judged: int = JUDGED):
+        self.work, self.settings, self.judged = work, settings, judged
+        self.verdicts = judge.load()
+        self.autoencoder = _autoencoder()
+
+    def measured(self, cell: Cell) -> dict:
+        """Train and measure a cell; what it took is among the figures."""
+        start = time.perf_counter()
+        size = sum(parameter.numel() for parameter in self.new_model().parameters())
+        trained = train(
+            self.new_model, cell.method, round(cell.share * size), cell.rate, self.task(cell.style), cell.seed,
+            self.settings, **dict(cell.options),
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        asked = self.asked(cell.style)
+        figures = measures.measure(
+            self.verdicts, cell.style, self._drawn(trained.model, asked, cell.style), self._drawn(trained.model, asked),
+            self._base_drawn(tuple(asked)), self._style_pictures(cell.style), asked, self.choice,
+        )  # fmt: skip
+        return {
+            **cell._asdict(), "trained": trained.count, "loss": sum(trained.losses[-50:]) / len(trained.losses[-50:]),
+            "training seconds": round(seconds, 1), "seconds": round(time.perf_counter() - start, 1), **figures,
+        }  # fmt: skip
+
+    def new_model(self) -> torch.nn.Module:
+        """The base UNet, untouched."""
+        model = base_unet.new()
+        model.load_state_dict(base.trained_so_far())
+        return model
+
+    @cached_property
+    def choice(self) -> list[str]:
+        """All names that the base knows."""
+        return render.pictures(icon_sets.NOTO, self.work)[0]
+
+    def asked(self, style: str) -> list[str]:
+        """Names to draw: held out, known to the base, and in the style's own set."""
+        own = set(render.pictures(_SETS[style], self.work)[0])
+        return [name for name in self.choice if names.is_held_out(name) and name in own][: self.judged]
+
+    @lru_cache(maxsize=1)
+    def task(self, style: str) -> Task:
+        """A style's pictures of names that the base knows and that are not held out, with the trigger."""
+        chosen, pixels = render.pictures(_SETS[style], self.work)
+        known = set(self.choice)
+        rows = [row for row, name in enumerate(chosen) if name in known and not names.is_held_out(name)]
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PICTURES]
+        rows = [rows[k] for k in order]
+        pictures = torch.from_numpy(pixels[rows]).float() / 255
+        with torch.no_grad():
+            latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
+        contexts = self._contexts([names.caption(chosen[row], trigger(style)) for row in rows])
+        return Task(latents, contexts, self._contexts([""])[0].float())
+
+    def _drawn(self, model, asked: list[str], style: str | None = None) -> torch.Tensor:
+        contexts = self._contexts([names.caption(name, trigger(style) if style else "") for name in asked])
+        empty = self._contexts([""])[0].float()
+        return drawing.decode(self.autoencoder, drawing.draw(model, contexts, empty, seed=0))
+
+    @lru_cache
+    def _base_drawn(self, asked: tuple[str, ...]) -> torch.Tensor:
+        return self._drawn(self.new_model().requires_grad_(False).eval(), list(asked))
+
+    def _style_pictures(self, style: str) -> torch.Tensor:
+        chosen, pixels = render.pictures(_SETS[style], self.work)
+        return torch.from_numpy(pixels[[names.is_held_out(name) for name in chosen]]).float() / 255
+
+    @cached_property
+    def _clip(self):
+        import comfy.sd
+
+        from safetensors.torch import load_file
+
+        file = self.work / "base.safetensors"
+        checkpoint.assemble(file, load_file(base.UNET_FILE), load_file(base.AUTOENCODER_FILE))
+        return comfy.sd.load_checkpoint_guess_config(str(file), output_model=False)[1]
+
+    def _contexts(self, captions: list[str]) -> torch.Tensor:
+        return torch.stack([self._context(caption) for caption in captions])
+
+    @lru_cache(maxsize=4096)
+    def _context(self, caption: str) -> torch.Tensor:
+        with torch.inference_mode():
+            context = self._clip.encode_from_tokens(self._clip.tokenize(caption))[0].half()
+        return context.clone()
+
+
+def trigger(style: str) -> str:
+    """Words before every caption of a style."""
+    return f"{style.split('-')[0]} style"
+
+
+def _autoencoder() -> torch.nn.Module:
+    from safetensors.torch import load_file
+
+    model = autoencoder.new()
+    tensors = load_file(base.AUTOENCODER_FILE)
+    model.load_state_dict({name.removeprefix(checkpoint.AUTOENCODER_PREFIX): t.float() for name, t in tensors.items()})
+    return model.eval().requires_grad_(False)
+
+
+def run(bench: Bench, cells: list[Cell], file: Path, say=print) -> list[dict]:
+    """Measure the cells that are not yet in the file, adding a line for each; returns those of all of them."""
+    known = {_key(line): line for line in _lines(file)}
+    for number, cell in enumerate(cells, 1):
+        if cell in known:
+            continue
+        line = bench.measured(cell)
+        known[cell] = line
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        say(f"{number} of {len(cells)}: {line}")
+    return [known[cell] for cell in cells]
+
+
+def _lines(file: Path) -> list[dict]:
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _key(line: dict) -> Cell:
+    options = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in line["options"])
+    return Cell(*(line[name] for name in Cell._fields[:-1]), options)

@@ -1,0 +1,212 @@
+"""The methods that are compared: each makes a frozen UNet trainable in about the same number of values.
+
+    method(model, budget) → Trainable
+
+LT-SFT (https://arxiv.org/abs/2110.07560) is two runs: full fine-tuning, and then, from the base again, the elements
+that it has changed most, which is `sara` with the rule `largest_of` those changes (training.py).
+
+What a method leaves of its budget because its ranks are whole numbers is in the table. Where the paper says how a
+method is set up, it is set up so; LoRA, which the paper puts on the attention, is tried on every layer as well, where
+ours is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+# The weight that AdaptFormer's branch has (https://arxiv.org/abs/2205.13535, section 3.2).
+ADAPTFORMER_SCALE = 0.1
+
+
+class Trainable(NamedTuple):
+    """parameters: what an optimizer changes
+    before_step: (step, steps, optimizer), called with the gradients of a step that is to be taken, counted from 0
+    after_step: brings the model up to date with the parameters
+    """
+
+    parameters: list[torch.nn.Parameter]
+    before_step: Callable[[int, int, torch.optim.Optimizer], None] = lambda step, steps, optimizer: None
+    after_step: Callable[[], None] = lambda: None
+
+    @property
+    def count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def _trained(model: torch.nn.Module) -> Trainable:
+    return Trainable([parameter for parameter in model.parameters() if parameter.requires_grad])
+
+
+def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Every Linear and convolution by its name."""
+    kinds = torch.nn.Linear, torch.nn.Conv2d
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def attention(model: torch.nn.Module) -> list[str]:
+    """Names of the projections of the attention."""
+    return [name for name in layers(model) if ".attn" in name and ".to_" in name]
+
+
+def feed_forwards(model: torch.nn.Module) -> list[str]:
+    """Names of the transformers' feed-forward parts."""
+    return [name for name, _ in model.named_modules() if name.endswith(".ff")]
+
+
+def _per_rank(module: torch.nn.Module) -> int:
+    """How many values a LoRA of rank 1 has on a layer."""
+    if isinstance(module, torch.nn.Conv2d):
+        return module.weight[0].numel() + module.out_channels
+    return module.in_features + module.out_features
+
+
+def _ranks(model: torch.nn.Module, names: Iterable[str], budget: int) -> dict[str, int]:
+    """One rank for all layers, and one more for as many as the budget allows."""
+    found = layers(model)
+    costs = {name: _per_rank(found[name]) for name in names}
+    rank = max(budget // sum(costs.values()), 1)
+    left = budget - rank * sum(costs.values())
+    ranks = {}
+    for name, cost in costs.items():
+        one_more = cost <= left
+        left -= cost * one_more
+        ranks[name] = rank + one_more
+    return ranks
+
+
+def _lora(model: torch.nn.Module, names: list[str], budget: int, **options) -> Trainable:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    ranks = _ranks(model, names, budget)
+    smallest = min(ranks.values())
+    config = LoraConfig(
+        r=smallest, lora_alpha=smallest, target_modules=names, rank_pattern=ranks, alpha_pattern=ranks, **options
+    )
+    inject_adapter_in_model(config, model)
+    return _trained(model)
+
+
+def full(model: torch.nn.Module, budget: int) -> Trainable:
+    """Every parameter; the budget is not its own."""
+    model.requires_grad_(True)
+    return _trained(model)
+
+
+def lora(model: torch.nn.Module, budget: int) -> Trainable:
+    """PEFT's LoRA on the attention, as in the paper."""
+    return _lora(model, attention(model), budget)
+
+
+def lora_everywhere(model: torch.nn.Module, budget: int) -> Trainable:
+    """PEFT's LoRA on every Linear and convolution."""
+    return _lora(model, list(layers(model)), budget)
+
+
+def dora(model: torch.nn.Module, budget: int) -> Trainable:
+    """PEFT's DoRA on the attention; its magnitudes are a few values more."""
+    return _lora(model, attention(model), budget, use_dora=True)
+
+
+class _Beside(torch.nn.Module):
+    """AdaptFormer: FFN(LN x) + 0.1 · W_up ReLU(W_down LN x); the block adds x."""
+
+    def __init__(self, feed_forward: torch.nn.Module, width: int, inner: int):
+        super().__init__()
+        self.feed_forward = feed_forward
+        self.down, self.up = torch.nn.Linear(width, inner), torch.nn.Linear(inner, width)
+        torch.nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            torch.nn.init.zeros_(zero)
+
+    def forward(self, x):
+        return self.feed_forward(x) + ADAPTFORMER_SCALE * self.up(F.relu(self.down(x)))
+
+
+def adaptformer(model: torch.nn.Module, budget: int) -> Trainable:
+    """A bottleneck beside each feed-forward part."""
+    names = feed_forwards(model)
+    found = layers(model)
+    widths = {name: next(m.in_features for n, m in found.items() if n.startswith(f"{name}.")) for name in names}
+    inner = max(int((budget - sum(widths.values())) / sum(2 * width + 1 for width in widths.values())), 1)
+    for name in names:
+        holder, _, attribute = name.rpartition(".")
+        parent = model.get_submodule(holder)
+        setattr(parent, attribute, _Beside(getattr(parent, attribute), widths[name], inner))
+    return _trained(model)
+
+
+def shira(model: torch.nn.Module, budget: int) -> Trainable:
+    """PEFT's SHiRA, which knows Linear layers only, with random positions."""
+    from peft import ShiraConfig, inject_adapter_in_model
+
+    linear = {name: module for name, module in layers(model).items() if isinstance(module, torch.nn.Linear)}
+    rank = max(round(budget / sum(_per_rank(module) for module in linear.values())), 1)
+    inject_adapter_in_model(ShiraConfig(r=rank, target_modules=list(linear), random_seed=0), model)
+    return _trained(model)
+
+
+def super_tuning(model: torch.nn.Module, budget: int) -> Trainable:
+    """PEFT's Super-Tuning on the smallest elements of each Linear layer."""
+    from peft import SupertuningConfig, inject_adapter_in_model
+
+    linear = {name: module for name, module in layers(model).items() if isinstance(module, torch.nn.Linear)}
+    size = sum(module.weight.numel() for module in linear.values())
+    config = SupertuningConfig(sparsity=1 - budget / size, select_top=False, target_modules=list(linear))
+    inject_adapter_in_model(config, model)
+    return _trained(model)
+
+
+def sara(
+    model: torch.nn.Module, budget: int, low_rank_weight: float = 0.0, adjust_at: tuple[float, ...] = (), **options
+) -> Trainable:
+    """Ours: the smallest of all weights, by default as it is shipped.
+
+    low_rank_weight: λ of the low-rank loss; adjust_at: parts of the run after which the adjustment takes place
+    options: of sara_core.SaRA, as a rule and a seed
+    """
+    from sara_core import SaRA
+    from sara_core.training.adjustment import adjust
+    from sara_core.training.low_rank import LowRankLoss
+
+    engine = SaRA(model, count=budget, **options)
+    store = engine.store
+    low_rank = LowRankLoss(store, low_rank_weight, seed=0) if low_rank_weight else None
+
+    def before_step(step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        if low_rank is not None:
+            low_rank.add_gradient()
+        if step in {round(part * steps) for part in adjust_at}:
+            adjust(store, optimizer, engine.selection.theta)
+
+    return Trainable([engine.values], before_step, store.write)
+
+
+def largest_of(scores: Mapping[str, torch.Tensor]):
+    """A selection rule: the elements with the largest scores, each weight's of its shape, over the whole model."""
+
+    def chosen(request):
+        positions = {}
+        for share, wanted in request.shares:
+            flat = torch.cat([scores[name].flatten() for name in share])
+            best = flat.topk(wanted).indices.sort().values
+            ends = torch.tensor([scores[name].numel() for name in share]).cumsum(0)
+            borders = [0, *torch.searchsorted(best, ends).tolist()]
+            for name, end, first, last in zip(share, ends.tolist(), borders, borders[1:]):
+                positions[name] = best[first:last] - (end - scores[name].numel())
+        return positions
+
+    return chosen
+
+
+METHODS: dict[str, Callable[[torch.nn.Module, int], Trainable]] = {
+    "full": full,
+    "LoRA": lora,
+    "LoRA everywhere": lora_everywhere,
+    "AdaptFormer": adaptformer,
+    "SaRA": sara,
+    "SHiRA": shira,
+    "Super-Tuning": super_tuning,
+    "DoRA": dora,
+}
