@@ -47,12 +47,12 @@ def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 def attention(model: torch.nn.Module) -> list[str]:
     """Names of the projections of the attention."""
-    return [name for name in layers(model) if ".attn" in name and ".to_" in name]
+    return [name for name in layers(model) if "attn" in name and ".to_" in name]
 
 
 def feed_forwards(model: torch.nn.Module) -> list[str]:
     """Names of the transformers' feed-forward parts."""
-    return [name for name, _ in model.named_modules() if name.endswith(".ff")]
+    return [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "ff"]
 
 
 def _per_rank(module: torch.nn.Module) -> int:
