@@ -17,7 +17,8 @@ export function modelFile(node) {
       if (named("ckpt_name")) return named("ckpt_name");
       if (named("unet_name")) return `diffusion_models/${named("unet_name")}`;
     }
-    current = slot < 0 ? null : current.getInputNode?.(slot);
+    // A node that is being made is in no graph yet, and newer frontends throw when it is asked for its inputs' nodes.
+    current = slot < 0 || !current.graph ? null : current.getInputNode?.(slot);
   }
   return undefined;
 }

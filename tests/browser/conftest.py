@@ -2,8 +2,12 @@
 
 A test takes `page` and runs twice, once for each renderer; `classic_page` runs once. Both are tabs that the tests of a
 file share, with an empty graph in front. The console must be free of errors after every test.
+
+SARA_FRONTEND may name the folder of another frontend than ComfyUI brings, such as `static` of an unpacked
+comfyui-frontend-package.
 """
 
+import os
 import shutil
 
 import pytest
@@ -23,7 +27,9 @@ def page_server(host, checkpoint, tmp_path_factory):
         pytest.skip(NONE_FOUND)
     base = tmp_path_factory.mktemp("page")
     shutil.copytree(ROOT / "demo" / "style", base / "input" / PICTURES)
-    with Server(host, base, model_paths={"checkpoints": checkpoint.parent}) as running:
+    frontend = os.environ.get("SARA_FRONTEND")
+    arguments = ("--front-end-root", frontend) if frontend else ()
+    with Server(host, base, model_paths={"checkpoints": checkpoint.parent}, arguments=arguments) as running:
         yield running
 
 

@@ -32,7 +32,7 @@ def test_the_report_command_puts_the_report_into_the_clipboard(page):
     context = page.page.context
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.page.evaluate("() => app.extensionManager.command.execute('SaRA.CopyReport')")
-    page.page.get_by_text("The problem report is in the clipboard").wait_for()
+    page.page.get_by_text("The problem report is in the clipboard").first.wait_for()
     assert "ComfyUI" in page.page.evaluate("() => navigator.clipboard.readText()")
 
 
