@@ -1,6 +1,7 @@
 """What ComfyUI Manager and the WebUIs run: says whether anything is missing. It never installs anything.
 
-The WebUIs run it at every launch, so it only reads the installed versions and imports nothing heavy.
+The WebUIs run it at every launch, so it only reads the installed versions and imports nothing heavy. Where the pack cannot
+be imported it is asked too: then what is missing is the likely cause.
 """
 
 import importlib.metadata
@@ -10,19 +11,21 @@ import sys
 NEEDED = {"torch": (2, 5), "numpy": (1, 25), "safetensors": (0, 4)}
 
 
-def problems() -> list[str]:
-    """What is missing or too old, one sentence each; empty when all is well."""
+def problem() -> str | None:
+    """What is missing or too old and what to do, in one line; None when all is well."""
     found = []
     for name, minimum in NEEDED.items():
         wanted = ".".join(map(str, minimum))
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} is not installed; {wanted} or later is needed.")
+            found.append(f"{name} is not installed ({wanted} or later is needed)")
             continue
         if _release(version) < minimum:
-            found.append(f"{name} {version} is too old; {wanted} or later is needed.")
-    return found
+            found.append(f"{name} {version} is too old ({wanted} or later is needed)")
+    if not found:
+        return None
+    return f"SaRA: {', '.join(found)}. ComfyUI or your WebUI brings it: update that, not the single package."
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -31,11 +34,9 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def main() -> int:
-    found = problems()
-    for problem in found:
-        print(f"SaRA: {problem}")
+    found = problem()
     if found:
-        print("SaRA: these come with ComfyUI or your WebUI: update that, not the single package.")
+        print(found)
     return 1 if found else 0
 
 

@@ -211,9 +211,17 @@ def test_install_says_and_does_nothing_when_nothing_is_missing():
 
 def test_install_names_what_is_missing():
     result = _install("-I", "-S")  # without any installed package
-    assert result.returncode == 1
+    assert result.returncode == 1 and result.stdout.count("\n") == 1
     for name in LIBRARIES:
         assert f"{name} is not installed" in result.stdout
+
+
+def test_a_pack_that_cannot_be_imported_says_what_is_missing():
+    """In place of the host's modules nothing; without installed packages, as where they are missing."""
+    script = f"import sys\nsys.path.insert(0, {str(ROOT.parent)!r})\n__import__({ROOT.name!r})"
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: SaRA: ") and "torch is not installed" in last
 
 
 def test_install_imports_nothing_heavy():
