@@ -12,7 +12,6 @@ from ..web.runs import change_ends
 
 # Of so large a part of a run's steps, at its beginning and at its end, the losses are averaged.
 PART = 0.1
-_UNSAVED = "Save it with SaRA Save; until then it is in {place}."
 
 
 @dataclass
@@ -72,11 +71,11 @@ class Ending:
     def _what_is_kept(self) -> Iterator[dict]:
         if self.delta is None or self.kind == "failed":  # the error says it
             return
-        place = f"output/{folders.relative_to_output(self.delta)}"
+        place = _place(self.delta)
         if self.kind == "stopped":
             yield sentence("What was trained is in {place}.", place=place)
         else:
-            yield sentence(_UNSAVED, place=place)
+            yield sentence("Save it with SaRA Save; until then it is in {place}.", place=place)
 
     def _how_to_go_on(self, snapshot: str) -> dict:
         if self.step < self.steps:
@@ -84,6 +83,10 @@ class Ending:
         else:
             key = "To train on, choose '{snapshot}' under resume, and more than {steps} steps."
         return sentence(key, snapshot=snapshot, steps=self.steps)
+
+
+def _place(path: Path) -> str:
+    return f"output/{folders.relative_to_output(path)}"
 
 
 def _mean(losses: Sequence[float], last: bool) -> float | None:
@@ -100,8 +103,8 @@ def delta_was_saved(copy: Path, path: Path) -> None:
     def changed(end: dict) -> dict:
         if end["delta"] != was:
             return end
-        saved = sentence("Saved as {place}.", place=f"output/{folders.relative_to_output(path)}")
-        said = [saved if one["key"] == _UNSAVED else one for one in end["sentences"]]
+        saved = sentence("Saved as {place}.", place=_place(path))
+        said = [saved if one["values"].get("place") == _place(copy) else one for one in end["sentences"]]
         return {**end, "delta": name, "sentences": said}
 
     change_ends(changed)
