@@ -1,7 +1,7 @@
 """What ComfyUI Manager and the WebUIs run: says whether anything is missing. It never installs anything.
 
-The WebUIs run it at every launch, so it only reads the installed versions and imports nothing heavy. Where the pack cannot
-be imported it is asked too: then what is missing is the likely cause.
+The WebUIs run it at every launch, so it only reads the installed versions and imports nothing heavy. Where the pack
+cannot be imported it is asked too: then what is missing is the likely cause.
 """
 
 import importlib.metadata

@@ -4,8 +4,8 @@
 
 The published files are copied into the custom_nodes of a base directory, as an installation does it. ComfyUI starts as
 its main.py does, up to where it would listen, in a process each: once for the first time (Python compiles the pack
-then), and in each round without and with the pack. What the pack costs is measured while ComfyUI loads it, in seconds of
-the processor, which other programs disturb least; beside that stands the difference of the two whole starts.
+then), and in each round without and with the pack. What the pack costs is measured while ComfyUI loads it, in seconds
+of the processor, which other programs disturb least; beside that stands the difference of the two whole starts.
 """
 
 import argparse
