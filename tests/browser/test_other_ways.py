@@ -72,7 +72,8 @@ def test_for_a_user_of_several(browser, host, with_pictures):
         page = context.new_page()
         page.goto(server.client.address)
         page.wait_for_function(IS_READY)
-        answer = page.evaluate("() => app.api.fetchApi('/sara/dataset?folder=digits').then((answer) => answer.json())")
+        question = "/sara/dataset?folder=digits&resolution=512"
+        answer = page.evaluate("asked => app.api.fetchApi(asked).then((answer) => answer.json())", question)
         assert answer["pictures"], answer
         context.close()
 
