@@ -7,7 +7,6 @@ import { say } from "../common/words.js";
 import { valueOf } from "./trace.js";
 
 const AMOUNTS = ["density", "count", "threshold"];
-const MOST_DECIMALS = 8;
 
 // Of the three, only the one that select_by has chosen; all of them where the page cannot know which that is.
 export function showAmount(node) {
@@ -24,19 +23,13 @@ export function showAmount(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
-// 0 takes the paper's rule, and looks wrong as a rate; any other is shown with all its digits.
+// 0 takes the paper's rule, and looks wrong as a rate. The widget's digits stay: the page rounds what is typed to them.
 export function showRate(node) {
   const widget = widgetOf(node, "learning_rate");
   if (!widget) return;
   if (widget.saraLabel === undefined) widget.saraLabel = widget.label ?? null;
   const name = widget.saraLabel ?? widget.name;
   widget.label = widget.value === 0 ? say("{name}: by the paper's rule", { name }) : name;
-  if (widget.options) widget.options.precision = decimals(widget.value);
-}
-
-function decimals(value) {
-  const digits = Number(value).toFixed(MOST_DECIMALS).replace(/0+$/, "").split(".")[1] ?? "";
-  return digits.length;
 }
 
 // App mode shows the widgets that its author has chosen. The first of an entry is the node, or "graph:node:widget".

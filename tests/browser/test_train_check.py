@@ -46,6 +46,7 @@ def test_only_the_amount_that_counts_shows_and_its_value_stays(page):
     label = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'learning_rate').label"
     assert "by the paper's rule" in page.page.evaluate(label, node)
     page.set_widget(node, "learning_rate", 0.0002)
+    assert page.widget(node, "learning_rate") == 0.0002
     assert page.page.evaluate(label, node) == "learning_rate"
     values = page.page.evaluate("(id) => app.graph.getNodeById(id).serialize().widgets_values", node)
     assert values[:4] == ["threshold", 1, 5_000_000, 0.002] and len(values) == 19
