@@ -12,9 +12,12 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ..browser import NONE_FOUND, chromium, find_chromium
 from ..comfyui.install import ROOT, HostError, prepare
 from ..comfyui.server import Server
+from .apps import APPS, as_app
 from .cards import CARDS
 from .graphs import FILE_CHOOSERS, GRAPHS, Graph, Node
 from .ui_workflow import Workflow, to_prompt
@@ -124,6 +127,13 @@ def open_page(browser, address: str):
     return page
 
 
+def _write(name: str, workflow: Workflow, card: Image.Image) -> None:
+    text = json.dumps(workflow, indent=2, ensure_ascii=False)
+    (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    card.save(FOLDER / f"{name}.jpg", quality=88)
+    print(FOLDER / f"{name}.json")
+
+
 def main() -> int:
     browser_path = find_chromium()
     if browser_path is None:
@@ -138,10 +148,10 @@ def main() -> int:
             page = open_page(browser, server.client.address)
             object_info = server.client.object_info()
             for name, graph in GRAPHS.items():
-                workflow = json.dumps(export(page, name, graph, object_info), indent=2, ensure_ascii=False)
-                (FOLDER / f"{name}.json").write_text(workflow + "\n", encoding="utf-8", newline="\n")
-                CARDS[name]().save(FOLDER / f"{name}.jpg", quality=88)
-                print(FOLDER / f"{name}.json")
+                workflow = export(page, name, graph, object_info)
+                _write(name, workflow, CARDS[name]())
+                if name in APPS:
+                    _write(f"{name}.app", as_app(name, graph, workflow, object_info), CARDS[name]())
     return 0
 
 

@@ -36,6 +36,14 @@ def use_a_delta() -> Image.Image:
     return _card([(_big(digits.paint(ink)), "without"), (_big(draw_styled(ink)), "with the delta")], "→")
 
 
+def compare_strengths() -> Image.Image:
+    """One picture with more and more of a delta."""
+    ink = _ink([7])
+    plain, styled = digits.paint(ink), draw_styled(ink)
+    mixed = [(_big(plain + (styled - plain) * part), str(strength)) for strength, part in ((0, 0), (0.5, 0.5), (1, 1))]
+    return _card(mixed, "→→")
+
+
 def bake_a_delta() -> Image.Image:
     """Model and delta as one file."""
     ink = _ink([8])
@@ -69,6 +77,7 @@ CARDS: dict[str, Callable[[], Image.Image]] = {
     "Train a style, like LoRA training": train_a_style,
     "Learn a subject, like LoRA training": learn_a_subject,
     "Use a delta": use_a_delta,
+    "Compare strengths": compare_strengths,
     "Bake a delta": bake_a_delta,
     "Merge two styles": merge_two_styles,
     "Inspect and extract": inspect_and_extract,

@@ -1,61 +1,60 @@
 """What the example workflows say. Notes are drawn at a small size of type: what must be read is in their headings."""
 
 STYLE_FOLDER = "my_style"
-SUBJECT_FOLDER, CLASS_FOLDER = "my_dog", "dogs"
+SUBJECT_FOLDER = "my_dog"
 
-TRAIN_STEPS = f"""# Train a style
+TRAIN_STEPS = """# Train a style
 
 ## 1. Load Checkpoint: choose the model
 Its file is not changed.
-## 2. Load Image-Text: choose the folder of your pictures
-In ComfyUI's folder *input*, make a folder like *{STYLE_FOLDER}*: the pictures and, beside each, its caption in a text \
-file of the same name, *cat.png* and *cat.txt*. Begin every caption with the same words, like *my style, a cat on a \
-chair*: they call the style up later. A new folder is in the list after pressing **R**.
-## 3. Press Run
-The delta is saved in *output/sara*. The template *Use a delta* draws with it.
+## 2. SaRA Dataset: drop your pictures on it
+Write under each what it shows, or leave it: the trigger word is put before every caption.
+## 3. Trigger word, What to draw
+The word calls the style up later: one that means nothing else.
+## 4. Press Run
+The node shows how it learns. At the end a picture is drawn with the new delta, which is in *output/sara*; the \
+template *Use a delta* draws more.
 """
 
 TRAIN_SETTINGS = """# If something is not right
 
 ## Not Stable Diffusion 1.5? Picture size
-Set what your model is made for, for SDXL 1024 × 1024.
+Set what your model is made for, for SDXL 1024.
 ## Too weak? More steps
 Then a higher *density*, up to about 6.
 ## Too strong, or broken pictures? Fewer steps
 Or draw with a lower strength.
-## Out of memory? Smaller pictures
+## Out of memory? A smaller picture size
 Keep *batch_size* at 1 and *gradient_checkpointing* on.
-## Cancelled? Press R, choose the snapshot under resume, Run
+## Cancelled? Press Resume on SaRA Train, then Run
 It goes on where it stopped.
 """
 
-SUBJECT_STEPS = f"""# Learn a subject
+SUBJECT_STEPS = """# Learn a subject
 
 ## 1. Load Checkpoint: choose the model
 Its file is not changed.
-## 2. Subject: choose the folder of its pictures
-4 to 20 pictures in a folder like *input/{SUBJECT_FOLDER}* and, beside each, its caption in a text file of the same \
-name, *1.png* and *1.txt*. Name it by a rare word and its kind: *a photo of sks dog on a beach*.
-## 3. Others of its kind: choose a second folder
-50 to 200 pictures of other dogs in a folder like *input/{CLASS_FOLDER}*, captioned without the rare word: *a photo of \
-a dog*. The model itself can draw them. They keep it from making every dog yours.
+## 2. SaRA Dataset: drop 4 to 20 pictures of the subject on it
+What varies in them is written under each: *on a beach*.
+## 3. Trigger word: a rare word and its kind
+*a photo of sks dog*. **Its kind** is the same without the rare word: *a photo of a dog*. The model draws others of \
+the kind first; they keep it from making every dog yours.
 ## 4. Press Run
-The delta is saved in *output/sara*. The template *Use a delta* draws with it.
+The delta is saved in *output/sara*, and a picture is drawn with it.
 """
 
 SUBJECT_SETTINGS = """# If something is not right
 
-## Not Stable Diffusion 1.5? Picture size, twice
-Set what your model is made for, for SDXL 1024 × 1024.
+## Not Stable Diffusion 1.5? Picture size
+Set what your model is made for, for SDXL 1024.
 ## Not learned? More steps
 Then a higher *density*.
 ## Every dog looks like yours? More of the others
-Or a higher *prior_weight*.
-## No pictures of others? Delete the lower row
-It then trains on the subject alone.
-## Out of memory? Smaller pictures
-Keep *batch_size* at 1 and *gradient_checkpointing* on.
-## Cancelled? Press R, choose the snapshot under resume, Run
+*batch_size* of **How many others**, or a higher *prior_weight*.
+## Photographs of others? A second SaRA Dataset
+Its latents and conditioning go to *class_latents* and *class_positive* in place of the drawn ones.
+## Out of memory? A smaller picture size
+## Cancelled? Press Resume on SaRA Train, then Run
 """
 
 USE_STEPS = """# Use a delta
@@ -64,7 +63,8 @@ USE_STEPS = """# Use a delta
 The one that the delta was trained on.
 ## 2. SaRA Loader: choose the delta
 They are in *output/sara* and *models/sara*. Press **R** if a new one is not in the list.
-## 3. Prompt: begin it with the words of the captions
+## 3. Prompt: say what to draw
+The trigger word that the delta was saved with is put before it.
 ## 4. Press Run
 *strength* 1 is what was trained, 0 is the model alone; try 0.5 to 1.5.
 """
@@ -75,6 +75,18 @@ COMPARE = """# With and without
 Both rows have the seed of the node *Seed*. To save the time, select the lower row's three nodes and press **Ctrl+M**.
 ## Almost the same picture?
 The prompt lacks the words of the captions, or the delta needs more training.
+"""
+
+STRENGTHS = ("First strength", "Second strength", "Third strength", "Fourth strength")
+
+COMPARE_STEPS = """# Compare strengths
+
+## 1. Load Checkpoint: choose the model. SaRA Loader: choose the delta
+The model that the delta was trained on. The *strength* on the loader does nothing here.
+## 2. Four strengths: 0 is the model alone, 1 what was trained
+## 3. Prompt: say what to draw, and press Run
+The same picture comes four times, with one strength after the other: take the one where the delta shows and the \
+picture is still whole.
 """
 
 BAKE_STEPS = """# Bake a delta

@@ -27,8 +27,10 @@ def slots(info: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {}
     for name, (kind, options) in inputs(info).items():
         if kind == GROWING:
-            (grown, *_), = options["template"]["input"]["required"].values()
-            kinds.update({f"{name}.{part}": grown for part in options["template"]["names"]})
+            template = options["template"]
+            (grown, *_), = template["input"]["required"].values()
+            parts = template.get("names") or [f"{template['prefix']}{number}" for number in range(template["max"])]
+            kinds.update({f"{name}.{part}": grown for part in parts})
         else:
             kinds[name] = kind
     return kinds

@@ -30,30 +30,35 @@ def train_style(info: ObjectInfo, checkpoint: str, folder: str, training: Mappin
         info,
         {
             "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
-            "LoadImageTextDataSetFromFolder": {"folder": folder},
-            "Picture size": SQUARE,
+            "SaRADataset": {"folders": folder},
+            "Trigger word": {"value": ""},  # it is in the captions, but for those of plain pictures
+            "Picture size": {"value": settings.SIZE},
             "SaRATrain": training,
             "SaRASave": {"filename_prefix": prefix},
         },
+        ["SaRAApply"],
     )
 
 
 def learn_subject(
-    info: ObjectInfo, checkpoint: str, folder: str, class_folder: str, training: Mapping[str, Any], prefix: str
+    info: ObjectInfo, checkpoint: str, folder: str, others: int, training: Mapping[str, Any], prefix: str
 ) -> Prompt:
-    """As `train_style`, with the pictures of a second input folder as class images."""
+    """As `train_style`, beside so many class images, which the model draws."""
     return _prompt(
         LEARN_A_SUBJECT,
         info,
         {
             "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
-            "Subject": {"folder": folder},
-            "Others of its kind": {"folder": class_folder},
-            "Picture size": SQUARE,
-            "Picture size (others)": SQUARE,
+            "SaRADataset": {"folders": folder},
+            "Trigger word": {"value": settings.STYLE},
+            "Picture size": {"value": settings.SIZE},
+            "Its kind": {"text": "a handwritten digit"},
+            "How many others": {"batch_size": others},
+            "Draw others of its kind": SAMPLING,
             "SaRATrain": training,
             "SaRASave": {"filename_prefix": prefix},
         },
+        ["SaRAApply"],
     )
 
 
@@ -62,13 +67,13 @@ def use_delta(
 ) -> Prompt:
     """Draw a caption by one of the workflow's two rows: with the delta (SaveImage) or without it (PreviewImage)."""
     muted = ["KSampler" + NO_DELTA] if with_delta else ["KSampler"]
-    return _prompt(
+    prompt = _prompt(
         "Use a delta",
         info,
         {
             "CheckpointLoaderSimple": {"ckpt_name": checkpoint},
             "SaRALoader": {"sara_name": delta},
-            "Prompt": {"text": caption},
+            "Prompt": {"string_b": caption, "delimiter": ""},
             "Negative prompt": {"text": ""},
             "Picture size": SQUARE,
             "Seed": {"value": seed},
@@ -78,6 +83,10 @@ def use_delta(
         },
         muted,
     )
+    if not with_delta:  # without its trigger word too, so that there need not be a delta
+        (sentence,) = (node for node in prompt.values() if node["class_type"] == "StringConcatenate")
+        sentence["inputs"]["string_a"] = ""
+    return prompt
 
 
 def merge_styles(

@@ -3,6 +3,7 @@
 
 import { useStyle } from "../common/dom.js";
 import { addPanel, onNode, widgetOf } from "../common/nodes.js";
+import { say } from "../common/words.js";
 import { Gallery } from "./gallery.js";
 
 const SHOWN = ["folders", "trigger", "caption", "resolution", "buckets"];  // widgets that change what the gallery shows
@@ -20,7 +21,7 @@ onNode("Dataset", "SaRADataset", (node) => {
     },
   };
   const gallery = new Gallery(values);
-  addPanel(node, "gallery", gallery.element, HEIGHT);
+  addPanel(node, "gallery", gallery.element, HEIGHT).label = say("Pictures and their captions");
   const folders = widgetOf(node, "folders");
   if (folders?.options) folders.options.getMaxHeight = () => 60;  // what is left is for the pictures
   for (const name of SHOWN) {

@@ -30,6 +30,7 @@ class Cards {
     this.element = element("div", { class: "sara-cards", "aria-label": say("Deltas") });
     this.hidePlain();
     this.widget = addPanel(node, "cards", this.element, CARD + BUTTON);
+    this.widget.label = say("Deltas");
     this.widget.options.getMinHeight = () => this.height;
     this.height = CARD + BUTTON;
     after(node, "onConfigure", () => {

@@ -144,9 +144,8 @@ def test_a_training_survives_a_reload_finishes_early_and_is_trained_on(classic_p
         (few / picture.name).write_bytes(picture.read_bytes())
     page.load(ROOT / "example_workflows" / "Train a style, like LoRA training.json")
     page.set_widget(page.node("CheckpointLoaderSimple"), "ckpt_name", checkpoint.name)
-    page.set_widget(page.node("LoadImageTextDataSetFromFolder"), "folder", few.name)
-    for side in ("width", "height"):
-        page.set_widget(page.node("ImageScale"), side, 64)
+    page.set_widget(page.node("SaRADataset"), "folders", few.name)
+    page.set_widget(page.node("PrimitiveInt"), "value", 64)
     node = page.node("SaRATrain")
     page.set_widget(node, "density", 4)
     page.set_widget(node, "steps", 1000)

@@ -117,7 +117,7 @@ def test_the_first_style_goes_by_the_real_templates_and_nodes():
     pages = {_text(path).splitlines()[0].removeprefix("# ") for path in (ROOT / "js" / "docs").glob("*.md")}
     named = set(re.findall(r"\*\*(SaRA [\w ]+)\*\*", text))
     assert named and named <= pages
-    assert {"Picture size", "Prompt", "Subject", "Others of its kind"} <= titles
+    assert {"Picture size", "Prompt", "Trigger word", "What to draw", "Its kind", "How many others"} <= titles
     for name in ("Train a style", "Learn a subject", "Use a delta"):
         assert f"**{name}**" in text and list((ROOT / "example_workflows").glob(f"{name}*.json"))
     explained = set(re.findall(r"`(\w+)`", "\n".join(map(_text, (ROOT / "js" / "docs").glob("*.md")))))

@@ -122,10 +122,9 @@ def test_a_baked_checkpoint_draws_without_the_pack_what_the_delta_draws(session,
     assert np.abs(picture - with_delta).mean() < 0.05 * effect
 
 
-def test_learning_a_subject_beside_others_of_its_kind(session, trained, delta):
+def test_learning_a_subject_beside_others_that_the_model_draws(session, trained, delta):
     """The subject's pictures are those of `trained`: what the class images add shows in the delta."""
-    copy_pictures(session, "others", "plain")
-    prompt = workflows.learn_subject(session.info, session.checkpoint, "few", "others", TRAINING, "sara/subject")
+    prompt = workflows.learn_subject(session.info, session.checkpoint, "few", 3, TRAINING, "sara/subject")
     saved = session.run(prompt, "SaRASave")["text"][0]
     learnt = SparseDelta.load(session.server.output / saved)
     alone = SparseDelta.load(session.server.output / "sara" / delta)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from devtools.comfyui.client import PromptError
+from devtools.templates.apps import APPS, as_app
 from devtools.templates.cards import CARDS
 from devtools.templates.graphs import FILE_CHOOSERS, GRAPHS
 from devtools.templates.ui_workflow import executed_nodes, fill, inputs, slots, to_prompt, widget_names, widgets
@@ -19,8 +20,10 @@ TEMPLATES = ROOT / "example_workflows"
 HELP = ROOT / "js" / "docs"
 LOCALES = ROOT / "locales"
 NOTES = {"Note", "MarkdownNote"}
-# The type of an input that takes every output.
+OFFERED = {*GRAPHS, *(f"{name}.app" for name in APPS)}
+# The type of an input that takes every output; of one that takes what the other inputs take.
 ANYTHING = "*"
+MATCHED = "COMFY_MATCHTYPE_V3"
 
 
 def _read(path):
@@ -55,7 +58,7 @@ def workflow(name):
 
 def test_every_graph_is_an_example_with_a_picture():
     files = {path.name for path in TEMPLATES.iterdir()}
-    assert files == {f"{name}.{ending}" for name in GRAPHS for ending in ("json", "jpg")} and set(CARDS) == set(GRAPHS)
+    assert files == {f"{name}.{ending}" for name in OFFERED for ending in ("json", "jpg")} and set(CARDS) == set(GRAPHS)
     for picture in TEMPLATES.glob("*.jpg"):
         data = picture.read_bytes()
         assert data.startswith(b"\xff\xd8") and len(data) < 200_000, picture.name
@@ -64,7 +67,7 @@ def test_every_graph_is_an_example_with_a_picture():
 def test_the_host_offers_the_examples(server):
     offered = json.loads(_get(server, "/workflow_templates"))
     (pack,) = [pack for pack, names in offered.items() if set(names) >= set(GRAPHS)]
-    assert set(offered[pack]) == set(GRAPHS)
+    assert set(offered[pack]) == OFFERED
     for file in TEMPLATES.iterdir():
         assert _get(server, f"/api/workflow_templates/{pack}/{file.name}") == file.read_bytes()
 
@@ -91,6 +94,14 @@ def test_the_committed_files_are_those_of_the_graphs(name, workflow, info):
     assert [group["title"] for group in workflow["groups"]] == list(graph.groups)
 
 
+@pytest.mark.parametrize("name", sorted(APPS))
+def test_an_app_is_its_graph_with_a_form(name, info):
+    graph, app = _read(TEMPLATES / f"{name}.json"), _read(TEMPLATES / f"{name}.app.json")
+    assert app == as_app(name, GRAPHS[name], graph, info)
+    assert app["extra"]["linearMode"] and app["extra"]["linearData"]["outputs"]
+    assert to_prompt(app, info) == to_prompt(graph, info)
+
+
 def test_nodes_exist_with_these_inputs_outputs_and_widgets(workflow, info):
     assert {node["type"] for node in workflow["nodes"]} <= set(info) | NOTES
     for node in executed_nodes(workflow, info):
@@ -99,8 +110,9 @@ def test_nodes_exist_with_these_inputs_outputs_and_widgets(workflow, info):
         widgets(node, real)  # raises if their number differs
         for slot in node["inputs"]:
             kind = real_slots[slot["name"]]
-            assert slot["type"] == kind or (isinstance(kind, list) and slot["type"] == "COMBO")
-        assert [slot["type"] for slot in node["outputs"]] == real["output"]
+            assert kind in (slot["type"], MATCHED) or (isinstance(kind, list) and slot["type"] == "COMBO")
+        for slot, kind in zip(node["outputs"], real["output"], strict=True):
+            assert kind in (slot["type"], MATCHED)
         assert [slot["name"] for slot in node["outputs"]] == real["output_name"]
 
 
