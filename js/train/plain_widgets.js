@@ -29,7 +29,7 @@ export function showRate(node) {
   if (!widget) return;
   if (widget.saraLabel === undefined) widget.saraLabel = widget.label ?? null;
   const name = widget.saraLabel ?? widget.name;
-  widget.label = widget.value === 0 ? say("{name}: by the paper's rule", { name }) : name;
+  widget.label = widget.value === 0 ? say("{name} (paper's rule)", { name }) : name;
 }
 
 // App mode shows the widgets that its author has chosen. The first of an entry is the node, or "graph:node:widget".

@@ -39,12 +39,13 @@ def test_the_check_follows_the_graph_and_a_preset_fills_it_in(page, checkpoint):
 def test_only_the_amount_that_counts_shows_and_its_value_stays(page):
     node = page.add("SaRATrain")
     page.settle()
+    page.set_widget(node, "density", 1)  # the page gives a new node what an earlier one of its number had
     assert [is_hidden(page, node, name) for name in ("density", "count", "threshold")] == [False, True, True]
     page.set_widget(node, "select_by", "threshold")
     assert [is_hidden(page, node, name) for name in ("density", "count", "threshold")] == [True, True, False]
     assert page.widget(node, "count") == 5_000_000
     label = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'learning_rate').label"
-    assert "by the paper's rule" in page.page.evaluate(label, node)
+    assert "(paper's rule)" in page.page.evaluate(label, node)
     page.set_widget(node, "learning_rate", 0.0002)
     assert page.widget(node, "learning_rate") == 0.0002
     assert page.page.evaluate(label, node) == "learning_rate"
