@@ -116,7 +116,7 @@ def test_the_window_has_other_families_grey_and_stopped_ones_apart_and_text_stay
     assert "not a complete .safetensors file" in tiles.filter(has_text="onerror").inner_text()
     assert page.page.evaluate("() => window.hurt") is None and not page.page.locator("img[src=x]").count()
     page.page.keyboard.press("Escape")
-    assert not page.page.locator("dialog.sara-dialog").count()
+    page.page.locator("dialog.sara-dialog").wait_for(state="detached")
 
 
 def test_what_is_said_of_a_delta_is_saved_in_its_file(page, files):

@@ -84,13 +84,16 @@ def test_the_unpacked_package_is_the_whole_pack(package, host, server, tmp_path)
     """What the host gives of this checkout, it gives of the package too."""
     with zipfile.ZipFile(package) as archive:
         archive.extractall(tmp_path / "custom_nodes" / INSTALLED_AS)
-    help_pages = sorted((ROOT / "js" / "docs").iterdir())
+    help_pages = sorted((ROOT / "js" / "docs").glob("*.md"))
     with Server(host, tmp_path, is_linked=False) as running:
         nodes = _nodes(running, INSTALLED_AS)
         assert nodes == _nodes(server, "comfyui-sara")
         assert sorted(nodes) == [page.stem for page in help_pages]
         for page in help_pages:
             assert _get(running, f"/extensions/{INSTALLED_AS}/docs/{page.name}") == page.read_bytes()
+        for page in (ROOT / "js" / "docs").glob("*/*.md"):  # the whole ones in other languages
+            name = page.relative_to(ROOT / "js" / "docs").as_posix()
+            assert _get(running, f"/extensions/{INSTALLED_AS}/docs/{name}") == page.read_bytes()
         for file in (ROOT / "example_workflows").iterdir():
             assert _get(running, f"/api/workflow_templates/{INSTALLED_AS}/{file.name}") == file.read_bytes()
         translated = _get(running, "/i18n")
