@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ from ..comfyui.server import Server
 from .apps import APPS, as_app
 from .cards import CARDS
 from .graphs import FILE_CHOOSERS, GRAPHS, Graph, Node
-from .ui_workflow import Workflow, to_prompt
+from .ui_workflow import CONTROL, Workflow, default, to_prompt, widget_names
 
 FOLDER = ROOT / "example_workflows"
 TIMEOUT = 180_000  # ms
@@ -90,6 +91,16 @@ def frame(graph: Graph, keys: Sequence[str]) -> tuple[int, int, int, int]:
     return left - PADDING, top - PADDING, right - left + 2 * PADDING, bottom - top + 2 * PADDING
 
 
+def all_widgets(node: Node, object_info: dict) -> dict[str, Any]:
+    """A node's widgets with their values: what the graph does not say, at the default. Left to itself, the page gives
+    a new node the values that an earlier one of the same number had."""
+    if node.type in FILE_CHOOSERS or node.type not in object_info:
+        return node.widgets
+    info = object_info[node.type]
+    names = (name for name in widget_names(info) if name != CONTROL)
+    return {**{name: default(name, info) for name in names}, **node.widgets}
+
+
 def export(page, name: str, graph: Graph, object_info: dict) -> Workflow:
     """Build a graph in the page and return what the page saves of it.
 
@@ -97,7 +108,7 @@ def export(page, name: str, graph: Graph, object_info: dict) -> Workflow:
         AssertionError: the page would queue another prompt than `to_prompt` makes of the saved workflow.
     """
     groups = [(title, frame(graph, keys)) for title, keys in graph.groups.items()]
-    nodes = {key: node._asdict() for key, node in graph.nodes.items()}
+    nodes = {key: {**node._asdict(), "widgets": all_widgets(node, object_info)} for key, node in graph.nodes.items()}
     look = {
         "group": GROUP_COLOUR, "type": GROUP_TYPE, "note": NOTE, "title": NOTE_COLOUR, "ground": NOTE_GROUND,
     }  # fmt: skip

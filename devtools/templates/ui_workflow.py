@@ -49,10 +49,11 @@ def widget_names(info: Mapping[str, Any]) -> list[str]:
 
 
 def default(name: str, info: Mapping[str, Any]) -> Any:
-    """The value of a node's new widget: of a menu the first entry, None of an empty one."""
+    """The value of a node's new widget, where its node says none: of a menu the first entry, None of an empty one, and
+    no letters of a text."""
     kind, options = inputs(info)[name]
     entries = kind if isinstance(kind, list) else options.get("options", ())
-    return options.get("default", next(iter(entries), None))
+    return options.get("default", "" if kind == "STRING" else next(iter(entries), None))
 
 
 def widgets(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:

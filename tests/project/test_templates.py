@@ -11,9 +11,19 @@ import pytest
 
 from devtools.comfyui.client import PromptError
 from devtools.templates.apps import APPS, as_app
+from devtools.templates.build import all_widgets
 from devtools.templates.cards import CARDS
 from devtools.templates.graphs import FILE_CHOOSERS, GRAPHS
-from devtools.templates.ui_workflow import executed_nodes, fill, inputs, slots, to_prompt, widget_names, widgets
+from devtools.templates.ui_workflow import (
+    CONTROL,
+    executed_nodes,
+    fill,
+    inputs,
+    slots,
+    to_prompt,
+    widget_names,
+    widgets,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "example_workflows"
@@ -83,7 +93,11 @@ def test_the_committed_files_are_those_of_the_graphs(name, workflow, info):
         elif node.type in NOTES:
             assert in_file["widgets_values"] == list(node.widgets.values())
         else:
-            assert node.widgets.items() <= widgets(in_file, info[node.type]).items(), key
+            saved_values = widgets(in_file, info[node.type])
+            saved_values.pop(CONTROL, None)
+            expected = all_widgets(node, info)
+            expected.pop(CONTROL, None)
+            assert saved_values == expected, key
     key_of = {in_file["id"]: key for (key, _), in_file in saved}
     slots = {in_file["id"]: in_file for _, in_file in saved}
     links = {
