@@ -47,7 +47,10 @@ def loaded(tensors: dict[str, torch.Tensor], options: dict = OPTIONS) -> tuple:
     from comfy.sd import load_state_dict_guess_config
 
     given = {"model_options": {"dtype": torch.float32}, "te_model_options": {**options, "dtype": torch.float32}}
-    return load_state_dict_guess_config(dict(tensors), output_vae=False, **given)[:2]
+    model, clip = load_state_dict_guess_config(dict(tensors), output_vae=False, **given)[:2]
+    # No checkpoint holds CLIP-L's text_projection: until it is written, it is memory that may hold anything.
+    clip.cond_stage_model.clip_l.transformer.text_projection.weight.data.zero_()
+    return model, clip
 
 
 def text_weights(clip) -> dict[str, torch.Tensor]:
@@ -55,5 +58,4 @@ def text_weights(clip) -> dict[str, torch.Tensor]:
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)
-    # What a checkpoint lacks of an encoder, as SDXL's has no text_projection of CLIP-L, is memory nobody has written.
-    return {name: weight.detach().nan_to_num() for name, weight in clip.cond_stage_model.state_dict().items()}
+    return {name: weight.detach().clone() for name, weight in clip.cond_stage_model.state_dict().items()}

@@ -87,7 +87,7 @@ def unload() -> None:
 def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not _same_bits(first[name], second[name])]
-    assert not different
+    assert not different, f"other bits: {different}"
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
