@@ -79,6 +79,18 @@ def named_pictures(checkpoint_file: Path, folder: Path) -> NamedPictures:
         return NamedPictures(latents.clone(), contexts.clone(), context("").float().clone())
 
 
+def trained_autoencoder() -> torch.nn.Module:
+    """The committed autoencoder: encode [n, 3, 64, 64] in -1..1 → [n, 4, 8, 8], decode the other way."""
+    from safetensors.torch import load_file
+
+    from demo import autoencoder, checkpoint
+
+    model = autoencoder.new()
+    tensors = load_file(AUTOENCODER_FILE)
+    model.load_state_dict({name.removeprefix(checkpoint.AUTOENCODER_PREFIX): t.float() for name, t in tensors.items()})
+    return model.eval().requires_grad_(False)
+
+
 def trained_so_far() -> dict[str, torch.Tensor] | None:
     """The committed UNet's weights by the model's own names, fp32; None if there is none yet."""
     from safetensors.torch import load_file

@@ -1,13 +1,15 @@
 """Trains and measures one cell of the table after another, each a line of JSON in a file that a stopped run goes on."""
 
+import hashlib
 import json
 import time
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
 
-from demo import autoencoder, base_unet, checkpoint
+from demo import base_unet, checkpoint
 from demo.autoencoder import LATENT_SCALE
 
 from . import base, drawing, icon_sets, judge, measures, names, render
@@ -23,7 +25,12 @@ class Bench:
     def __init__(self, work: Path, settings: Settings = Settings(), judged: int = JUDGED):
         self.work, self.settings, self.judged = work, settings, judged
         self.verdicts = judge.load()
-        self.autoencoder = _autoencoder()
+        self.autoencoder = base.trained_autoencoder()
+        # Lines are of use only to a bench that would measure the same.
+        self.made_with = {
+            "base": _digest(base.UNET_FILE), "autoencoder": _digest(base.AUTOENCODER_FILE),
+            "judge": _digest(judge.FILE), "judged": judged, **asdict(settings),
+        }  # fmt: skip
 
     def measured(self, cell: Cell) -> dict:
         """Train and measure a cell; what it took is among the figures."""
@@ -42,6 +49,7 @@ class Bench:
         return {
             **cell._asdict(), "trained": trained.count, "loss": sum(trained.losses[-50:]) / len(trained.losses[-50:]),
             "training seconds": round(seconds, 1), "seconds": round(time.perf_counter() - start, 1), **figures,
+            "made with": self.made_with,
         }  # fmt: skip
 
     def new_model(self) -> torch.nn.Module:
@@ -112,35 +120,37 @@ def trigger(style: str) -> str:
     return f"{style.split('-')[0]} style"
 
 
-def _autoencoder() -> torch.nn.Module:
-    from safetensors.torch import load_file
-
-    model = autoencoder.new()
-    tensors = load_file(base.AUTOENCODER_FILE)
-    model.load_state_dict({name.removeprefix(checkpoint.AUTOENCODER_PREFIX): t.float() for name, t in tensors.items()})
-    return model.eval().requires_grad_(False)
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def run(bench: Bench, cells: list[Cell], file: Path, say=print) -> list[dict]:
     """Measure the cells that are not yet in the file, adding a line for each; returns those of all of them."""
-    known = {_key(line): line for line in _lines(file)}
+    before = lines(file)
+    known = {cell_of(line): line for line in before if line["made with"] == bench.made_with}
+    # Without a last line that a stop cut off.
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in before), encoding="utf-8")
+    partial.replace(file)
     for number, cell in enumerate(cells, 1):
         if cell in known:
             continue
         line = bench.measured(cell)
         known[cell] = line
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
+        with file.open("a", encoding="utf-8") as added:
+            added.write(json.dumps(line) + "\n")
         say(f"{number} of {len(cells)}: {line}")
     return [known[cell] for cell in cells]
 
 
-def _lines(file: Path) -> list[dict]:
+def lines(file: Path) -> list[dict]:
+    """What a file of results has; nothing if there is none. A line that a stop cut off does not count."""
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
-def _key(line: dict) -> Cell:
+def cell_of(line: dict) -> Cell:
+    """The cell that a line is of."""
     options = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in line["options"])
     return Cell(*(line[name] for name in Cell._fields[:-1]), options)

@@ -1,8 +1,11 @@
 """The pieces of the claims' bench: names, budgets, methods, measures. The icon sets are not needed."""
 
+import json
+
+import pytest
 import torch
 
-from benchmarks.claims_ import icon_sets, methods, names, protocol
+from benchmarks.claims_ import bench, icon_sets, methods, names, plan, protocol, tables
 from benchmarks.claims_.measures import fid, kid
 
 BUDGET = 700
@@ -100,3 +103,61 @@ def test_the_protocol_names_only_what_there_is():
     assert protocol.TUNING_STYLE not in protocol.STYLES and set(protocol.T1_STYLES) <= set(protocol.STYLES)
     assert set(protocol.MIDDLE_RATE) == {*methods.METHODS, "LT-SFT"} and len(protocol.TRIES) == 5
     assert protocol.TRIES[2] == 1
+
+
+def line(method, seed, style="openmoji", share=0.023, **figures):
+    return {"method": method, "share": share, "style": style, "seed": seed, **figures}
+
+
+def test_differences_are_of_pairs_and_clear_only_if_their_interval_excludes_nothing():
+    lines = [line("LoRA", seed, kid=10.0 * seed, text=0.5, drift=0.1) for seed in range(6)]
+    lines += [line("SaRA", seed, kid=10.0 * seed - 2 - 0.1 * seed, text=0.5 + (-1) ** seed / 100, drift=0.1)
+              for seed in range(6)]  # fmt: skip
+    kid, text, drift = (tables.paired(lines, "SaRA", figure) for figure in ("kid", "text", "drift"))
+    assert kid.mean == pytest.approx(-2.25) and kid.is_clear and kid.p == pytest.approx(2 / 2**6) and kid.pairs == 6
+    assert text.mean == pytest.approx(0) and not text.is_clear and text.p == 1
+    assert drift == (0, 0, 0, 1, 6)
+    # Another style's runs have no partner.
+    assert tables.paired([*lines, line("SaRA", 0, style="fxemoji", kid=1e6)], "SaRA", "kid") == kid
+    assert tables.paired(lines, "DoRA", "kid") is None
+    shown = tables.differences(lines)
+    assert "**-2.2 (" in shown and "| 6 |" in shown and "**" not in shown.split("|")[-4]
+
+
+def test_a_tier_has_every_method_in_every_style_and_seed_once_at_its_own_rate():
+    cells = plan.cells("T1", lambda method, share: {"LoRA": 1.0}.get(method, 2.0))
+    assert len(cells) == len(set(cells)) == 5 * 3 * 3
+    assert {cell.rate for cell in cells if cell.method == "LoRA"} == {1.0}
+    # The first five are a whole comparison.
+    assert {cell.method for cell in cells[:5]} == set(plan.PAPERS) and len({cell[1:4] for cell in cells[:5]}) == 1
+    tries = plan.tuning("SaRA", 0.023)
+    assert {cell.style for cell in tries} == {protocol.TUNING_STYLE} and len({cell.rate for cell in tries}) == 5
+    assert not {cell.seed for cell in tries} & set(protocol.SEEDS)
+    scored = [{"rate": 1, "text": 0.5, "kid": 100, "drift": 0.1}, {"rate": 2, "text": 0.5, "kid": 50, "drift": 0.1}]
+    assert plan.best_rate(scored) == 2
+
+
+class Measuring:
+    made_with = {"base": "a"}
+
+    def __init__(self):
+        self.asked = []
+
+    def measured(self, cell):
+        self.asked.append(cell)
+        return {**cell._asdict(), "kid": len(self.asked), "made with": self.made_with}
+
+
+def test_a_run_goes_on_behind_the_last_whole_line_and_trusts_no_other_base(tmp_path):
+    file, cells = tmp_path / "lines.jsonl", [protocol.Cell("SaRA", 0.1, "noto", n, 1e-3, (("adjust_at", (0.5,)),))
+                                             for n in range(3)]  # fmt: skip
+    first = Measuring()
+    lines = bench.run(first, cells[:2], file, say=lambda text: None)
+    file.write_text(file.read_text()[:-20])
+    second = Measuring()
+    again = bench.run(second, cells, file, say=lambda text: None)
+    assert second.asked == cells[1:] and again[0] == json.loads(json.dumps(lines[0])) | {"options": again[0]["options"]}
+    other = Measuring()
+    other.made_with = {"base": "b"}
+    bench.run(other, cells, file, say=lambda text: None)
+    assert other.asked == cells

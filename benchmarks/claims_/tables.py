@@ -1,0 +1,92 @@
+"""Lines of measured cells → tables: means per method, and paired differences to a reference with their intervals.
+
+Two trainings are a pair if they have the same budget, style and seed, and so the same pictures, noise and batches. The
+p value is that of the sign-flip test, which needs no distribution; the interval of the mean difference is Student's.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .protocol import PRIMARY, REFERENCE
+
+FIGURES = ("kid", "text", "drift", "fid", "styled", "right", "leaked")
+_DIGITS = {"kid": 1, "fid": 2, "trained": 0, "training seconds": 0}
+
+
+class Difference(NamedTuple):
+    """Mean of a figure's paired differences to the reference, its 95 % interval, the sign-flip test's p value (two
+    sides), and how many pairs they are of."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+def paired(lines: Sequence[dict], method: str, figure: str, reference: str = REFERENCE) -> Difference | None:
+    """The difference of a figure between a method and the reference; None with fewer than two pairs."""
+    from scipy import stats
+
+    ours, theirs = _by_pair(lines, method), _by_pair(lines, reference)
+    pairs = sorted(ours.keys() & theirs.keys())
+    if len(pairs) < 2:
+        return None
+    differences = np.array([ours[pair][figure] - theirs[pair][figure] for pair in pairs])
+    if not differences.std():
+        return Difference(differences[0], differences[0], differences[0], 0.0 if differences[0] else 1.0, len(pairs))
+    interval = stats.ttest_1samp(differences, 0).confidence_interval()
+    flipped = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=10_000, rng=0)
+    return Difference(differences.mean(), interval.low, interval.high, flipped.pvalue, len(pairs))
+
+
+def _by_pair(lines: Sequence[dict], method: str) -> dict[tuple, dict]:
+    return {(line["share"], line["style"], line["seed"]): line for line in lines if line["method"] == method}
+
+
+def overview(lines: Sequence[dict]) -> str:
+    """A Markdown table: a row for every method, the mean of every figure, and what it cost."""
+    columns = [*FIGURES, "trained", "training seconds"]
+    methods = defaultdict(list)
+    for line in lines:
+        methods[line["method"]].append(line)
+    rows = [["method", *columns, "runs"]]
+    for method, own in methods.items():
+        means = [_number(name, float(np.mean([line[name] for line in own]))) for name in columns]
+        rows.append([method, *means, str(len(own))])
+    return _markdown(rows)
+
+
+def differences(lines: Sequence[dict], reference: str = REFERENCE) -> str:
+    """A Markdown table of the primary figures: every method against the reference, better in bold where it is clear."""
+    rows = [["method", *(f"{figure} ({better} is better)" for figure, better in PRIMARY.items()), "pairs"]]
+    for method in dict.fromkeys(line["method"] for line in lines):
+        found = {figure: paired(lines, method, figure, reference) for figure in PRIMARY}
+        if method != reference and None not in found.values():
+            cells = [_difference(figure, difference) for figure, difference in found.items()]
+            rows.append([f"{method} − {reference}", *cells, str(found["kid"].pairs)])
+    return _markdown(rows)
+
+
+def _difference(figure: str, difference: Difference) -> str:
+    mean, low, high = (_number(figure, value, sign="+") for value in difference[:3])
+    text = f"{mean} ({low} … {high}; p {difference.p:.3f})"
+    is_better = (difference.mean > 0) == (PRIMARY[figure] == "higher")
+    return f"**{text}**" if difference.is_clear and is_better else text
+
+
+def _number(name: str, value: float, sign: str = "") -> str:
+    return f"{value:{sign},.{_DIGITS.get(name, 3)}f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body]) + "\n"
