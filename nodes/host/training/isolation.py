@@ -6,7 +6,7 @@ undone on success, on error and on Cancel: every tensor has the bytes it had, no
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
@@ -62,9 +62,13 @@ class TrainingModel:
         return joined(part._replace(module=part.patcher.model) for part in self.parts)
 
     def reload(self) -> None:
-        """Bring the models back to their device with Δ in them, after something else has used the host's memory."""
+        """Bring the models back to their device with Δ in them, after something else has used the host's memory.
+
+        What the host has moved in inference mode meanwhile is made ordinary again.
+        """
         with torch.inference_mode():
             comfy.model_management.load_models_gpu([part.patcher for part in self.parts])
+        _replace_inference_tensors(ExitStack(), self.parts)
         self.store.write(frozen=True)
 
 
@@ -117,8 +121,7 @@ def training_model(
                 undo.callback(encoders.patcher.model.reset_clip_options)
             read = functools.partial(read_by_store, device=patcher.load_device)
             attach_layers(module, layers(module), store, weights, route, is_written, HostWeight, read)
-            for part in parts:
-                _replace_inference_tensors(undo, part.module, tables=part.name == DIFFUSION_MODEL)
+            _replace_inference_tensors(undo, parts)
             start_without_memories(undo, module)
             run_with_gradients(undo, module)
             for part in parts:
@@ -207,19 +210,25 @@ def _mark_training(undo: ExitStack):
         management.in_training = True
 
 
-def _replace_inference_tensors(undo: ExitStack, module, tables: bool):
+def _replace_inference_tensors(undo: ExitStack, parts: Sequence[Part]):
     """Autograd cannot save tensors made in inference mode, as the host's all are. Attached layers never save their
     weights; norms, embeddings and buffers, which are small, are replaced by copies for the time of training.
-
-    tables: whether embeddings are; those of text encoders are large, and nothing but looked up, which saves none
     """
-    for part in module.modules():
-        if is_attached(part) or (isinstance(part, torch.nn.Embedding) and not tables):
+    for part in parts:
+        for tensors, name, tensor in _inference_tensors(part):
+            undo.callback(tensors.__setitem__, name, tensor)
+            copy = ordinary(tensor.detach()).clone()
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            tensors[name] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+
+
+def _inference_tensors(part: Part) -> Iterator[tuple[dict, str, torch.Tensor]]:
+    """(the tensors of a module, the name of one of them, it). Embeddings of text encoders are not among them: they are
+    large, and nothing but looked up, which saves none."""
+    for module in part.module.modules():
+        if is_attached(module) or (isinstance(module, torch.nn.Embedding) and part.name != DIFFUSION_MODEL):
             continue
-        for tensors in (part._parameters, part._buffers):
+        for tensors in (module._parameters, module._buffers):
             for name, tensor in list(tensors.items()):
                 if tensor is not None and tensor.is_inference():
-                    undo.callback(tensors.__setitem__, name, tensor)
-                    copy = ordinary(tensor.detach()).clone()
-                    is_parameter = tensors is part._parameters
-                    tensors[name] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+                    yield tensors, name, tensor

@@ -74,7 +74,7 @@ class Samples:
     def draw(self) -> list[Preview]:
         """One picture or sound of each caption. Raises TrainingError if what the VAE gives is neither. Afterwards, even
         if it raises, `training` must be reloaded before it goes on."""
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.inference_mode():  # in which the host moves models and its VAEs run
             return [self._drawn(number) for number in range(len(self.settings.positive))]
 
     def save(self, step: int, drawn: list[Preview]) -> list[Path]:
@@ -99,7 +99,6 @@ class Samples:
                 disable_pbar=True, seed=settings.seed + number,
             )  # fmt: skip
         vae = settings.vae
-        with torch.inference_mode():  # in which the host's VAEs expect to run
-            decoded = vae.decode(latent)
+        decoded = vae.decode(latent)
         rate = getattr(vae, "audio_sample_rate_output", getattr(vae, "audio_sample_rate", 44100))
         return preview(decoded, rate)
