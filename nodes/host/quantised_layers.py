@@ -19,6 +19,7 @@ from comfy import patcher_extension
 from ...sara_core.delta import SparseEntry
 from ...sara_core.names.resolve import BIAS, WEIGHT
 from ...sara_core.tensors.elements import add_sparse_, scatter_
+from .own_forwards import has_any, method_of, put_beside, taken_off
 from .precision import SMOOTHING, is_host_quantised, multiplies_quantised
 
 _KEY = "sara"
@@ -36,22 +37,25 @@ def takes_changes(patcher, key: str, called: bool = True) -> bool:
     module = patcher.model.get_submodule(key.rpartition(".")[0])
     if not key.endswith((WEIGHT, BIAS)) or not hasattr(module, "weight_function"):
         return False
-    return called or not _gets_no_functions(patcher, module)
+    return called or _is_computed_beside(module) or not _gets_no_functions(patcher, module)
 
 
 def put_on(patcher, entries: Mapping[str, SparseEntry], strength: float, called: bool = True) -> None:
     """Make a MODEL, or a CLIP's patcher, compute with strength · Δ added to quantised weights; it is changed, its
-    weights are not. A text encoder then computes such layers with dequantised weights, however it multiplied before.
+    weights are not.
 
     entries: by the host's keys, of layers that `takes_changes`; shapes as dequantised
-    called: whether the host computes with it by `apply_model`; text encoders it calls in ways of their own, around
-        which it puts no wrapper
+    called: whether the host computes with it by `apply_model`, around which it puts wrappers; text encoders are called
+        in ways of their own (own_forwards.py)
     """
     during_calls: dict[str, Added | Beside] = {}
     for key, entry in entries.items():
         module = patcher.model.get_submodule(key.rpartition(".")[0])
-        if called and _is_computed_beside(module):
-            during_calls[key] = Beside(entry, strength)
+        if _is_computed_beside(module):
+            if called:
+                during_calls[key] = Beside(entry, strength)
+            else:
+                put_beside(patcher, key, Beside(entry, strength))
         elif _gets_no_functions(patcher, module):
             during_calls[key] = Added(entry, strength)
         else:
@@ -76,16 +80,19 @@ def _gets_no_functions(patcher, module) -> bool:
 
 
 def with_added_weights(patcher):
-    """A clone of a MODEL that computes with every delta on it by weight functions, for who calls layers outside of the
-    model's own calls, as gradient checkpointing does; the MODEL itself if that is so already."""
+    """A clone of a MODEL, or of a CLIP's patcher, that computes with every delta on it by weight functions, for who
+    calls layers in other ways than the host, as gradient checkpointing and training do; itself if that is so already.
+    """
     wrappers = patcher_extension.get_wrappers_with_key(_CALLS, _KEY, patcher.model_options, is_model_options=True)
-    if not wrappers:
+    if not wrappers and not has_any(patcher):
         return patcher
     clone = patcher.clone()
-    clone.model_options["transformer_options"]["wrappers"][_CALLS].pop(_KEY)
-    for during_calls in wrappers:
-        for key, change in during_calls.changes.items():
-            clone.add_weight_wrapper(key, Added(_of_stored(patcher, key, change.entry), change.strength))
+    changes = taken_off(clone)
+    if wrappers:
+        clone.model_options["transformer_options"]["wrappers"][_CALLS].pop(_KEY)
+        changes += [item for during_calls in wrappers for item in during_calls.changes.items()]
+    for key, change in changes:
+        clone.add_weight_wrapper(key, Added(_of_stored(patcher, key, change.entry), change.strength))
     return clone
 
 
@@ -111,7 +118,7 @@ class _Change:
             self._indices, self._values = self.entry.indices.to(device), self.entry.values.to(device)
         return self._indices, self._values
 
-    def release(self) -> None:
+    def release(self, *_) -> None:
         self._indices, self._values = self.entry.indices, self.entry.values
 
     def move_to(self, device=None) -> int:
@@ -143,9 +150,9 @@ class Beside(_Change):
 
     @contextmanager
     def during_call(self, module, parameter: str):
-        method = "expert_linear" if hasattr(module, "expert_linear") else "forward"
+        method = method_of(module)
         replaced = vars(module).get(method)
-        setattr(module, method, self._both(getattr(module, method), module, parameter))
+        setattr(module, method, self.beside(getattr(module, method), module, parameter))
         try:
             yield
         finally:
@@ -154,7 +161,9 @@ class Beside(_Change):
             else:
                 setattr(module, method, replaced)
 
-    def _both(self, compute: Callable, module, parameter: str) -> Callable:
+    def beside(self, compute: Callable, module, parameter: str) -> Callable:
+        """`compute`, a method of the module that takes its input, with the change in what it gives."""
+
         def computed(x, *args, **options):
             own = x.dequantize() if is_host_quantised(x) else x
             # Before the host computes: it clamps some inputs in place.

@@ -96,7 +96,7 @@ def training_model(
     model = with_added_weights(model)
     with torch.inference_mode():  # in which the host loads models for everything else
         patcher = _resident_patcher(model)
-        encoders = None if clip is None else EncodersInTraining(clip, _resident_patcher(clip.patcher, "CLIP"), patcher)
+        encoders = None if clip is None else EncodersInTraining(clip, _resident_encoders(clip), patcher)
         parts = _parts(patcher, encoders)
         room = patcher.memory_required(list(batch_shape))
         comfy.model_management.load_models_gpu([part.patcher for part in parts], memory_required=room)
@@ -195,6 +195,10 @@ def _resident_patcher(model, kind: str = "MODEL"):
             "loaded again. Connect the loader directly, or start ComfyUI with --disable-dynamic-vram."
         )
     return model.clone(disable_dynamic=True)
+
+
+def _resident_encoders(clip):
+    return _resident_patcher(with_added_weights(clip.patcher), "CLIP")
 
 
 def _can_be_written(holder, device) -> bool:
