@@ -56,17 +56,19 @@ def applied(weight, entry):
     return wanted.view(weight.shape)
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_in_its_own_format_the_host_finds_the_changes_and_nothing_else(comfy, tmp_path, kind):
-    base = quantised_models.write(kind, "Flux", tmp_path)
+@pytest.mark.parametrize(
+    "kind, family", [*((kind, "Flux") for kind in OWN), ("fp8 scaled", "Z-Image"), ("nvfp4", "Z-Image")]
+)
+def test_in_its_own_format_the_host_finds_the_changes_and_nothing_else(comfy, tmp_path, kind, family):
+    base = quantised_models.write(kind, family, tmp_path)
     target = tmp_path / "baked" / base.name
     target.parent.mkdir()
-    delta = changes_of(quantised_models.bf16_weights("Flux"))
+    delta = changes_of(quantised_models.bf16_weights(family))
     names = [name.removeprefix("diffusion_model.") for name in delta.entries]
     report = bake(base, target, delta, STRENGTH)
     stored, result = safetensors.torch.load_file(base), safetensors.torch.load_file(target)
     assert list(result) == list(stored)
-    before, after = (host_weights(comfy, path, "Flux", names) for path in (base, target))
+    before, after = (host_weights(comfy, path, family, names) for path in (base, target))
     for name in names:
         entry = delta.entries[f"diffusion_model.{name}"]
         wanted, touched = applied(before[name], entry), torch.zeros(entry.shape, dtype=torch.bool)
