@@ -1,6 +1,7 @@
 """Errors a user may see. Every message names the cause and the remedy in the user's words."""
 
 from .foreign_text import plain
+from .wording import Sentence
 
 
 class SaRAError(Exception):
@@ -11,6 +12,12 @@ class SaRAError(Exception):
 
     def __str__(self) -> str:  # and no constructor: torch.compile cannot trace one
         return plain(super().__str__())
+
+    @property
+    def said(self) -> str:
+        """The same text; a Sentence if it was raised with one."""
+        words = self.args[0] if self.args else ""
+        return words.plain() if isinstance(words, Sentence) else str(self)
 
 
 class DeltaError(SaRAError):

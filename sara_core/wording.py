@@ -1,11 +1,39 @@
-"""Numbers, sizes and lists as people read them in a sentence."""
+"""Sentences, and numbers, sizes and lists as people read them in one."""
 
+import re
 from collections.abc import Iterable
 
 from .foreign_text import NAME, plain
 
 _SHOWN = 3
 MIB, GIB = 1 << 20, 1 << 30
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+class Sentence(str):
+    """A sentence in English that can also be said in another language, because it knows what it is made of.
+
+    key: the sentence with the names of its values in braces; values: what stands there, texts, numbers or Sentences
+    """
+
+    key: str
+    values: dict[str, object]
+
+    def __new__(cls, key: str, **values: object) -> "Sentence":
+        filled = _PLACE.sub(lambda place: str(values.get(place[1], place[0])), key)
+        sentence = super().__new__(cls, filled)
+        sentence.key, sentence.values = key, values
+        return sentence
+
+    def plain(self) -> "Sentence":
+        """The same, with nothing in its values that whatever shows them would obey (foreign_text.py)."""
+        return Sentence(self.key, **{name: _plain(value) for name, value in self.values.items()})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Sentence):
+        return value.plain()
+    return plain(value) if isinstance(value, str) else value
 
 
 def listed(names: Iterable[str]) -> str:
@@ -24,6 +52,21 @@ def one_of(choices: Iterable[str]) -> str:
 def counted(count: int, what: str) -> str:
     """1, "image" → "1 image"; 1234 → "1,234 images"."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def both(first: str, second: str) -> Sentence:
+    """Two sentences, one behind the other."""
+    return Sentence("{first} {second}", first=first, second=second)
+
+
+def amount(count: int, one: str, many: str) -> Sentence:
+    """`counted` for a sentence in any language. many: "{count} pictures"."""
+    return Sentence(one) if count == 1 else Sentence(many, count=f"{count:,}")
+
+
+def counted_pictures(count: int) -> Sentence:
+    """"1 picture", or "1,234 pictures"."""
+    return amount(count, "1 picture", "{count} pictures")
 
 
 def readable_size(size: int) -> str:

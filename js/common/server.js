@@ -1,18 +1,20 @@
 // Questions to our part of the server (nodes/host/web), and what it tells the page.
 
 import { api } from "../../../scripts/api.js";
+import { say, told } from "./words.js";
 
 export class ServerError extends Error {}
 
-// The JSON answer to GET /sara/<path>, or to a POST of `sent`; a ServerError's message is a sentence for people.
+// The JSON answer to GET /sara/<path>, or to a POST of `sent`; a ServerError's message is for people, in their language.
 export async function ask(path, sent) {
   const options = sent === undefined
     ? { cache: "no-store" }
     : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(sent) };
   const answer = await api.fetchApi(`/sara/${path}`, options);
   const content = await answer.json().catch(() => null);
-  if (!answer.ok) throw new ServerError(content?.error ?? `ComfyUI answered ${answer.status} ${answer.statusText}`);
-  return content;
+  if (answer.ok) return content;
+  const { status, statusText } = answer, said = content?.sentence ?? content?.error;
+  throw new ServerError(said ? told(said) : say("ComfyUI answered {status}.", { status: `${status} ${statusText}` }));
 }
 
 // Calls `listener` with the content of every event of this name that the server sends; returns what ends that.

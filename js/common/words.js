@@ -10,7 +10,12 @@ let values = new Map();     // the same for what can be chosen in an input
 // "{steps} steps" with { steps: 5 } → "5 steps", or the same in the page's language.
 export function say(english, inserted = {}) {
   const sentence = sentences.get(english) ?? english;
-  return sentence.replace(/\{(\w+)\}/g, (whole, name) => (name in inserted ? String(inserted[name]) : whole));
+  return sentence.replace(/\{(\w+)\}/g, (whole, name) => (name in inserted ? told(inserted[name]) : whole));
+}
+
+// What the server says, as it says it: {key, values}, of which values may be the same again; texts stay as they are.
+export function told(sentence) {
+  return sentence?.key === undefined ? String(sentence) : say(sentence.key, sentence.values);
 }
 
 // How a choice of an input is shown; undefined where the page's language has no word of its own for it.

@@ -3,7 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { element } from "../common/dom.js";
 import { ask } from "../common/server.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 
 // picture: as GET /sara/dataset has it; words(): the trigger and the caption for all; changed(): when it has been saved
 export class Card {
@@ -66,8 +66,8 @@ export class Card {
     this.field.placeholder = forAll || say("Write what is on it");
     this.field.readOnly = Boolean(captionProblem);
     this.marks.replaceChildren(...[
-      problem && mark("bad", say("unreadable"), problem),
-      captionProblem && mark("bad", say("caption unreadable"), captionProblem),
+      problem && mark("bad", say("unreadable"), told(problem)),
+      captionProblem && mark("bad", say("caption unreadable"), told(captionProblem)),
       !problem && !captionProblem && !this.hasCaption && mark("bad", say("no caption"), say("It is trained without words.")),
       blurred && mark("odd", say("tiny"), say("There is less in it than is trained: it is enlarged, and blurred.")),
       same && mark("odd", say("copy"), say("The same file as {name}: it is shown twice as often.", { name: same })),

@@ -2,7 +2,7 @@
 
 import { element } from "../common/dom.js";
 import { ask } from "../common/server.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 import { Card } from "./card.js";
 import { foldersOf, withFolder, withoutFolder } from "./folders.js";
 import { upload } from "./upload.js";
@@ -91,7 +91,7 @@ export class Gallery {
         if (mine !== this.loading) return;
         this.endings = found.endings;
         cards.push(...found.pictures.map((picture) => this.card(name, picture)));
-        said.push(...found.lines);
+        said.push(...found.lines.map(told));
         const hidden = { count: found.more, folder: name };
         if (found.more) said.push(say("{count} more pictures in {folder} are trained and not shown.", hidden));
       } catch (error) {

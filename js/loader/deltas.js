@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { ask, onEvent } from "../common/server.js";
+import { told } from "../common/words.js";
 
 export const SAVED = "saved", UNSAVED = "unsaved", STOPPED = "stopped";
 const KINDS = [SAVED, UNSAVED, STOPPED];
@@ -33,13 +34,17 @@ export function onDeltas(changed) {
 
 export function refreshDeltas() {
   asking ??= ask("deltas").then(
-    (answer) => { rows = new Map(answer.deltas.map((row) => [row.name, row])); problem = null; isKnown = true; },
+    (answer) => { rows = new Map(answer.deltas.map((row) => [row.name, inWords(row)])); problem = null; isKnown = true; },
     (error) => { problem = error.message; },
   ).finally(() => {
     asking = null;
     for (const changed of listeners) changed();
   });
   return asking;
+}
+
+function inWords(row) {
+  return { ...row, error: row.error && told(row.error) };
 }
 
 // After what may have made files; several events at once are one question.

@@ -2,7 +2,7 @@
 
 import { element } from "../common/dom.js";
 import { ask } from "../common/server.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 import { refreshDeltas, titleOf } from "./deltas.js";
 import { copyButton, familyBadge, openDialog, readableDate, readableSize, thumbnail } from "./parts.js";
 
@@ -34,7 +34,7 @@ function parts(info) {
       element("span", { class: "sara-line" }, element("strong", {}, titleOf(info, info.name)), familyBadge(info)),
       element("span", { class: "sara-small" }, info.name),
       element("span", { class: "sara-small" }, facts)));
-  if (info.error) return [head, element("p", { class: "sara-empty", role: "alert" }, info.error)];
+  if (info.error) return [head, element("p", { class: "sara-empty", role: "alert" }, told(info.error))];
   return [
     element("div", { class: "sara-column" }, head, form(info)),
     element("div", { class: "sara-column" }, blocks(info.blocks), settings(info.settings)),

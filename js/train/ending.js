@@ -1,7 +1,7 @@
 // How a training ended, in plain words, and what can be done next.
 
 import { element } from "../common/dom.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 import { drawWith, goOn } from "./actions.js";
 
 export class Ending {
@@ -20,8 +20,8 @@ export class Ending {
   }
 
   words({ kind, sentences, error }) {
-    const said = sentences.map(({ key, values }) => say(key, values));
-    if (error && !said.includes(error)) said.unshift(error);
+    const said = sentences.map(told);
+    if (error && !sentences.some(({ english }) => english === error)) said.unshift(error);
     return element("div", { class: `sara-train-words ${kind}`, tabindex: "0" },
       ...said.map((sentence) => element("p", {}, sentence)));
   }

@@ -3,7 +3,7 @@
 
 import { element } from "../common/dom.js";
 import { ask } from "../common/server.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 import { goOn } from "./actions.js";
 import { Curve } from "./curve.js";
 import { Ending } from "./ending.js";
@@ -83,7 +83,7 @@ export class Panel {
   draw(run) {
     const isDone = isOver(run) || !(run.phase in PHASES);
     this.element.dataset.phase = run.phase;
-    const doing = run.message ? say(run.message.key, run.message.values) : say(PHASES[run.phase] ?? run.phase);
+    const doing = run.message ? told(run.message) : say(PHASES[run.phase] ?? run.phase);
     this.phase.textContent = run.step && !run.message ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;
     this.phase.title = this.phase.textContent;
     this.left.textContent = timeWords(run, isDone);
@@ -131,7 +131,7 @@ export class Panel {
   }
 
   drawWarnings(warnings) {
-    const sentences = warnings.map(({ key, values }) => say(key, values));
+    const sentences = warnings.map(told);
     this.warnings.hidden = !sentences.length;
     this.warnings.title = sentences.join("\n\n");
     this.warnings.replaceChildren(...sentences.map((sentence) => element("p", {}, sentence)));
@@ -169,11 +169,11 @@ export class Panel {
 }
 
 function memoryWords({ estimate }) {
-  return estimate && say(estimate.key, estimate.values);
+  return estimate && told(estimate);
 }
 
 function savedWords({ saved }) {
-  return saved && say(saved.key, saved.values);
+  return saved && told(saved);
 }
 
 function timeWords({ seconds_left: left, end }, isDone) {

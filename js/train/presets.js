@@ -4,7 +4,7 @@
 import { element, useStyle } from "../common/dom.js";
 import { addPanel, onNode, widgetOf } from "../common/nodes.js";
 import { ask, onEvent } from "../common/server.js";
-import { say } from "../common/words.js";
+import { say, told } from "../common/words.js";
 import { checkLine } from "./check_line.js";
 import { showAmount, showRate } from "./plain_widgets.js";
 import { traced, valueOf } from "./trace.js";
@@ -26,7 +26,7 @@ class Check {
   constructor(node) {
     this.node = node;
     this.goal = element("select", { "aria-label": say("What is to be learned") },
-      ...Object.entries(GOALS).map(([goal, words]) => element("option", { value: goal }, say(words))));
+      ...Object.keys(GOALS).map((goal) => element("option", { value: goal }, say(GOALS[goal]))));
     this.apply = element("button", {
       type: "button", title: say("Sets size, density, steps and rate to values to begin with"), onclick: () => this.applied(),
     }, say("Apply preset"));
@@ -88,7 +88,7 @@ class Check {
 
   show(answer) {
     this.line.textContent = answer.error ?? checkLine(answer);
-    const doubts = (answer.doubts ?? []).map(({ key, values }) => element("li", { class: "sara-check-doubt" }, say(key, values)));
+    const doubts = (answer.doubts ?? []).map((doubt) => element("li", { class: "sara-check-doubt" }, told(doubt)));
     this.more.replaceChildren(...doubts, ...(this.changes ?? []));
     this.fit(Math.min(MOST_MORE, DOUBT * this.more.children.length));
   }
@@ -115,7 +115,7 @@ class Check {
       widget.value = value;
       widget.callback?.(value);
       const why = (node === this.node ? preset[name] : resolution)?.why;
-      const reason = why ? `: ${say(why.key, why.values)}` : "";
+      const reason = why ? `: ${told(why)}` : "";
       return element("li", { class: "sara-check-set" }, element("b", {}, `${name} ${shown(before)} → ${shown(value)}`), reason);
     }).filter(Boolean);
     this.node.graph?.setDirtyCanvas?.(true, true);

@@ -11,6 +11,7 @@ from ...sara_core.data.listing import Listing, list_folder
 from ...sara_core.errors import TrainingError
 from ...sara_core.files.names import check_name, check_path
 from ...sara_core.foreign_text import NAME, plain
+from ...sara_core.wording import Sentence
 
 # Of the input folder, and no more than anybody looks through.
 MOST_FOLDERS, DEEPEST = 1000, 6
@@ -25,12 +26,14 @@ def shares(text: str) -> list[Share]:
     """
     found = [_share(line.strip()) for line in text.splitlines() if line.strip()]
     if not found:
-        raise TrainingError(
+        raise TrainingError(Sentence(
             "There is no folder of pictures: drop pictures on the node, or write the name of a folder inside ComfyUI's "
             "input folder into folders."
-        )
+        ))  # fmt: skip
     if len({os.path.realpath(share.folder) for share in found}) < len(found):
-        raise TrainingError("A folder stands twice in folders: write it once, and behind it how often: dog | 2.")
+        raise TrainingError(
+            Sentence("A folder stands twice in folders: write it once, and behind it how often: dog | 2.")
+        )
     return found
 
 
@@ -39,7 +42,9 @@ def _share(line: str) -> Share:
     if not (name and repeats.isdecimal() and repeats.isascii()):
         return Share(_folder(line))
     if len(repeats) > len(str(MOST_REPEATS)) or not 1 <= int(repeats) <= MOST_REPEATS:
-        raise TrainingError(f"The repeats of {_shown(name)} must be from 1 to {MOST_REPEATS}.")
+        raise TrainingError(
+            Sentence("The repeats of {name} must be from 1 to {most}.", name=_shown(name), most=MOST_REPEATS)
+        )
     return Share(_folder(name), int(repeats))
 
 
@@ -48,13 +53,18 @@ def _folder(name: str) -> Path:
     try:
         # Links inside of the input folder may lead anywhere: whoever made them could.
         if not os.path.isabs(name) and not Path(os.path.abspath(path)).is_relative_to(_input()):
-            raise TrainingError(f"{_shown(name)} leads out of ComfyUI's input folder: give a folder inside, or a path.")
+            raise TrainingError(Sentence(
+                "{name} leads out of ComfyUI's input folder: give a folder inside, or a path.", name=_shown(name)
+            ))  # fmt: skip
         if path.is_dir():
             return path
     except (OSError, ValueError):  # a name that no folder can have
         pass
-    where = "" if os.path.isabs(name) else " in ComfyUI's input folder"
-    raise TrainingError(f"There is no folder {_shown(name)}{where}: choose another one, or drop pictures on the node.")
+    if os.path.isabs(name):
+        key = "There is no folder {name}: choose another one, or drop pictures on the node."
+    else:
+        key = "There is no folder {name} in ComfyUI's input folder: choose another one, or drop pictures on the node."
+    raise TrainingError(Sentence(key, name=_shown(name)))
 
 
 def open_folder(name: object) -> Path:
@@ -70,12 +80,14 @@ def open_folder(name: object) -> Path:
     except (OSError, ValueError, RuntimeError):  # a name that no folder can have, links that go round in circles
         pass
     if os.path.isabs(str(name)):
-        raise TrainingError(
-            f"{_shown(name)} is not shown: the gallery has ComfyUI's input folder only. A run takes others, too."
-        )
-    raise TrainingError(
-        f"There is no folder {_shown(name)} in ComfyUI's input folder: choose another one, or drop pictures here."
-    )
+        raise TrainingError(Sentence(
+            "{name} is not shown: the gallery has ComfyUI's input folder only. A run takes others, too.",
+            name=_shown(name),
+        ))  # fmt: skip
+    raise TrainingError(Sentence(
+        "There is no folder {name} in ComfyUI's input folder: choose another one, or drop pictures here.",
+        name=_shown(name),
+    ))  # fmt: skip
 
 
 def open_picture(folder: Path, name: object) -> tuple[Path, Listing]:
@@ -85,13 +97,15 @@ def open_picture(folder: Path, name: object) -> tuple[Path, Listing]:
     for picture, _ in listing.images:
         if picture.name == name and _stays_inside(picture):
             return picture, listing
-    raise TrainingError(f"There is no picture {_shown(name)} in this folder any more.")
+    raise TrainingError(Sentence("There is no picture {name} in this folder any more.", name=_shown(name)))
 
 
 def check_inside(path: Path) -> None:
     """Raise TrainingError for a file that is a link out of the input folder."""
     if not _stays_inside(path):
-        raise TrainingError(f"{_shown(path.name)} is a link out of ComfyUI's input folder, which is not followed.")
+        raise TrainingError(Sentence(
+            "{name} is a link out of ComfyUI's input folder, which is not followed.", name=_shown(path.name)
+        ))  # fmt: skip
 
 
 def _stays_inside(path: Path) -> bool:
@@ -109,7 +123,7 @@ def new_folder(name: object) -> str:
     named = name if isinstance(name, str) else ""
     parts = [part.strip() for part in named.replace("\\", "/").split("/") if part.strip()]
     if not parts or len(parts) > DEEPEST:
-        raise TrainingError("Give the new folder a name, like my_dog.")
+        raise TrainingError(Sentence("Give the new folder a name, like my_dog."))
     for part in parts:
         check_name(part, f"The name {_shown(part)}")
     path = _input().joinpath(*parts)
@@ -118,7 +132,9 @@ def new_folder(name: object) -> str:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"The folder {_shown(name)} cannot be made ({error.strerror or error}).") from error
+        raise TrainingError(Sentence(
+            "The folder {name} cannot be made ({why}).", name=_shown(name), why=error.strerror or str(error)
+        )) from error  # fmt: skip
     return "/".join(parts)
 
 

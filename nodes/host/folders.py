@@ -17,6 +17,7 @@ from ...sara_core.errors import DeltaError, NameTakenError
 from ...sara_core.files.names import check_name, check_path
 from ...sara_core.files.run_name import numbered, reserved
 from ...sara_core.training.snapshot import file_name, run_of
+from ...sara_core.wording import Sentence
 
 FOLDER = "sara"
 UNSAVED = "sara/unsaved"
@@ -81,7 +82,7 @@ def file_names(kind: str) -> list[str]:
 
 def delta_path(name: str) -> Path:
     """Path of a delta file by its name in the menu. Raises DeltaError if there is none."""
-    return _existing(FOLDER, name, "models/sara or output/sara")
+    return _existing(FOLDER, name, Sentence("models/sara or output/sara"))
 
 
 def is_inside(path: Path) -> bool:
@@ -120,7 +121,7 @@ def is_diffusion_model(name: str) -> bool:
 
 def model_path(name: str) -> Path:
     """Path of a file by its name in one of these menus. Raises DeltaError if there is none."""
-    where = "models/checkpoints or models/diffusion_models"
+    where = Sentence("models/checkpoints or models/diffusion_models")
     if not is_diffusion_model(name):
         return _existing(CHECKPOINTS, name, where)
     plain = name if name in file_names(DIFFUSION_MODELS) else name.removeprefix(_IN_MODELS)
@@ -250,9 +251,10 @@ def snapshot_path(name: str) -> Path:
     """Path of a snapshot by its name in the menu, or by its file's name. Raises DeltaError if there is none."""
     file = _file_of(name)
     if file not in snapshot_names():
-        raise DeltaError(
-            f"There is no snapshot '{name}' in output/{SNAPSHOTS}. Press R and choose another one, or 'none'."
-        )
+        raise DeltaError(Sentence(
+            "There is no snapshot '{name}' in output/{folder}. Press R and choose another one, or 'none'.", name=name,
+            folder=SNAPSHOTS,
+        ))  # fmt: skip
     return snapshot_folder() / file
 
 
@@ -329,8 +331,11 @@ def fingerprint(path: Path) -> str:
     return f"{status.st_mtime_ns}:{status.st_size}"
 
 
-def _existing(folder: str, name: str, where: str) -> Path:
+def _existing(folder: str, name: str, where: Sentence) -> Path:
     path = folder_paths.get_full_path(folder, name) if isinstance(name, str) else None
     if path is None or name not in file_names(folder):
-        raise DeltaError(f"There is no file '{name}' in {where}. Put it there, or press R and choose another one.")
+        raise DeltaError(Sentence(
+            "There is no file '{name}' in {where}. Put it there, or press R and choose another one.", name=str(name),
+            where=where,
+        ))  # fmt: skip
     return Path(path)

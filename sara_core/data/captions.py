@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 
 from ..errors import TrainingError
-from ..wording import readable_size
+from ..wording import Sentence, readable_size
 
 # Files in which other programs keep captions: kohya's own ending, tables of many pictures, a table for each.
 OTHER_CAPTIONS = frozenset({".caption", ".cap", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".toml"})
@@ -27,17 +27,21 @@ def read_caption(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise TrainingError(f"'{path.name}' is longer than {readable_size(MOST_BYTES)}: that is no caption.")
+        raise TrainingError(Sentence(
+            "'{name}' is longer than {size}: that is no caption.", name=path.name, size=readable_size(MOST_BYTES)
+        ))  # fmt: skip
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
-            raise TrainingError(f"'{path.name}' is {encoding}, not UTF-8 text: save it as UTF-8.")
+            raise TrainingError(Sentence(
+                "'{name}' is {encoding}, not UTF-8 text: save it as UTF-8.", name=path.name, encoding=encoding
+            ))  # fmt: skip
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TrainingError(f"'{path.name}' is not UTF-8 text: save it as UTF-8.") from error
+        raise TrainingError(Sentence("'{name}' is not UTF-8 text: save it as UTF-8.", name=path.name)) from error
     if odd := {letter for letter in text if letter < " " and letter not in _WHITE_SPACE}:
-        raise TrainingError(
-            f"'{path.name}' holds bytes that no text has ({', '.join(f'{ord(one):#04x}' for one in sorted(odd)[:3])}), "
-            "as files have in UTF-16 or after a crash: save it as UTF-8, or write it anew."
-        )
+        raise TrainingError(Sentence(
+            "'{name}' holds bytes that no text has ({bytes}), as files have in UTF-16 or after a crash: save it as "
+            "UTF-8, or write it anew.", name=path.name, bytes=", ".join(f"{ord(one):#04x}" for one in sorted(odd)[:3]),
+        ))  # fmt: skip
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()

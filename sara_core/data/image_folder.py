@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TrainingError
-from ..wording import counted, listed
+from ..wording import Sentence, amount, counted, listed
 from .captioning import Captioning
 from .captions import read_caption
 from .listing import list_folder, unreadable
@@ -49,32 +49,36 @@ class ImageFolder:
             lines.append(f"{counted(len(empty), 'caption')} without text: {listed(empty)}")
         return "\n".join([*lines, *self.left_over()])
 
-    def left_over(self) -> list[str]:
+    def left_over(self) -> list[Sentence]:
         """What is not trained on and why, a line for each reason."""
         said = []
         if self.without_caption:
-            said.append(
-                f"{counted(len(self.without_caption), 'image')} left out, for want of a .txt file of the same name: "
-                f"{listed(self.without_caption)}"
-            )
+            said.append(Sentence(
+                "{images} left out, for want of a .txt file of the same name: {names}",
+                images=amount(len(self.without_caption), "1 image", "{count} images"),
+                names=listed(self.without_caption),
+            ))  # fmt: skip
         if self.not_opened:
-            said.append(
-                f"{counted(len(self.not_opened), 'file')} left out, of a kind that cannot be read here (save pictures "
-                f"as PNG or JPEG): {listed(self.not_opened)}"
-            )
+            said.append(Sentence(
+                "{files} left out, of a kind that cannot be read here (save pictures as PNG or JPEG): {names}",
+                files=amount(len(self.not_opened), "1 file", "{count} files"), names=listed(self.not_opened),
+            ))  # fmt: skip
         if self.without_image:
-            number = counted(len(self.without_image), "caption")
-            said.append(f"{number} without an image: {listed(self.without_image)}")
+            captions = amount(len(self.without_image), "1 caption", "{count} captions")
+            said.append(Sentence(
+                "{captions} without an image: {names}", captions=captions, names=listed(self.without_image)
+            ))  # fmt: skip
         if self.other_captions:
-            said.append(
-                f"{counted(len(self.other_captions), 'file')} not read, because captions are taken from .txt files "
-                f"only: {listed(self.other_captions)}"
-            )
+            said.append(Sentence(
+                "{files} not read, because captions are taken from .txt files only: {names}",
+                files=amount(len(self.other_captions), "1 file", "{count} files"), names=listed(self.other_captions),
+            ))  # fmt: skip
         if self.folders:
-            said.append(
-                f"{counted(len(self.folders), 'folder')} with pictures not looked into (pictures are taken from the "
-                f"folder itself, each as often as the others): {listed(self.folders)}"
-            )
+            said.append(Sentence(
+                "{folders} with pictures not looked into (pictures are taken from the folder itself, each as often "
+                "as the others): {names}", folders=amount(len(self.folders), "1 folder", "{count} folders"),
+                names=listed(self.folders),
+            ))  # fmt: skip
         return said
 
     def checked(self) -> str:

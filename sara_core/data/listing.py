@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TrainingError
+from ..wording import Sentence
 from .captions import OTHER_CAPTIONS
 from .pictures import OTHER_ENDINGS, readable_endings
 
@@ -28,7 +29,9 @@ def list_folder(path: str | os.PathLike) -> Listing:
     be looked at are left out. Raises TrainingError if there is no such folder or it cannot be read."""
     folder = Path(path)
     if not folder.is_dir():
-        raise TrainingError(f"There is no folder '{path}': give the folder that the training images are in.")
+        raise TrainingError(Sentence(
+            "There is no folder '{name}': give the folder that the training images are in.", name=str(path)
+        ))  # fmt: skip
     try:
         entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     except OSError as error:
@@ -53,13 +56,18 @@ def stem(file: Path) -> str:
 
 def unreadable(path: Path, error: OSError) -> TrainingError:
     """The error of a file or folder that the system does not let read."""
-    return TrainingError(f"'{path.name}' cannot be read ({error.strerror or error}): check its permissions.")
+    return TrainingError(Sentence(
+        "'{name}' cannot be read ({why}). Check its permissions.", name=path.name, why=error.strerror or str(error)
+    ))  # fmt: skip
 
 
 def _by_stem(files: Iterable[Path]) -> tuple[dict[str, Path], list[str]]:
     captions: dict[str, Path] = {}
     clashes = [
-        f"'{other.name}' and '{file.name}' are captions of one name: remove one of the two files."
+        Sentence(
+            "'{name}' and '{other}' are captions of one name: remove one of the two files.",
+            name=other.name, other=file.name,
+        )
         for file in files if (other := captions.setdefault(stem(file), file)) is not file
     ]
     return captions, clashes
@@ -68,8 +76,10 @@ def _by_stem(files: Iterable[Path]) -> tuple[dict[str, Path], list[str]]:
 def _shared(images: Iterable[Path], captions: dict[str, Path]) -> list[str]:
     seen: dict[str, Path] = {}
     return [
-        f"'{captions[stem(image)].name}' could belong to '{other.name}' or to '{image.name}': rename one of the images "
-        "and give it a caption of its own."
+        Sentence(
+            "'{caption}' could belong to '{name}' or to '{other}': rename one of the images and give it a caption of "
+            "its own.", caption=captions[stem(image)].name, name=other.name, other=image.name,
+        )
         for image in images if (other := seen.setdefault(stem(image), image)) is not image and stem(image) in captions
     ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import TrainingError
-from ..wording import shown
+from ..wording import Sentence, shown
 from . import colours
 
 if TYPE_CHECKING:
@@ -137,16 +137,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with _without_warnings(), Image.open(path, formats=list(_formats())) as file:
             yield file
     except Image.DecompressionBombError as error:
-        raise TrainingError(
-            f"The image '{path.name}' has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which is "
-            "too many to open safely: make it smaller."
-        ) from error
+        raise TrainingError(Sentence(
+            "The image '{name}' has more than {most} million pixels, which is too many to open safely: make it "
+            "smaller.", name=path.name, most=f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f}",
+        )) from error  # fmt: skip
     except TrainingError as error:
         raise TrainingError(f"The image '{path.name}' {error}") from error
     except Exception as error:  # Pillow's readers raise what they run into: struct.error, IndexError, SyntaxError …
-        raise TrainingError(
-            f"The image '{path.name}' is damaged or no image: {shown(error) or type(error).__name__}"
-        ) from error
+        raise TrainingError(Sentence(
+            "The image '{name}' is damaged or no image: {why}", name=path.name,
+            why=shown(error) or type(error).__name__,
+        )) from error  # fmt: skip
 
 
 def _pillow():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TrainingError
+from ..wording import Sentence
 from .buckets import Cut, check_resolution, cut
 from .captions import read_caption
 from .image_folder import ImageFolder
@@ -89,7 +90,9 @@ def _seen(
 
 def _check_within(path: Path, within: Path | None) -> None:
     if not _is_within(path, within):
-        raise TrainingError(f"'{path.name}' is a link to another place, which is not followed here.")
+        raise TrainingError(
+            Sentence("'{name}' is a link to another place, which is not followed here.", name=path.name)
+        )
 
 
 def _is_within(path: Path, within: Path | None) -> bool:
@@ -100,7 +103,7 @@ def _is_within(path: Path, within: Path | None) -> bool:
 
 
 def _sentence(path: Path, error: Exception) -> str:
-    return str(error if isinstance(error, TrainingError) else unreadable(path, error))
+    return (error if isinstance(error, TrainingError) else unreadable(path, error)).said
 
 
 def _copies(paths: Iterable[Path]) -> dict[Path, Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import DeltaError
 from ..files import atomic, container, disk, header
+from ..wording import Sentence
 from . import file_v1, modelspec
 
 # Field → its key in the metadata, and the most characters that are taken.
@@ -34,7 +35,7 @@ def write_about(path: str | os.PathLike, said: Mapping[str, str]) -> None:
     path = Path(path)
     texts = {FIELDS[field][0]: text for field, text in said.items() if _is_sound(field, text)}
     with header.looked_at(path) as (found, source):
-        file_v1.stems(found.tensors, lambda names: "Only what is said of a delta can be changed here.")
+        file_v1.stems(found.tensors, lambda names: Sentence("Only what is said of a delta can be changed here."))
         kept = {key: text for key, text in found.metadata.items() if key not in texts}
         metadata = {**kept, **{key: text.strip() for key, text in texts.items() if text.strip()}}
         disk.check_room(path, found.size, "The delta")
@@ -48,11 +49,15 @@ def _is_sound(field: str, text: object) -> bool:
         raise DeltaError(f"A delta has no '{field}'. It has {', '.join(FIELDS)}.")
     most = FIELDS[field][1]
     if not isinstance(text, str) or len(text) > most:
-        raise DeltaError(f"The {field} is too long: write at most {most:,} characters.")
+        raise DeltaError(Sentence(
+            "The {field} is too long: write at most {most} characters.", field=field, most=f"{most:,}"
+        ))  # fmt: skip
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DeltaError(f"The {field} has half a character in it, which no file can hold. Write it again.") from error
+        raise DeltaError(Sentence(
+            "The {field} has half a character in it, which no file can hold. Write it again.", field=field
+        )) from error  # fmt: skip
     return True
 
 
@@ -62,6 +67,6 @@ def _copy(source, file, found: header.Header) -> None:
     while left:
         content = source.read(min(_CHUNK, left))
         if not content:
-            raise DeltaError("The delta's file became shorter while it was read. Try it again.")
+            raise DeltaError(Sentence("The delta's file became shorter while it was read. Try it again."))
         file.write(content)
         left -= len(content)

@@ -16,6 +16,7 @@ import torch
 from ..errors import DeltaError
 from ..files import atomic, container, disk
 from ..names.resolve import WEIGHT, check_distinct
+from ..wording import Sentence
 from . import metadata as keys
 from . import modelspec
 from .entry import MAX_DIMENSIONS, SparseEntry, all_finite, check_finite, check_shape
@@ -143,16 +144,16 @@ def stems(names: Iterable[str], advice: Callable[[Collection[str]], str]) -> lis
         if match is None:
             foreign.append(name)
         elif match["version"] != VERSION or match["part"] not in PARTS:
-            raise DeltaError("It was made by a newer version of SaRA. Update SaRA to load it.")
+            raise DeltaError(Sentence("It was made by a newer version of SaRA. Update SaRA to load it."))
         else:
             found.setdefault(match["stem"], set()).add(match["part"])
     if not found:
-        raise DeltaError(f"It is not a SaRA delta. {advice(names)}")
+        raise DeltaError(Sentence("It is not a SaRA delta. {advice}", advice=advice(names)))
     if foreign:
-        raise DeltaError(
-            f"Besides the delta it has {len(foreign)} tensors that are not SaRA's (such as '{foreign[0]}'). "
-            + advice(names)
-        )
+        raise DeltaError(Sentence(
+            "Besides the delta it has {count} tensors that are not SaRA's (such as '{name}'). {advice}",
+            count=len(foreign), name=foreign[0], advice=advice(names),
+        ))  # fmt: skip
     for stem, parts in found.items():
         for part in PARTS:
             if part not in parts:
@@ -326,4 +327,7 @@ def _too_much(what: str) -> DeltaError:
 
 
 def _damaged(stem: str, finding: str) -> DeltaError:
-    return DeltaError(f"The delta's entry '{stem}' is damaged: {finding}. Get the file again from where it came from.")
+    return DeltaError(Sentence(
+        "The delta's entry '{name}' is damaged: {finding}. Get the file again from where it came from.", name=stem,
+        finding=finding,
+    ))  # fmt: skip

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..errors import DeltaError
 from ..files import header
 from ..names.blocks import block_of, natural_order
+from ..wording import Sentence
 from . import file_v1
 from .describe import BlockDensity
 
@@ -29,10 +30,12 @@ def read_head(path: str | os.PathLike) -> DeltaHead:
     Raises DeltaError if it is missing, unreadable, damaged or no delta.
     """
     found = header.read(path)
-    stems = file_v1.stems(found.tensors, lambda names: "Choose a file that was saved as a delta.")
+    stems = file_v1.stems(found.tensors, lambda names: Sentence("Choose a file that was saved as a delta."))
     values = [found.tensors[file_v1.part_name(stem, "values")] for stem in stems]
     if any(len(tensor["shape"]) != 1 for tensor in values):
-        raise DeltaError("It is damaged: its values are no lists. Get the file again from where it came from.")
+        raise DeltaError(Sentence(
+            "It is damaged: its values are no lists. Get the file again from where it came from."
+        ))  # fmt: skip
     dtypes = ", ".join(sorted({tensor["dtype"] for tensor in values}))
     elements = sum(tensor["shape"][0] for tensor in values)
     return DeltaHead(elements, len(stems), dtypes, found.metadata, found.size)

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DeltaError
+from ..wording import Sentence
 from . import long_paths
 
 METADATA = "__metadata__"
@@ -61,19 +62,30 @@ def _in_words(path: Path) -> Iterator[None]:
                 raise DeltaError(f"The file '{path}' cannot be found: {too_long}.")
             if os.path.lexists(path) and not path.is_dir():
                 raise not_ordinary(path)
-            raise DeltaError(f"The file '{path}' does not exist. Choose another one, or put it there again.")
+            raise DeltaError(Sentence(
+                "The file '{path}' does not exist. Choose another one, or put it there again.", path=str(path)
+            ))  # fmt: skip
         yield
     except SafetensorError as error:
         raise DeltaError(
             f"'{path.name}' is not a complete .safetensors file ({error}). Download or save it again."
         ) from error
     except OSError as error:
-        raise DeltaError(f"'{path.name}' cannot be read ({error.strerror or error}). Check its permissions.") from error
+        raise not_readable(path, error) from error
 
 
 def not_ordinary(path: Path) -> DeltaError:
     """The error for what is there and is neither a file nor a folder."""
-    return DeltaError(f"'{path}' is no ordinary file (a broken link, a pipe or a device). Choose another one.")
+    return DeltaError(Sentence(
+        "'{path}' is no ordinary file (a broken link, a pipe or a device). Choose another one.", path=str(path)
+    ))  # fmt: skip
+
+
+def not_readable(path: Path, error: OSError) -> DeltaError:
+    """The error for a file that the system does not let read."""
+    return DeltaError(Sentence(
+        "'{name}' cannot be read ({why}). Check its permissions.", name=path.name, why=error.strerror or str(error)
+    ))  # fmt: skip
 
 
 def _check_amounts(label: str, file: safe_open) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..errors import DeltaError
+from ..wording import Sentence
 from . import container
 
 # Above what the header of any model has, thumbnails in it included.
@@ -47,7 +48,7 @@ def looked_at(path: str | os.PathLike) -> Iterator[tuple[Header, BinaryIO]]:
         with open(path, "rb") as file:
             yield _read(path.name, file), file
     except OSError as error:
-        raise DeltaError(f"'{path.name}' cannot be read ({error.strerror or error}). Check its permissions.") from error
+        raise container.not_readable(path, error) from error
 
 
 def read(path: str | os.PathLike) -> Header:
@@ -58,7 +59,9 @@ def read(path: str | os.PathLike) -> Header:
 
 def _read(label: str, file: BinaryIO) -> Header:
     size = os.fstat(file.fileno()).st_size
-    damaged = DeltaError(f"'{label}' is not a complete .safetensors file. Download or save it again.")
+    damaged = DeltaError(Sentence(
+        "'{name}' is not a complete .safetensors file. Download or save it again.", name=label
+    ))  # fmt: skip
     try:
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(LONGEST_HEADER, size):

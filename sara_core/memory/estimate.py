@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..backward.store import Store
-from ..wording import GIB, MIB, readable_size, rounded
+from ..wording import GIB, MIB, Sentence, readable_size, rounded
 from .simulation import LiveBytes
 
 # Δ, its gradient and the last good values of it, fp32 each.
@@ -162,9 +162,9 @@ def shortage(estimate: MemoryEstimate, free: int, advice: str) -> str | None:
     missing = estimate.to_come - free
     if missing <= 0:
         return None
-    return (
-        f"This training needs {estimate}. That is about {readable_size(missing)} more than is free now, so it will "
-        f"probably run out of memory. {advice}"
+    return Sentence(
+        "This training needs {estimate}. That is about {missing} more than is free now, so it will probably run "
+        "out of memory. {advice}", estimate=str(estimate), missing=readable_size(missing), advice=advice,
     )
 
 

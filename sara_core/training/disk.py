@@ -3,7 +3,7 @@
 from ..errors import TrainingError
 from ..files.disk import free_bytes
 from ..memory.estimate import optimizer_bytes
-from ..wording import readable_size
+from ..wording import Sentence, readable_size
 from .host import Places
 from .run import Run
 
@@ -41,13 +41,13 @@ def check_disk(run: Run, places: Places) -> str | None:
     least, most = disk_needed(run, places)
     if free is None or free >= most:
         return None
-    where = f"in '{places.snapshots.folder.parent}' {readable_size(free)} are free"
+    values = {"folder": str(places.snapshots.folder.parent), "free": readable_size(free)}
     if free < least:
-        raise TrainingError(
-            f"The finished delta would take at least {readable_size(least)}, and {where}: free some space there, or "
-            "train fewer weights."
-        )
-    return (
-        f"This run may write {readable_size(most)} (the delta, snapshots and pictures), and {where}: free some space "
-        "there, or snapshots and pictures may be missing."
-    )
+        raise TrainingError(Sentence(
+            "The finished delta would take at least {needed}, and in '{folder}' {free} are free: free some space "
+            "there, or train fewer weights.", needed=readable_size(least), **values,
+        ))  # fmt: skip
+    return Sentence(
+        "This run may write {needed} (the delta, snapshots and pictures), and in '{folder}' {free} are free: free some "
+        "space there, or snapshots and pictures may be missing.", needed=readable_size(most), **values,
+    )  # fmt: skip

@@ -4,14 +4,14 @@ All of it comes from settings, from what is known of the pictures, and from the 
 known is left out. Once the model is loaded, memory/estimate.py says the memory far better.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..delta.describe import file_size
 from ..memory.expected import Expected, activations, expected_memory, latent_area
 from ..names.outline import Outline
-from ..wording import counted, readable_size
+from ..wording import Sentence, counted_pictures, readable_size
 from .disk import bytes_at_most
 from .presets import GOALS, is_tiny, native_resolution, preset
 
@@ -63,13 +63,6 @@ class Machine:
     working: int | None = None
 
 
-class Doubt(NamedTuple):
-    """A sentence with the names of `values` in braces."""
-
-    key: str
-    values: Mapping[str, str]
-
-
 class Foretold(NamedTuple):
     """trained: number of elements; delta, disk: bytes of the file, and of all that is written at once; memory: on the
     device; seconds: of the whole run. None for what is not known."""
@@ -79,7 +72,7 @@ class Foretold(NamedTuple):
     disk: int | None
     memory: Expected | None
     seconds: float | None
-    doubts: list[Doubt]
+    doubts: list[Sentence]
 
 
 def foretold(plan: Plan, model: Outline | None, pictures: Pictures, machine: Machine) -> Foretold:
@@ -113,72 +106,70 @@ def _memory(plan: Plan, model: Outline, trained: int, pictures: Pictures, machin
 
 def _doubts(
     plan: Plan, model: Outline | None, pictures: Pictures, machine: Machine, known: Foretold
-) -> Iterator[Doubt]:
+) -> Iterator[Sentence]:
     yield from _of_pictures(plan, pictures)
     if model is not None:
         yield from _of_model(plan, model, pictures)
     yield from _of_room(machine, known)
 
 
-def _of_pictures(plan: Plan, pictures: Pictures) -> Iterator[Doubt]:
+def _of_pictures(plan: Plan, pictures: Pictures) -> Iterator[Sentence]:
     if pictures.count == 0:
-        yield Doubt("There are no pictures to learn from.", {})
+        yield Sentence("There are no pictures to learn from.")
         return
     if pictures.without_caption:
-        yield Doubt(
-            "{count} without a caption: what is in them is learned for every prompt alike. Write captions, or give a "
-            "trigger word.", {"count": _pictures(pictures.without_caption)},
+        yield Sentence(
+            "{pictures} without a caption: what is in them is learned for every prompt alike. Write captions, or give "
+            "a trigger word.", pictures=counted_pictures(pictures.without_caption),
         )  # fmt: skip
     if pictures.tiny:
-        yield Doubt(
-            "{count} much smaller than trained on, and blurred so: give larger ones, or lower the resolution.",
-            {"count": _pictures(pictures.tiny)},
-        )  # fmt: skip
+        yield Sentence(
+            "{pictures} much smaller than trained on, and blurred so: give larger ones, or lower the resolution.",
+            pictures=counted_pictures(pictures.tiny),
+        )
     if pictures.count is not None:
         seen = plan.steps * plan.batch_size * plan.grad_accumulation / pictures.count
         if seen < _TOO_SELDOM:
-            yield Doubt("Each picture is seen {times} times only: too seldom to be learned.", {"times": f"{seen:.2g}"})
+            yield Sentence(
+                "Each picture is seen {times} times only: too seldom to be learned.", times=f"{seen:.2g}"
+            )
         elif seen > _TOO_OFTEN:
-            yield Doubt(
+            yield Sentence(
                 "Each picture is seen {times} times: the pictures themselves may be learned. Fewer steps, or more "
-                "pictures.", {"times": f"{round(seen):,}"},
+                "pictures.", times=f"{round(seen):,}",
             )  # fmt: skip
 
 
-def _of_model(plan: Plan, model: Outline, pictures: Pictures) -> Iterator[Doubt]:
+def _of_model(plan: Plan, model: Outline, pictures: Pictures) -> Iterator[Sentence]:
     made_for = native_resolution(model)
     if made_for is not None and pictures.resolution is not None:
-        name = "this tiny model" if is_tiny(model) else model.family
+        name = Sentence("this tiny model") if is_tiny(model) else model.family
         values = {"now": str(pictures.resolution), "model": name, "made": str(made_for)}
         if pictures.resolution < _SMALL_PART * made_for:
-            yield Doubt("{now} px, and {model} was made for {made} px: it learns to draw worse.", values)
+            yield Sentence("{now} px, and {model} was made for {made} px: it learns to draw worse.", **values)
         elif pictures.resolution > _LARGE_PART * made_for:
-            yield Doubt("{now} px, and {model} was made for {made} px: slower, and no better.", values)
+            yield Sentence("{now} px, and {model} was made for {made} px: slower, and no better.", **values)
     if plan.amount != "density":
         return
     usual = [preset(goal, model)["density"].value for goal in GOALS]
     values = {"now": _per_cent(plan.value), "least": _per_cent(min(usual)), "most": _per_cent(max(usual))}
     if plan.value * _DENSITY_APART < min(usual):
-        yield Doubt("A density of {now} learns little: {least} to {most} are usual for this model.", values)
+        yield Sentence("A density of {now} learns little: {least} to {most} are usual for this model.", **values)
     elif plan.value > max(usual) * _DENSITY_APART / 2:
-        yield Doubt("A density of {now} is much: {least} to {most} are usual for this model.", values)
+        yield Sentence("A density of {now} is much: {least} to {most} are usual for this model.", **values)
 
 
-def _of_room(machine: Machine, known: Foretold) -> Iterator[Doubt]:
+def _of_room(machine: Machine, known: Foretold) -> Iterator[Sentence]:
     if machine.memory and known.memory is not None and known.memory.size > machine.memory:
-        yield Doubt(
+        yield Sentence(
             "This is more memory than there is: smaller pictures, a batch of 1, gradient_checkpointing on, or fewer "
-            "weights.", {},
-        )  # fmt: skip
-    if machine.free is not None and known.disk is not None and known.disk > machine.free:
-        yield Doubt(
-            "It may write {needed}, and {free} are free on the disk.",
-            {"needed": readable_size(known.disk), "free": readable_size(machine.free)},
+            "weights."
         )
-
-
-def _pictures(count: int) -> str:
-    return counted(count, "picture")
+    if machine.free is not None and known.disk is not None and known.disk > machine.free:
+        yield Sentence(
+            "It may write {needed}, and {free} are free on the disk.",
+            needed=readable_size(known.disk), free=readable_size(machine.free),
+        )  # fmt: skip
 
 
 def _per_cent(share: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..delta import SparseDelta
 from ..errors import SaRAError
 from ..memory.estimate import is_out_of_memory
-from ..wording import clock_time
+from ..wording import Sentence, clock_time
 from .snapshot import RunSnapshots
 from .words import Words
 
@@ -128,5 +128,5 @@ class Host:
     def cause(self, error: Exception) -> str:
         """What went wrong, for people."""
         if self.is_out_of_memory(error):
-            return "Memory ran out."
-        return str(error) if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
+            return Sentence("Memory ran out.")
+        return error.said if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ import torch
 from ..backward.store import Store
 from ..errors import TrainingError
 from ..files.saved_state import LARGEST_COUNT, LEAST_ABOVE_0, damaged, fields, number, sequence, tensor, whole_number
+from ..wording import Sentence
 from .adjustment import Adjustment, adjust
 from .low_rank import LowRankLoss
 from .optimizer import check_all_reached
@@ -305,13 +306,14 @@ def _pair(entry) -> tuple:
 
 def _diverged(step: int, times: int, what: str, value: float) -> TrainingError:
     if step == times:  # it never was finite: nothing that was learnt can be the cause
-        remedy = (
+        remedy = Sentence(
             "It was never finite, so the learning rate is not to blame: the images, the captions or the model hold "
             "values that are not numbers. Try another VAE (some give black pictures in fp16) or another model file."
         )
     else:
-        remedy = "Lower the learning rate, or check the training images for damaged files."
-    repeated = f" for the {times}. time in a row" if times > 1 else ""
-    return TrainingError(
-        f"Training stopped at step {step}: the {what} became {value}{repeated}. The last good values are kept. {remedy}"
-    )
+        remedy = Sentence("Lower the learning rate, or check the training images for damaged files.")
+    repeated = Sentence(" for the {times}. time in a row", times=times) if times > 1 else ""
+    return TrainingError(Sentence(
+        "Training stopped at step {step}: the {what} became {value}{repeated}. The last good values are kept. "
+        "{remedy}", step=step, what=what, value=str(value), repeated=repeated, remedy=remedy,
+    ))  # fmt: skip

@@ -8,40 +8,41 @@ import math
 from typing import Any, NamedTuple
 
 from ..names.outline import Outline
+from ..wording import Sentence, counted_pictures
 
 
 class Choice(NamedTuple):
-    """A value, and in a sentence why."""
+    """A value, and why."""
 
     value: Any
-    why: str
+    why: Sentence
 
 
 class Goal(NamedTuple):
     """density: share of SD1.5's weights, 0 … 1; steps_a_picture: with one picture a step; least, most: steps"""
 
     density: float
-    which: str
+    which: Sentence
     steps_a_picture: int
     least: int
     most: int
-    course: str
+    course: Sentence
 
 
 GOALS = {
     "style": Goal(
-        0.02, "about what the paper's middle setting trains of Stable Diffusion 1.5", 25, 400, 3000,
-        "how pictures look is learned from all of them together",
+        0.02, Sentence("about what the paper's middle setting trains of Stable Diffusion 1.5"), 25, 400, 3000,
+        Sentence("how pictures look is learned from all of them together"),
     ),
     "subject": Goal(
-        0.01, "one person, animal or thing is little to learn, and more weights forget others of its kind", 40, 600,
-        2000,
-        "one thing is seen in each of few pictures; with many more steps the pictures themselves are learned",
+        0.01, Sentence("one person, animal or thing is little to learn, and more weights forget others of its kind"),
+        40, 600, 2000,
+        Sentence("one thing is seen in each of few pictures; with many more steps the pictures themselves are learned"),
     ),
     "concept": Goal(
-        0.04, "something that the model does not know at all, towards the most that the paper trains (5.8 %)", 50, 800,
-        6000,
-        "what is new to the model takes longest",
+        0.04,
+        Sentence("something that the model does not know at all, towards the most that the paper trains (5.8 %)"),
+        50, 800, 6000, Sentence("what is new to the model takes longest"),
     ),
 }  # fmt: skip
 
@@ -52,12 +53,14 @@ _DENSITIES = (0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0
 # So small are toys, such as the demo's.
 _TINY = 100_000_000
 _TINY_CHOICES = {
-    "resolution": Choice(64, "this model is tiny, and the demo's was made for 64 px"),
-    "density": Choice(MOST_DENSITY, "in a model this small less is too little; measured with the demo"),
-    "steps": Choice(400, "as in the demo, which was measured"),
-    "batch_size": Choice(8, "pictures this small leave room for 8, and the demo was measured so"),
-    "learning_rate": Choice(0.0, "the paper's rule, as in the demo"),
-    "adjust_at": Choice("", "weights this small all outgrow θ, so that the second half would train nothing; measured"),
+    "resolution": Choice(64, Sentence("this model is tiny, and the demo's was made for 64 px")),
+    "density": Choice(MOST_DENSITY, Sentence("in a model this small less is too little; measured with the demo")),
+    "steps": Choice(400, Sentence("as in the demo, which was measured")),
+    "batch_size": Choice(8, Sentence("pictures this small leave room for 8, and the demo was measured so")),
+    "learning_rate": Choice(0.0, Sentence("the paper's rule, as in the demo")),
+    "adjust_at": Choice(
+        "", Sentence("weights this small all outgrow θ, so that the second half would train nothing; measured")
+    ),
 }  # fmt: skip
 
 # The side of the squares that the models of a family were made for, in pixels.
@@ -91,9 +94,9 @@ def preset(goal: str, model: Outline | None = None, pictures: int | None = None)
         "resolution": _resolution(model),
         "density": _density(chosen, model),
         "steps": _steps(chosen, pictures),
-        "batch_size": Choice(1, "takes least memory, and learns a picture a step"),
+        "batch_size": Choice(1, Sentence("takes least memory, and learns a picture a step")),
         "learning_rate": _rate(model),
-        "adjust_at": Choice("0.5", "the paper's: half-way, what has outgrown the small weights is finished"),
+        "adjust_at": Choice("0.5", Sentence("the paper's: half-way, what has outgrown the small weights is finished")),
     }
 
 
@@ -111,10 +114,10 @@ def native_resolution(model: Outline | None) -> int | None:
 
 def _resolution(model: Outline | None) -> Choice:
     if (known := native_resolution(model)) is not None:
-        return Choice(known, f"what {model.family} was made for")
+        return Choice(known, Sentence("what {model} was made for", model=model.family))
     if model is not None and model.trainable >= _LARGE:
-        return Choice(1024, "this family is not known; models of this size mostly draw 1024 px")
-    return Choice(512, "this family is not known; models of this size mostly draw 512 px")
+        return Choice(1024, Sentence("this family is not known; models of this size mostly draw 1024 px"))
+    return Choice(512, Sentence("this family is not known; models of this size mostly draw 512 px"))
 
 
 def _density(goal: Goal, model: Outline | None) -> Choice:
@@ -123,23 +126,28 @@ def _density(goal: Goal, model: Outline | None) -> Choice:
         return Choice(goal.density, goal.which)
     wanted = min(MOST_DENSITY, goal.density * math.sqrt(_MEASURED_ON / model.trainable))
     nearest = min(_DENSITIES, key=lambda density: abs(math.log(density / wanted)))
-    size = "larger" if model.trainable > _MEASURED_ON else "smaller"
-    share = "less" if size == "larger" else "more"
-    return Choice(nearest, f"{goal.which}; {share}, because this model is {size}; not measured here")
+    if model.trainable > _MEASURED_ON:
+        why = Sentence("{which}; less, because this model is larger; not measured here", which=goal.which)
+    else:
+        why = Sentence("{which}; more, because this model is smaller; not measured here", which=goal.which)
+    return Choice(nearest, why)
 
 
 def _steps(goal: Goal, pictures: int | None) -> Choice:
     steps = (_USUAL_PICTURES if pictures is None else pictures) * goal.steps_a_picture
     steps = min(goal.most, max(goal.least, round(steps, -2)))
-    counted = f"{pictures} pictures" if pictures else f"some {_USUAL_PICTURES} pictures"
-    return Choice(steps, f"for {counted}: {goal.course}")
+    usual = Sentence("some {count} pictures", count=_USUAL_PICTURES)
+    counted = counted_pictures(pictures) if pictures else usual
+    return Choice(steps, Sentence("for {pictures}: {course}", pictures=counted, course=goal.course))
 
 
 def _rate(model: Outline | None) -> Choice:
     if model is None or model.family in _RULE_HOLDS:
-        return Choice(0.0, "the paper's rule, which was fitted on Stable Diffusion")
+        return Choice(0.0, Sentence("the paper's rule, which was fitted on Stable Diffusion"))
     return Choice(
         _OTHERS_RATE,
-        "the paper's rule was fitted on Stable Diffusion and may be too high here, where nothing has been "
-        "measured; raise it if the loss hardly falls",
+        Sentence(
+            "the paper's rule was fitted on Stable Diffusion and may be too high here, where nothing has been "
+            "measured; raise it if the loss hardly falls"
+        ),
     )

@@ -13,6 +13,7 @@ from ..files.saved_state import whole_number
 from ..numbers import checked, read_list
 from ..selection.rules import RULES
 from ..selection.select import Selection
+from ..wording import Sentence
 from . import snapshot
 from .settings import SETTINGS
 from .words import Words
@@ -116,10 +117,10 @@ def parts_of_a_run(text: str, words: Words = Words()) -> list[float]:
     except TrainingError:
         parts = [0.0]
     if not all(0 < part < 1 for part in parts):
-        raise TrainingError(
-            f"{words.setting('adjust_at')} is '{text}': it takes parts of the run between 0 and 1, like 0.5 for the "
-            "middle, separated by commas; empty switches the adjustment off."
-        )
+        raise TrainingError(Sentence(
+            "{setting} is '{text}': it takes parts of the run between 0 and 1, like 0.5 for the middle, separated "
+            "by commas; empty switches the adjustment off.", setting=words.setting("adjust_at"), text=text,
+        ))  # fmt: skip
     return parts
 
 
@@ -153,16 +154,16 @@ def resumed_state(path: str | os.PathLike, settings: RunSettings, words: Words =
     """
     state, saved = settings.as_written_now(*snapshot.load(path, words))
     if differing := snapshot.differences(saved, {**asdict(settings), "steps": saved.get("steps")}):
-        raise TrainingError(
-            f"The run of {Path(path).name} cannot go on, because {words.other_run} ({'; '.join(differing)}). "
-            f"{words.same_run}"
-        )
+        raise TrainingError(Sentence(
+            "The run of {name} cannot go on, because {reason} ({differing}). {remedy}", name=Path(path).name,
+            reason=words.other_run, differing="; ".join(differing), remedy=words.same_run,
+        ))  # fmt: skip
     planned = whole_number(saved.get("steps"), "its number of steps", 1, SETTINGS["steps"].most)
     done = whole_number(state.get("step"), "its number of steps done", 0, SETTINGS["steps"].most)
     if settings.steps < done:
-        raise TrainingError(
-            f"The run of {Path(path).name} has done {done} steps already, and {words.setting('steps')} is "
-            f"{settings.steps}: set it to {done} or more."
-        )
+        raise TrainingError(Sentence(
+            "The run of {name} has done {done} steps already, and {setting} is {steps}: set it to {done} or more.",
+            name=Path(path).name, done=done, setting=words.setting("steps"), steps=settings.steps,
+        ))  # fmt: skip
     # Older snapshots say nothing of how the run was planned: as their settings do.
     return {"plan": [planned], "adjust_at": replace(settings, steps=planned).adjust_after_steps(), **state}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..delta import SparseDelta
 from ..errors import SaRAError, TrainingError
+from ..wording import Sentence, both
 from .disk import check_disk
 from .host import Host, Places, StepDone
 from .processes import Processes
@@ -74,7 +75,7 @@ class TrainingSession:
         def on_step(step: int, loss: float):
             self.host.after_step(step)
             if self.places.snapshots.is_due(step, steps, self.places.snapshot_every):
-                self._try_a_snapshot("Training goes on without a")
+                self._try_a_snapshot(Sentence("Training goes on without a snapshot of step {step}.", step=step))
             if self.host.save_requested() and self.processes.is_first:
                 self.host.saved_on_request(self._kept(True, self.places.save_on_request))
             per_step = (time.monotonic() - start) / (step - before)
@@ -88,14 +89,13 @@ class TrainingSession:
         with contextlib.suppress(_FinishedEarly):
             self.training.run(on_step, self.host.check_interrupt)
 
-    def _try_a_snapshot(self, otherwise: str) -> None:
+    def _try_a_snapshot(self, otherwise: Sentence) -> None:
         if not self.processes.is_first:
             return
         try:
             self._save_snapshot()
         except Exception as error:  # a full disk is no reason to end a run that can still be finished
-            step = self.training.step
-            self.host.warn("snapshots", f"{otherwise} snapshot of step {step}. {self.host.cause(error)}")
+            self.host.warn("snapshots", both(otherwise, self.host.cause(error)))
 
     def _save_snapshot(self) -> Path:
         training = self.training
@@ -108,7 +108,7 @@ class TrainingSession:
         self.places.save_finished(delta)
         self.places.snapshots.discard()
         if self.places.keeps_last_snapshot or self.training.step < self.run.settings.steps:
-            self._try_a_snapshot("There is no")
+            self._try_a_snapshot(Sentence("There is no snapshot of step {step}.", step=self.training.step))
 
     def _keep_until_saved(self, delta: SparseDelta) -> None:
         """On the disk, until somebody saves it; if that fails, a snapshot."""
@@ -121,14 +121,17 @@ class TrainingSession:
             self._save_snapshot()
         self.places.keep_without_file(delta)
         left = self.places.snapshots.existing()
-        fallback = self.host.words.should_saving_fail(left[-1]) if left else "There is no snapshot of it."
-        self.host.warn("finished", f"The finished delta could not be kept on the disk: save it now. {fallback} {cause}")
+        fallback = self.host.words.should_saving_fail(left[-1]) if left else Sentence("There is no snapshot of it.")
+        self.host.warn("finished", Sentence(
+            "The finished delta could not be kept on the disk: save it now. {fallback} {why}", fallback=fallback,
+            why=cause,
+        ))  # fmt: skip
 
     def _kept(self, resumable: bool, save: Callable[[SparseDelta], Path] | None) -> str:
         """Save what was trained so far, the snapshot and the delta each on its own; returns sentences about both."""
         steps, words = self.training.step, self.host.words
         if steps == 0:
-            return "No step was completed, so there is nothing to keep."
+            return Sentence("No step was completed, so there is nothing to keep.")
         if not self.processes.is_first:
             return "What was trained is kept by the first process."
         go_on = ""
@@ -136,24 +139,32 @@ class TrainingSession:
             try:
                 go_on = words.go_on(self._save_snapshot())
             except Exception as error:
-                go_on = f"There is no snapshot of it. {self.host.cause(error)}"
+                go_on = both(Sentence("There is no snapshot of it."), self.host.cause(error))
         if save is None:
             return go_on
         try:
             path = save(self.run.delta())
-            kept = f"What was trained in {steps} steps is in {words.place(path)}."
+            kept = Sentence("What was trained in {steps} steps is in {place}.", steps=steps, place=words.place(path))
         except Exception as error:
-            kept = f"What was trained in {steps} steps could not be saved as a delta. {self.host.cause(error)}"
-        return f"{kept} {go_on}".rstrip()
+            kept = Sentence(
+                "What was trained in {steps} steps could not be saved as a delta. {why}", steps=steps,
+                why=self.host.cause(error),
+            )
+        return both(kept, go_on) if go_on else kept
 
     def _in_words(self, error: BaseException, kept: str) -> SaRAError | None:
         """What to raise in an error's place; None for the error itself."""
         step, steps = self.training.step, self.run.settings.steps
         if isinstance(error, SaRAError):
-            return type(error)(f"{error} {kept}")
+            return type(error)(both(error.said, kept))
         if isinstance(error, KeyboardInterrupt):
-            return TrainingError(f"Stopped after step {step} of {steps}. {kept}")
+            return TrainingError(Sentence(
+                "Stopped after step {step} of {steps}. {kept}", step=step, steps=steps, kept=kept
+            ))  # fmt: skip
         if self.host.is_out_of_memory(error):
             step = min(step + 1, steps)
-            return TrainingError(f"Memory ran out at step {step}. {kept} {self.host.memory_advice()}")
+            return TrainingError(Sentence(
+                "Memory ran out at step {step}. {kept} {advice}", step=step, kept=kept,
+                advice=self.host.memory_advice(),
+            ))  # fmt: skip
         return None

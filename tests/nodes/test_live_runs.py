@@ -201,6 +201,9 @@ def test_an_error_is_the_runs_end(comfy, model, data, untouched, output, runs, s
         train(comfy, model, data, **OPTIONS, adjust_at="0")
     state = last_run(runs)
     assert state["phase"] == state["end"]["kind"] == "failed" and state["end"]["error"].startswith("adjust_at is '0'")
+    (said,) = state["end"]["sentences"]  # which a page can say in its own language
+    assert said["english"] == state["end"]["error"] and said["key"].startswith("{setting} is '{text}'")
+    assert said["values"] == {"setting": "adjust_at", "text": "0"}
 
 
 def test_a_page_that_shows_runs_gets_no_text(comfy, model, data, untouched, output, runs, server):

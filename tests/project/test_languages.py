@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.page_words import sentences_of_module, sentences_of_script, sentences_of_scripts, sentences_of_server
+from tests.support.page_words import (
+    sentences_of_module,
+    sentences_of_script,
+    sentences_of_scripts,
+    sentences_of_server,
+    sentences_without_key,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "js" / "common" / "languages").glob("*.json"), key=lambda path: path.stem)
@@ -23,7 +29,8 @@ def placeholders(sentence):
 
 @pytest.fixture(scope="module")
 def said():
-    return sentences_of_scripts(ROOT / "js") | sentences_of_server(ROOT / "nodes")
+    of_server = sentences_of_server(ROOT / "nodes") | sentences_of_server(ROOT / "sara_core")
+    return sentences_of_scripts(ROOT / "js") | of_server
 
 
 @pytest.mark.parametrize("table", TABLES, ids=LANGUAGES)
@@ -37,6 +44,12 @@ def test_every_sentence_is_there_and_none_is_left_from_before(table, said):
 def test_no_value_that_is_put_into_a_sentence_is_lost(table):
     for english, translated in read(table)["sentences"].items():
         assert translated.strip() and placeholders(translated) == placeholders(english), english
+
+
+def test_what_can_be_said_in_other_languages_is_a_sentence_as_it_is_written():
+    files = [file for folder in ("nodes", "sara_core") for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert [(file.name, found) for file in files for found in sentences_without_key(file.read_text("utf-8"))] == []
+    assert sentences_without_key("def f(x):\n    Sentence(f'{x} here')\n    Sentence('all {x}', x=x)") == ["f'{x} here'"]
 
 
 def test_all_languages_have_words_for_the_same_choices_and_the_same_files():
@@ -79,5 +92,9 @@ def f(live, said, key):
     news.is_doing("phase", "Five" if said else "Six")
     sentence(key, a="no")
     sentence(said or "Seven")
+EIGHT = Sentence("Eight")
+amount(said, "Nine", "{count} tens")
 """
-    assert set(sentences_of_module(module)) == {"One", "Two", "Three", "Four {x}", "Five", "Six", "Seven"}
+    assert set(sentences_of_module(module)) == {
+        "One", "Two", "Three", "Four {x}", "Five", "Six", "Seven", "Eight", "Nine", "{count} tens",
+    }

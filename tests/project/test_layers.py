@@ -16,7 +16,7 @@ _MODELS = _DELTA | {"models"}
 _TRAINING = _DELTA | {"backward", "selection"}
 LAYERS = {
     "foreign_text": set(),
-    "errors": {"foreign_text"},
+    "errors": {"foreign_text", "wording"},
     "wording": {"foreign_text"},
     "numbers": {"errors"},
     "tensors": EVERYWHERE,

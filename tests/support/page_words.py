@@ -7,8 +7,10 @@ from pathlib import Path
 
 # A string of one line: plain, or a template without anything put into it.
 STRING = r'"((?:[^"\\\n]|\\.)*)"'
-# Calls that take a sentence, and which of their arguments it is.
-PYTHON_CALLS = {"sentence": 0, "doing": 0, "is_doing": 1}
+# Calls that take a sentence, and which of their arguments it is, or they are.
+PYTHON_CALLS = {"Sentence": [0], "amount": [1, 2], "sentence": [0], "doing": [0], "is_doing": [1]}
+# What hands on the key that it was given.
+PASSED_ON = {"plain", "sentence", "amount"}
 
 
 def sentences_of_scripts(folder: Path) -> set[str]:
@@ -55,16 +57,34 @@ def sentences_of_server(folder: Path) -> set[str]:
 
 
 def sentences_of_module(text: str) -> Iterator[str]:
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    for function in functions:
-        for call in ast.walk(function):
-            if not isinstance(call, ast.Call) or len(call.args) <= (place := PYTHON_CALLS.get(_name(call.func), 99)):
-                continue
-            yield from _strings(call.args[place])
-            if isinstance(call.args[place], ast.Name):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Assign) and _name(node.targets[0]) == call.args[place].id:
-                        yield from _strings(node.value)
+    module = ast.parse(text)
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    for part in [module, *functions]:
+        for call in ast.walk(part):
+            if isinstance(call, ast.Call):
+                for place in PYTHON_CALLS.get(_name(call.func), []):
+                    yield from _keys(call.args[place], part) if place < len(call.args) else ()
+
+
+def _keys(argument: ast.AST, part: ast.AST) -> Iterator[str]:
+    """What a call can be given: strings, or what a name stands for in its function."""
+    yield from _strings(argument)
+    if isinstance(argument, ast.Name) and isinstance(part, ast.FunctionDef):
+        for node in ast.walk(part):
+            if isinstance(node, ast.Assign) and _name(node.targets[0]) == argument.id:
+                yield from _strings(node.value)
+
+
+def sentences_without_key(text: str) -> list[str]:
+    """Lines of a module in which a Sentence is made of what no translator can be given: a text put together."""
+    found = []
+    for part in ast.walk(ast.parse(text)):
+        if isinstance(part, ast.FunctionDef) and part.name not in PASSED_ON:
+            for call in ast.walk(part):
+                if isinstance(call, ast.Call) and _name(call.func) in ("Sentence", "amount"):
+                    keys = [call.args[place] for place in PYTHON_CALLS[_name(call.func)]]
+                    found += [ast.unparse(key) for key in keys if not list(_keys(key, part))]
+    return found
 
 
 def _name(node: ast.AST) -> str:

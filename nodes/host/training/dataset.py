@@ -9,8 +9,9 @@ import torch
 
 from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.errors import TrainingError
+from ....sara_core.wording import Sentence
 from .masks import check_mask, mask_is_picture, mask_of_latent
-from .pairing import Pairs
+from .pairing import CLASS_IMAGE, Pairs
 from .refusals import check_picture_given, incomplete_captions_explained
 
 # The host's count of a latent's dimensions → their names.
@@ -67,33 +68,38 @@ def scaled_images(patcher, pairs: Pairs) -> Iterator[tuple[torch.Tensor, torch.T
     """Each image as the model sees it and the mask of it, as in a HostSample, on the load device."""
     masks = pairs.masks or [None] * len(pairs)
     for number, (image, mask) in enumerate(zip(pairs.images, masks), start=1):
-        latent = _as_the_model_sees_it(patcher, image, f"{pairs.kind} {number}")
+        latent = _as_the_model_sees_it(patcher, image, _numbered(number, pairs.kind))
         yield latent, None if mask is None else mask_of_latent(patcher, mask, latent)
 
 
-def _as_the_model_sees_it(patcher, image: torch.Tensor, name: str) -> torch.Tensor:
+def _numbered(number: int, kind: str) -> Sentence:
+    return Sentence("class image {number}" if kind == CLASS_IMAGE else "image {number}", number=number)
+
+
+def _as_the_model_sees_it(patcher, image: torch.Tensor, name: Sentence) -> torch.Tensor:
     """fp32 on the load device, scaled, with the dimensions that the host gives latents before it samples."""
     model, layout = patcher.model, patcher.model.latent_format
     latent = image.clone().to(device=patcher.load_device, dtype=torch.float32)
     if layout.latent_dimensions == 3 and latent.ndim == 4:
         latent = latent.unsqueeze(2)
     if latent.ndim != layout.latent_dimensions + 2:
-        raise TrainingError(
-            f"The latents of {name} have the shape {list(latent.shape)}, this MODEL works with "
-            f"{_DIMENSIONS[layout.latent_dimensions]}: encode with the VAE that belongs to the MODEL."
-        )
+        raise TrainingError(Sentence(
+            "The latents of {image} have the shape {shape}, this MODEL works with {other}: encode with the VAE "
+            "that belongs to the MODEL.", image=name, shape=str(list(latent.shape)),
+            other=_DIMENSIONS[layout.latent_dimensions],
+        ))  # fmt: skip
     channels = vae_channels(layout)
     if latent.shape[1] != channels:
-        raise TrainingError(
-            f"The latents of {name} have {latent.shape[1]} channels, this MODEL works with {channels}: encode the "
-            "images with the VAE that belongs to the MODEL."
-        )
+        raise TrainingError(Sentence(
+            "The latents of {image} have {count} channels, this MODEL works with {other}: encode the images with "
+            "the VAE that belongs to the MODEL.", image=name, count=latent.shape[1], other=channels,
+        ))  # fmt: skip
     latent = model.process_latent_in(latent)
     if not torch.isfinite(latent).all():
-        raise TrainingError(
-            f"The latents of {name} hold values that are not numbers, as some VAEs make in fp16: start ComfyUI with "
-            "--fp32-vae, take another VAE, or leave that image out."
-        )
+        raise TrainingError(Sentence(
+            "The latents of {image} hold values that are not numbers, as some VAEs make in fp16: start ComfyUI "
+            "with --fp32-vae, take another VAE, or leave that image out.", image=name,
+        ))  # fmt: skip
     return latent
 
 

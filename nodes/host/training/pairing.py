@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ....sara_core.errors import TrainingError, UnsupportedModelError
-from ....sara_core.wording import counted
+from ....sara_core.wording import Sentence, amount, counted
 from .masks import image_masks
 
 # What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
@@ -20,6 +20,8 @@ UNSUPPORTED_CONDITIONING = {
 }
 # Part of the sampling steps that a caption is for: key → its value when it is for all of them.
 WHOLE_RANGE = {"start_percent": 0.0, "end_percent": 1.0, "clip_start_percent": 0.0, "clip_end_percent": 1.0}
+
+CLASS_IMAGE = "class image"
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ def read_training_data(
     missing, UnsupportedModelError for what cannot be trained on."""
     if bool(class_latents) != bool(class_positive):
         connected, missing = ("class_latents", "class_positive")[:: 1 if class_latents else -1]
-        raise TrainingError(
-            f"'{connected}' is connected but '{missing}' is not: class images need both their latents and their "
-            "captions. Connect the other one too, or neither."
-        )
+        raise TrainingError(Sentence(
+            "'{connected}' is connected but '{missing}' is not: class images need both their latents and their "
+            "captions. Connect the other one too, or neither.", connected=connected, missing=missing,
+        ))  # fmt: skip
     return TrainingData(
         pair(latents, positive),
-        pair(class_latents, class_positive, "class image") if class_latents else None,
+        pair(class_latents, class_positive, CLASS_IMAGE) if class_latents else None,
         _empty_caption(unconditional) if caption_dropout else None,
     )
 
@@ -137,7 +139,10 @@ def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:
     images = [_images(latent) for latent in latents]
     flat_images = sum(images, [])
     if not flat_images:
-        raise TrainingError(f"There is no {kind} to train on: connect the latents of at least one {kind}.")
+        raise TrainingError(Sentence(
+            "There is no class image to train on: connect the latents of at least one class image."
+            if kind == CLASS_IMAGE else "There is no image to train on: connect the latents of at least one image."
+        ))  # fmt: skip
     captions = _one_caption_each(images, [_captions(conditioning) for conditioning in positive], kind)
     masks = sum((image_masks(latent, kind) for latent in latents), [])
     return Pairs(flat_images, captions, kind, masks if any(mask is not None for mask in masks) else ())
@@ -154,7 +159,7 @@ def _one_caption_each(images: list[list], captions: list[list], kind: str) -> li
     for number, (some_images, some_captions) in enumerate(zip(images, captions), start=1):
         if len(some_captions) == 1:
             some_captions = some_captions * len(some_images)
-        where = f" in part {number} of the lists" if len(images) > 1 else ""
+        where = Sentence(" in part {number} of the lists", number=number) if len(images) > 1 else ""
         _check_counts(some_images, some_captions, kind, where)
         together += some_captions
     return together
@@ -166,22 +171,28 @@ def with_texts(pairs: Pairs, texts: list[str], source: str) -> Pairs:
     source: the input that they come from, for messages. TrainingError if there are others than that.
     """
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise TrainingError(
-            f"'{source}' holds no texts: text encoders are trained on the captions as they are written. Connect the "
-            "texts of the images, or one text for all."
-        )
+        raise TrainingError(Sentence(
+            "'{input}' holds no texts: text encoders are trained on the captions as they are written. Connect the "
+            "texts of the images, or one text for all.", input=source,
+        ))  # fmt: skip
     texts = texts * len(pairs) if len(texts) == 1 else texts
     _check_counts(pairs.images, texts, pairs.kind)
     return replace(pairs, texts=texts)
 
 
-def _check_counts(images: list, captions: list, kind: str, where: str = "") -> None:
+def _check_counts(images: list, captions: list, kind: str, where: Sentence | str = "") -> None:
     if len(images) != len(captions):
-        verb = "is" if len(images) == 1 else "are"
-        raise TrainingError(
-            f"There {verb} {counted(len(images), kind)} but {counted(len(captions), 'caption')}{where}. Give every "
-            f"{kind} its own caption (a .txt file of the same name), or one caption for all."
-        )
+        raise TrainingError(Sentence(
+            "{images} but {captions} captions{where}. Give every image its own caption (a .txt file of the same name), "
+            "or one caption for all.", images=counted_images(len(images), kind), captions=len(captions), where=where,
+        ))  # fmt: skip
+
+
+def counted_images(count: int, kind: str) -> Sentence:
+    """1, "image" → "1 image"; 2, "class image" → "2 class images"."""
+    if kind == CLASS_IMAGE:
+        return amount(count, "1 class image", "{count} class images")
+    return amount(count, "1 image", "{count} images")
 
 
 def _images(latent: dict) -> list[torch.Tensor]:
@@ -194,28 +205,30 @@ def _images(latent: dict) -> list[torch.Tensor]:
 def _captions(conditioning: list) -> list[list]:
     for tensor, options in conditioning:
         if tensor is not None and tensor.shape[0] != 1:
-            raise UnsupportedModelError(
-                f"A CONDITIONING holds {tensor.shape[0]} captions in one batch, which cannot be matched to the images: "
-                "encode each caption by itself, as a list."
-            )
+            raise UnsupportedModelError(Sentence(
+                "A CONDITIONING holds {count} captions in one batch, which cannot be matched to the images: encode "
+                "each caption by itself, as a list.", count=tensor.shape[0],
+            ))  # fmt: skip
         carried = [what for key, what in UNSUPPORTED_CONDITIONING.items() if options.get(key) is not None]
         carried += ["a range of steps" for key, whole in WHOLE_RANGE.items() if options.get(key, whole) != whole]
         if carried:
-            raise UnsupportedModelError(
-                f"The conditioning carries {carried[0]}, which training cannot follow: connect the captions directly."
-            )
+            raise UnsupportedModelError(Sentence(
+                "The conditioning carries {what}, which training cannot follow: connect the captions directly.",
+                what=carried[0],
+            ))  # fmt: skip
     return list(conditioning)
 
 
 def _empty_caption(unconditional: list) -> list:
     captions = sum((_captions(conditioning) for conditioning in unconditional), [])
     if not captions:
-        raise TrainingError(
+        raise TrainingError(Sentence(
             "caption_dropout is above 0, but there is nothing to put in place of the captions: connect a CLIP Text "
             "Encode with empty text to 'unconditional', or set caption_dropout to 0."
-        )
+        ))  # fmt: skip
     if len(captions) > 1:
-        raise TrainingError(
-            f"'unconditional' has {len(captions)} captions: connect a single CLIP Text Encode with empty text."
-        )
+        raise TrainingError(Sentence(
+            "'unconditional' has {count} captions: connect a single CLIP Text Encode with empty text.",
+            count=len(captions),
+        ))  # fmt: skip
     return captions[0]

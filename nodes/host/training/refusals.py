@@ -9,6 +9,7 @@ import torch
 from ....sara_core.backward.attach import layers
 from ....sara_core.backward.own_forward import own_methods
 from ....sara_core.errors import TrainingError, UnsupportedModelError
+from ....sara_core.wording import Sentence
 from ..family import model_family
 from ..precision import is_known, precision_of
 from .self_check import check_kind
@@ -47,10 +48,10 @@ def check_trainable(model) -> None:
     if model.model.model_type.name in _WITHOUT_NOISE:
         reasons.append("turns one picture into another without starting from noise")
     if reasons:
-        raise UnsupportedModelError(
-            f"A {model_family(model)} MODEL cannot be trained: it {reasons[0]}. Connect a model that makes pictures or "
-            "videos from text."
-        )
+        raise UnsupportedModelError(Sentence(
+            "A {family} MODEL cannot be trained: it {reason}. Connect a model that makes pictures or videos from "
+            "text.", family=model_family(model), reason=reasons[0],
+        ))  # fmt: skip
 
 
 def check_layers(module: torch.nn.Module, device: torch.device) -> None:
@@ -65,14 +66,15 @@ def check_layers(module: torch.nn.Module, device: torch.device) -> None:
     for name, layer in found.items():
         for method in own_methods(layer):
             if _is_bypass(layer.__dict__[method]):
-                raise UnsupportedModelError(
-                    f"This MODEL carries a LoRA in bypass mode (on '{name}'), which training would leave out: load it "
-                    "with Load LoRA in place of Load LoRA (Bypass)."
-                )
-            raise UnsupportedModelError(
-                f"A node has changed how the layer '{name}' of this MODEL computes, which training would leave out: "
-                "connect the MODEL from before that node. If this workflow has none, restart ComfyUI."
-            )
+                raise UnsupportedModelError(Sentence(
+                    "This MODEL carries a LoRA in bypass mode (on '{layer}'), which training would leave out: load "
+                    "it with Load LoRA in place of Load LoRA (Bypass).", layer=name,
+                ))  # fmt: skip
+            raise UnsupportedModelError(Sentence(
+                "A node has changed how the layer '{layer}' of this MODEL computes, which training would leave "
+                "out: connect the MODEL from before that node. If this workflow has none, restart ComfyUI.",
+                layer=name,
+            ))  # fmt: skip
         if not _is_prepared(layer):
             unknown[type(layer), precision_of(layer.weight)].append(name)
     for names in unknown.values():
@@ -123,11 +125,11 @@ def check_picture_given(model, conditions: dict, options: dict) -> None:
     if inpaints or _NEED_NO_PICTURE & classes:
         return
     nodes = ", ".join(nodes_of_references) or "WanImageToVideo, InstructPixToPixConditioning …"
-    raise UnsupportedModelError(
-        f"This {model_family(model)} MODEL works from a picture beside the text (image to video, editing, control). "
-        f"Give every caption its picture with the node you sample this model with ({nodes}), or train the model that "
-        "works from text alone."
-    )
+    raise UnsupportedModelError(Sentence(
+        "This {family} MODEL works from a picture beside the text (image to video, editing, control). Give every "
+        "caption its picture with the node you sample this model with ({nodes}), or train the model that works "
+        "from text alone.", family=model_family(model), nodes=nodes,
+    ))  # fmt: skip
 
 
 @contextmanager
@@ -140,11 +142,11 @@ def incomplete_captions_explained(model, kinds: tuple[type[Exception], ...]) -> 
     try:
         yield
     except kinds as error:
-        raise TrainingError(
-            f"This {model_family(model)} MODEL cannot work with what the captions carry ({error}). Connect to "
-            "'positive' what you connect to a KSampler with this MODEL: nodes made for it add to a caption what it "
-            "needs beside the text."
-        ) from error
+        raise TrainingError(Sentence(
+            "This {family} MODEL cannot work with what the captions carry ({why}). Connect to 'positive' what you "
+            "connect to a KSampler with this MODEL: nodes made for it add to a caption what it needs beside the "
+            "text.", family=model_family(model), why=str(error),
+        )) from error  # fmt: skip
 
 
 def _classes(model) -> list[str]:

@@ -14,6 +14,7 @@ from ....sara_core.memory.estimate import out_of_memory_advice
 from ....sara_core.training.host import Host, StepDone
 from ....sara_core.training.record import RunSettings
 from ....sara_core.training.run import Run
+from ....sara_core.wording import Sentence
 from ..words import WORDS
 from .estimate import estimate, is_out_of_memory, shortage
 from .ending import Ending
@@ -139,13 +140,17 @@ class NodeHost(Host):
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # they hold what the next step needs the memory for
             cause = self.cause(error)
-            self.warn("pictures", f"Training goes on without the pictures of step {step}. {cause}")
+            self.warn("pictures", Sentence(
+                "Training goes on without the pictures of step {step}. {why}", step=step, why=cause
+            ))  # fmt: skip
         self.training.reload()
         if not pictures:
             return None
         try:
             self.news.is_drawn(step, self.samples.save(step, pictures))
         except DeltaError as error:
-            self.warn("pictures", f"The pictures of step {step} are shown, but not kept. {error}")
+            self.warn("pictures", Sentence(
+                "The pictures of step {step} are shown, but not kept. {why}", step=step, why=error.said
+            ))  # fmt: skip
         row = side_by_side([drawn.picture for drawn in pictures])
         return "JPEG", row, max(row.size)

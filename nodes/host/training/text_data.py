@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from ....sara_core.errors import TrainingError
 from ....sara_core.training.record import RunSettings
+from ....sara_core.wording import Sentence
 from .pairing import TrainingData, with_texts
 from .parts import DIFFUSION_MODEL, TEXT_ENCODERS, TRAINED
 from .text_encoders import check_trainable_clip
@@ -34,17 +35,19 @@ def check_asked_for(inputs: Mapping, given: Mapping[str, Sequence]) -> None:
     connected = texts if clip is None else ["clip", *texts]
     if not trains_text(train):
         if connected:
-            raise TrainingError(
-                f"'{connected[0]}' is connected, but no text encoder is trained: choose 'diffusion model and text "
-                "encoders' or 'text encoders' under 'train' of SaRA Train Options, or disconnect it."
-            )
+            raise TrainingError(Sentence(
+                "'{input}' is connected, but no text encoder is trained: choose 'diffusion model and text "
+                "encoders' or 'text encoders' under 'train' of SaRA Train Options, or disconnect it.",
+                input=connected[0],
+            ))  # fmt: skip
         return
     needed = ["clip", "captions", *(["class_captions"] if given["class_latents"] else [])]
     if missing := [name for name in needed if name not in connected]:
-        raise TrainingError(
-            f"'{missing[0]}' is not connected: text encoders are trained with a CLIP and with captions as text, of the "
-            "class images too. Connect it, or choose 'diffusion model' under 'train' of SaRA Train Options."
-        )
+        raise TrainingError(Sentence(
+            "'{input}' is not connected: text encoders are trained with a CLIP and with captions as text, of the "
+            "class images too. Connect it, or choose 'diffusion model' under 'train' of SaRA Train Options.",
+            input=missing[0],
+        ))  # fmt: skip
     if "class_captions" in connected and not given["class_latents"]:
         raise TrainingError("'class_captions' is connected but 'class_latents' is not: connect both, or neither.")
     check_trainable_clip(clip)

@@ -56,7 +56,7 @@ def _check(asked: Mapping[str, Any]) -> dict:
         "family": model and model.family and plain(model.family, NAME),
         "pictures": pictures.count, "without_caption": pictures.without_caption, "resolution": pictures.resolution,
         "trained": known.trained, "delta": known.delta, "disk": known.disk, "memory": memory, "steps": plan.steps,
-        "seconds": known.seconds, "doubts": [sentence(doubt.key, **doubt.values) for doubt in known.doubts],
+        "seconds": known.seconds, "doubts": [sentence(doubt) for doubt in known.doubts],
         "preset": _preset(asked.get("goal"), model, pictures),
     }  # fmt: skip
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import aiohttp.web
 
 from ....sara_core.data.captions import read_caption
-from ....sara_core.data.listing import stem
+from ....sara_core.data.listing import stem, unreadable
 from ....sara_core.data.pictures import readable_endings, thumbnail
 from ....sara_core.data.survey import Seen, survey
 from ....sara_core.errors import TrainingError
 from ....sara_core.files.atomic import replacing
-from ....sara_core.wording import MIB
+from ....sara_core.wording import MIB, Sentence
 from .. import datasets
 from .routes import on_get, on_post
+from .run_state import sentence
 
 SIDE = 256  # of a thumbnail, in pixels
 KEPT = 64 * MIB  # bytes of thumbnails
@@ -38,7 +39,7 @@ def _folder(asked: Mapping) -> dict:
     seen = survey(folder, _resolution(asked), asked.get("buckets") != "false", datasets.input_folder())
     return {
         "pictures": [_as_json(picture, folder) for picture in seen.pictures[:MOST_PICTURES]],
-        "lines": seen.lines,
+        "lines": [sentence(line) for line in seen.lines],
         "more": max(0, len(seen.pictures) - MOST_PICTURES),
         "endings": sorted(readable_endings()),
     }
@@ -55,14 +56,17 @@ def _as_json(picture: Seen, folder: Path) -> dict:
     """What the page shows of it; `box` as shares of the picture's width and height."""
     caption, caption_problem, box = picture.caption, picture.caption_problem, None
     if caption is not None and len(caption) > LONGEST_CAPTION:
-        caption, caption_problem = None, f"The caption is longer than {LONGEST_CAPTION:,} letters: edit it in its file."
+        caption, caption_problem = None, Sentence(
+            "The caption is longer than {most} letters: edit it in its file.", most=f"{LONGEST_CAPTION:,}"
+        )  # fmt: skip
     if picture.cut is not None:
         (width, height), (left, top, right, bottom) = picture.size, picture.cut.box
         box = [left / width, top / height, right / width, bottom / height]
     return {
         "name": picture.name, "caption": caption, "size": picture.size, "box": box,
         "bucket": picture.cut and picture.cut.size, "blurred": picture.cut is not None and picture.cut.is_blurred,
-        "same_as": picture.same_as, "problem": picture.problem, "caption_problem": caption_problem,
+        "same_as": picture.same_as, "problem": picture.problem and sentence(picture.problem),
+        "caption_problem": caption_problem and sentence(caption_problem),
         "version": _version(folder / picture.name),
     }  # fmt: skip
 
@@ -119,12 +123,14 @@ def _save_caption(asked: Mapping) -> dict:
         raise TrainingError("A caption is text.")
     text = text.replace("\r\n", "\n").strip()
     if len(text) > LONGEST_CAPTION:
-        raise TrainingError(f"A caption has at most {LONGEST_CAPTION:,} letters.")
+        raise TrainingError(Sentence("A caption has at most {most} letters.", most=f"{LONGEST_CAPTION:,}"))
     with _writing:
         path, now = _caption_file(asked)
         if text != (now or ""):
             if now != before:
-                raise TrainingError(f"'{path.name}' has changed since it was shown: press Refresh, then write it anew.")
+                raise TrainingError(Sentence(
+                    "'{name}' has changed since it was shown: press Refresh, then write it anew.", name=path.name
+                ))  # fmt: skip
             _write(path, text)
     return {"caption": text}
 
@@ -134,9 +140,10 @@ def _caption_file(asked: Mapping) -> tuple[Path, str | None]:
     picture, listing = datasets.open_picture(datasets.open_folder(asked.get("folder", "")), asked.get("name", ""))
     others = [other.name for other, _ in listing.images if other != picture and stem(other) == stem(picture)]
     if others:
-        raise TrainingError(
-            f"'{picture.name}' and '{others[0]}' would share one caption file: rename one of them in the folder."
-        )
+        raise TrainingError(Sentence(
+            "'{name}' and '{other}' would share one caption file: rename one of them in the folder.",
+            name=picture.name, other=others[0],
+        ))  # fmt: skip
     path = dict(listing.images)[picture]
     if path is None:
         return picture.with_suffix(".txt"), None
@@ -144,13 +151,15 @@ def _caption_file(asked: Mapping) -> tuple[Path, str | None]:
     try:
         return path, read_caption(path)
     except OSError as error:
-        raise TrainingError(f"'{path.name}' cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
 
 
 def _write(path: Path, text: str) -> None:
     try:
         content = text.encode()
     except UnicodeEncodeError as error:
-        raise TrainingError("The caption holds half a letter, where text was cut: write it anew.") from error
+        raise TrainingError(
+            Sentence("The caption holds half a letter, where text was cut: write it anew.")
+        ) from error
     with replacing(path) as file:
         file.write(content)

@@ -9,13 +9,15 @@ from ....sara_core.delta import modelspec
 from ....sara_core.delta.about import about
 from ....sara_core.delta.head import DeltaHead, read_head
 from ....sara_core.errors import DeltaError
-from ....sara_core.foreign_text import MESSAGE, NAME, plain
+from ....sara_core.foreign_text import NAME, plain
 from ....sara_core.names.family_names import layout_name
+from ....sara_core.wording import Sentence
 from .. import folders
 from ..family import delta_family
 from . import previews
+from .run_state import sentence
 
-_LINKED_OUT = "It is a link to a place outside of ComfyUI's folders, so nothing of it is shown here."
+_LINKED_OUT = Sentence("It is a link to a place outside of ComfyUI's folders, so nothing of it is shown here.")
 
 
 class DeltaList:
@@ -41,7 +43,7 @@ class DeltaList:
         version: changes with the file; family and layout: what it is for, in people's words, and what is equal where
         deltas fit each other's models; title, trigger, author, licence: what it says of itself, "" for nothing
         elements: how many it changes; preview: changes with its picture, None without one
-        error: a sentence instead of all that would have to be read, or None
+        error: a `sentence` instead of all that would have to be read, or None
         """
         with self._reading:
             return self._row(name, folders.delta_path(name), previews.names_in)
@@ -65,7 +67,7 @@ def _read(path: Path) -> dict:
             raise DeltaError(_LINKED_OUT)
         head, error = read_head(path), None
     except DeltaError as refused:
-        head, error = DeltaHead(0, 0, "", {}, 0), plain(refused, MESSAGE)
+        head, error = DeltaHead(0, 0, "", {}, 0), sentence(refused.said)
     said = about(head.metadata)
     return {
         **families_of(delta_family(head.metadata)),

@@ -15,6 +15,7 @@ from ....sara_core.errors import DeltaError
 from ....sara_core.files import header
 from ....sara_core.foreign_text import MESSAGE, NAME, plain
 from ....sara_core.models.family import family_of_file
+from ....sara_core.wording import Sentence
 from .. import folders
 from . import previews
 from .delta_list import DeltaList, families_of
@@ -59,7 +60,7 @@ def _info(name: Any) -> dict:
 def _preview(asked: Mapping[str, Any]) -> aiohttp.web.Response:
     path = folders.delta_path(asked.get("name"))
     if not folders.is_inside(path):
-        raise DeltaError(f"'{path.name}' is a link to a place outside of ComfyUI's folders.")
+        raise DeltaError(Sentence("'{name}' is a link to a place outside of ComfyUI's folders.", name=path.name))
     # The page asks with the preview's version, so that one may be kept as long as it has no other.
     return aiohttp.web.Response(body=previews.small(path), content_type="image/jpeg", headers=_PREVIEW_IS_KEPT)
 
@@ -67,9 +68,13 @@ def _preview(asked: Mapping[str, Any]) -> aiohttp.web.Response:
 def _write_about(asked: Mapping[str, Any]) -> dict:
     path = folders.delta_path(asked.get("name"))
     if not folders.is_inside(path):
-        raise DeltaError(f"'{path.name}' is a link to a place outside of ComfyUI's folders. Change it there.")
+        raise DeltaError(Sentence(
+            "'{name}' is a link to a place outside of ComfyUI's folders. Change it there.", name=path.name
+        ))  # fmt: skip
     if asked.get("version") != folders.fingerprint(path):
-        raise DeltaError(f"'{path.name}' has been changed since you opened it. Close this and open it again.")
+        raise DeltaError(Sentence(
+            "'{name}' has been changed since you opened it. Close this and open it again.", name=path.name
+        ))  # fmt: skip
     write_about(path, {field: asked[field] for field in FIELDS if field in asked})
     return _info(asked["name"])
 

@@ -14,6 +14,8 @@ import aiohttp.web
 from server import PromptServer
 
 from ....sara_core.errors import SaRAError
+from ....sara_core.wording import Sentence
+from .run_state import sentence
 
 PREFIX = "/sara"
 MAX_QUESTION = 1024 * 1024  # bytes
@@ -26,8 +28,8 @@ def on_get(path: str, answer: Answer) -> None:
     """Answer GET /sara/<path> with what `answer` makes of the values in the address, as JSON; it runs in a thread.
 
     path: may have parts in braces, as aiohttp has them ("runs/{run}"); their values are among the address's
-    A SaRAError becomes a 400 with {"error": its sentence}. Without a server, as in tests of single nodes, nothing
-    happens.
+    A SaRAError becomes a 400 with {"error": what it says, "sentence": the same for the page's language}. Without a
+    server, as in tests of single nodes, nothing happens.
     """
     _register("GET", path, lambda request: _in_thread(answer, {**request.query, **request.match_info}))
 
@@ -40,12 +42,12 @@ def on_post(path: str, answer: Answer) -> None:
 
     async def answered(request: aiohttp.web.Request) -> aiohttp.web.Response:
         if request.headers.get("Sec-Fetch-Site") in _FOREIGN:
-            return _failed(403, "Only ComfyUI's own page may do this.")
+            return _failed(403, Sentence("Only ComfyUI's own page may do this."))
         if request.content_type != "application/json":
             return _failed(415, "Send JSON.")
         content = await _at_most(request, MAX_QUESTION)
         if content is None:
-            return _failed(413, "That is too much at once.")
+            return _failed(413, Sentence("That is too much at once."))
         try:
             sent = json.loads(content)
         except (ValueError, RecursionError):
@@ -77,14 +79,14 @@ async def _in_thread(answer: Answer, asked: Mapping[str, Any]) -> aiohttp.web.Re
     try:
         result = await asyncio.to_thread(answer, asked)
     except SaRAError as error:
-        return _failed(400, str(error))
+        return _failed(400, error.said)
     except Exception:
         logging.exception("SaRA: a question of the page had no answer")
-        return _failed(500, "That went wrong; ComfyUI's console says how.")
+        return _failed(500, Sentence("That went wrong; ComfyUI's console says how."))
     if isinstance(result, aiohttp.web.StreamResponse):
         return result
     return aiohttp.web.json_response(result, headers={"Cache-Control": "no-store"})
 
 
-def _failed(status: int, sentence: str) -> aiohttp.web.Response:
-    return aiohttp.web.json_response({"error": sentence}, status=status)
+def _failed(status: int, said: str) -> aiohttp.web.Response:
+    return aiohttp.web.json_response({"error": said, "sentence": sentence(said)}, status=status)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ....sara_core.wording import Sentence
+
 # Points of a curve: what the page is given of one, and what a node keeps of it with a workflow's results.
 MOST_POINTS, MOST_POINTS_KEPT = 1000, 200
 
@@ -11,11 +13,13 @@ OVER = ("finished", "stopped", "failed")
 
 
 def sentence(key: str, **values: Any) -> dict:
-    """Something that the page says. key: the English sentence, with the names of `values` in braces"""
-    english = key
-    for name, value in values.items():
-        english = english.replace(f"{{{name}}}", str(value))
-    return {"key": key, "values": values, "english": english}
+    """Something that the page says, in its language if it knows the key.
+
+    key: the English sentence, with the names of `values` in braces; or a Sentence, which has its own
+    """
+    said = key if isinstance(key, Sentence) else Sentence(key, **values)
+    values = {name: sentence(value) if isinstance(value, Sentence) else value for name, value in said.values.items()}
+    return {"key": said.key, "values": values, "english": str(said)}
 
 
 class Curve:

@@ -15,6 +15,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ....sara_core.errors import SaRAError, TrainingError
+from ....sara_core.wording import Sentence
 from .pulse import Pulse
 from .routes import on_get, on_post
 from .run_state import MOST_POINTS_KEPT, RunState, sentence
@@ -78,9 +79,11 @@ class LiveRun:
         """To be done within a step. Raises TrainingError if the run is over, or draws no pictures."""
         with self._lock:
             if self.state.is_over:
-                raise TrainingError("This training is over.")
+                raise TrainingError(Sentence("This training is over."))
             if wanted == "sample" and self.state.samples is None:
-                raise TrainingError("This training draws no pictures: connect SaRA Train Samples before the next one.")
+                raise TrainingError(
+                    Sentence("This training draws no pictures: connect SaRA Train Samples before the next one.")
+                )
             self._requests.add(wanted)
 
     def was_asked_to(self, wanted: str) -> bool:
@@ -146,7 +149,7 @@ def how_it_ended(error: BaseException) -> tuple[str, str | None]:
     """("stopped", None) for the user's Cancel; ("failed", what went wrong, for people) for every other error."""
     if isinstance(error, comfy.model_management.InterruptProcessingException):
         return "stopped", None
-    return "failed", str(error) if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
+    return "failed", error.said if isinstance(error, SaRAError) else f"{type(error).__name__}: {error}"
 
 
 def register_runs() -> None:
@@ -175,7 +178,7 @@ def _list(asked: Mapping) -> dict:
 def _run(asked: Mapping) -> LiveRun:
     run = _runs.get(asked["run"])
     if run is None:
-        raise TrainingError("This training is not remembered any more.")
+        raise TrainingError(Sentence("This training is not remembered any more."))
     return run
 
 

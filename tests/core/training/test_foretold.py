@@ -15,7 +15,7 @@ GOOD = Pictures(20, 0, 0, 1024)
 
 
 def keys(plan=PLAN, model=SDXL, pictures=GOOD, machine=Machine()):
-    return [doubt.key.format(**doubt.values) for doubt in foretold(plan, model, pictures, machine).doubts]
+    return [str(doubt) for doubt in foretold(plan, model, pictures, machine).doubts]
 
 
 def test_sdxl_at_its_size_takes_what_was_measured_on_a_gpu():

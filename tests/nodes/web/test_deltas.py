@@ -77,7 +77,7 @@ def test_rows_are_newest_first_and_a_hostile_file_is_a_row_with_a_sentence(web, 
         os.utime(place / f"{name}.safetensors", (1e9 - age, 1e9 - age))
     names = [row["name"] for row in web._deltas.rows() if row["name"].startswith("cards")]
     assert names == [menu("odd.safetensors"), menu("new.safetensors"), menu("old.safetensors")]
-    assert "not a complete" in row(web, "odd.safetensors")["error"]
+    assert "not a complete" in row(web, "odd.safetensors")["error"]["english"]
 
 
 def test_no_tensor_is_read_and_a_file_is_opened_once_until_it_changes(web, place, classes, comfy, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_link_out_of_the_folders_is_listed_and_not_looked_into(web, place, cla
     make(classes, tmp_path / "secret.safetensors", title="secret")
     (place / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
     found = row(web, "link.safetensors")
-    assert found["title"] == "" and "outside of ComfyUI's folders" in found["error"]
+    assert found["title"] == "" and "outside of ComfyUI's folders" in found["error"]["english"]
     before = (tmp_path / "secret.safetensors").read_bytes()
     error = web.DeltaError
     asked = {"name": menu("link.safetensors"), "version": found["version"], "title": "x"}
