@@ -19,8 +19,12 @@ TABLES = sorted((ROOT / "js" / "common" / "languages").glob("*.json"), key=lambd
 LANGUAGES = [path.stem for path in TABLES]
 
 
+def read_text(path):
+    return path.read_text(encoding="utf-8")
+
+
 def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_text(path))
 
 
 def placeholders(sentence):
@@ -44,6 +48,18 @@ def test_every_sentence_is_there_and_none_is_left_from_before(table, said):
 def test_no_value_that_is_put_into_a_sentence_is_lost(table):
     for english, translated in read(table)["sentences"].items():
         assert translated.strip() and placeholders(translated) == placeholders(english), english
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "js" / "docs").glob("*/*.md")), ids=lambda page: page.parent.name)
+def test_a_translated_help_page_says_all_that_the_english_one_says(page):
+    english = read_text(ROOT / "js" / "docs" / f"{page.parent.name}.md")
+    for kind in (r"^##+ ", r"^ *- ", r"^\d\. ", r"^\|", r"^```"):
+        assert len(re.findall(kind, read_text(page), re.M)) == len(re.findall(kind, english, re.M)), kind
+
+
+def test_chinese_has_every_help_page():
+    pages = {path.stem for path in (ROOT / "js" / "docs").glob("*.md")}
+    assert {path.parent.name for path in (ROOT / "js" / "docs").glob("*/zh.md")} == pages
 
 
 def test_what_can_be_said_in_other_languages_is_a_sentence_as_it_is_written():
