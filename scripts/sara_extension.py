@@ -1,0 +1,12 @@
+"""What the WebUIs run of this extension; everything is in the package sara_webui, which is imported here, while the
+host has the extension's folder on its path."""
+
+from modules import script_callbacks
+
+from sara_webui import hosts
+
+host = hosts.current()
+
+if host is not None:
+    script_callbacks.on_before_ui(host.install_networks)
+    script_callbacks.on_script_unloaded(host.uninstall)
