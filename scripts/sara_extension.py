@@ -10,3 +10,4 @@ host = hosts.current()
 if host is not None:
     script_callbacks.on_before_ui(host.install_networks)
     script_callbacks.on_script_unloaded(host.uninstall)
+    script_callbacks.on_infotext_pasted(host.paste)

@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..shelf import Shelf
+
 
 class Host(Protocol):
     """A WebUI. Its methods are called in the host's own threads, one at a time, under its lock where it has one.
 
-    name: what its people call it
+    name: what its people call it; shelf: the deltas there are
     """
 
     name: str
+    shelf: Shelf
 
     def install_networks(self) -> None:
         """Make `<sara:…>` and `<lora:…>` work for deltas; also after another call of it, or after `uninstall`."""
@@ -29,3 +32,6 @@ class Host(Protocol):
 
     def refresh(self) -> None:
         """Let the host list its files anew, so that a new delta is among the cards."""
+
+    def paste(self, infotext: str, parameters: dict) -> None:
+        """A picture's parameters come back into the page: its deltas have the names that their files have now."""
