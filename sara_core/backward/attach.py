@@ -9,7 +9,7 @@ from ..errors import TrainingError
 from .access import AddedCopy, InPlace, Streamed, WeightAccess
 from .layer import attach, detach, has_lost_its_backward, is_attached, is_changed
 from .ops import layer_op
-from .own_forward import is_plain
+from .own_forward import check_torchs_own, is_plain
 from .parameters import ParameterOf, identity, train_parameter
 from .store import Store, WeightHolder
 from .streaming import move_all_but, move_back
@@ -21,7 +21,12 @@ def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def plain_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The layers that compute what torch's own classes do; a subclass with a forward of its own is left alone."""
+    """The layers that compute what torch's own classes do; a subclass with a forward of its own is left alone.
+
+    Raises UnsupportedModelError where torch's own classes have another forward than at import. A host that knows what
+    was done to them says itself which layers there are (`attach_layers`, trainable_weights' `find_layers`).
+    """
+    check_torchs_own()
     return {
         name: module
         for name, module in layers(model).items()

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import UnsupportedModelError
 from .ops import CONVOLUTIONS, ConvOp, LayerOp
 
-_PLAIN = {torch.nn.Linear.forward, *(convolution.forward for convolution in CONVOLUTIONS)}
+_TORCHS = (torch.nn.Linear, *CONVOLUTIONS)
+_PLAIN = {kind.forward for kind in _TORCHS}
 _PLAIN_CONVOLVE = {convolution._conv_forward for convolution in CONVOLUTIONS}
 _FUNCTIONS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 # Read the weight without computing anything that has a gradient.
@@ -29,6 +30,17 @@ _WITHOUT_GRADIENT = {torch.Tensor.data.__get__, torch.Tensor.grad.__get__, torch
 def is_plain(kind: type) -> bool:
     """Whether a class of layers computes what torch's own Linear, Conv1d, Conv2d or Conv3d does."""
     return kind.forward in _PLAIN and getattr(kind, "_conv_forward", None) in {None, *_PLAIN_CONVOLVE}
+
+
+def check_torchs_own() -> None:
+    """Raise UnsupportedModelError if somebody has exchanged the forward of one of torch's layer classes since this
+    module was imported: its layers would count as ones with a forward of their own, and not be trained."""
+    if exchanged := [kind.__name__ for kind in _TORCHS if kind.forward not in _PLAIN]:
+        raise UnsupportedModelError(
+            f"A program or extension has exchanged the forward of all {', '.join(exchanged)} layers of torch after "
+            "SaRA was imported, so that they cannot be told from layers of another kind: import SaRA after it, or undo "
+            "that before training."
+        )
 
 
 def own_methods(module: torch.nn.Module) -> list[str]:

@@ -4,8 +4,6 @@ Each has `levels`, the number of its noise levels, and takes their positions in 
 `prediction`, for loss_weighting.py.
 """
 
-from typing import Any
-
 import torch
 
 
@@ -13,30 +11,38 @@ class DiffusionNoising:
     """x_t = √ᾱ_t · x0 + √(1 − ᾱ_t) · noise; the network predicts the noise, or the velocity
     √ᾱ_t · noise − √(1 − ᾱ_t) · x0 (Salimans & Ho, "Progressive Distillation for Fast Sampling", 2022).
 
-    schedule: a diffusers DDPMScheduler, with ᾱ and the kind of prediction
+    signal: ᾱ_t at each level, falling, fp32 [levels]; prediction: "eps" for the noise, "v" for the velocity
     """
 
-    def __init__(self, schedule: Any):
-        self.schedule = schedule
-        self.levels: int = schedule.config.num_train_timesteps
-        self.prediction = "v" if schedule.config.prediction_type == "v_prediction" else "eps"
+    def __init__(self, signal: torch.Tensor, prediction: str):
+        self.signal, self.prediction = signal, prediction
+        self.levels = len(signal)
 
     def noisy(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """x_t of these fp32 latents [batch, channels, height, width]."""
-        return self.schedule.add_noise(clean, noise, level)
+        of_signal, of_noise = self._shares(level)
+        return of_signal * clean + of_noise * noise
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """What the network should predict, of the latents' shape."""
-        return self.schedule.get_velocity(clean, noise, level) if self.prediction == "v" else noise
+        if self.prediction != "v":
+            return noise
+        of_signal, of_noise = self._shares(level)
+        return of_signal * noise - of_noise * clean
 
     def noise_to_signal(self, level: torch.Tensor) -> torch.Tensor:
         """σ of x0 + σ · noise, which x_t is a multiple of: √((1 − ᾱ_t) / ᾱ_t), fp32 [batch]."""
-        share = self.schedule.alphas_cumprod[level]
+        share = self.signal.to(level.device)[level]
         return ((1 - share) / share).sqrt()
 
     def timesteps(self, level: torch.Tensor) -> torch.Tensor:
         """t as the network is told it, [batch]."""
         return level
+
+    def _shares(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t), [batch, 1, 1, 1]."""
+        share = self.signal.to(level.device)[level].view(-1, 1, 1, 1)
+        return share.sqrt(), (1 - share).sqrt()
 
 
 class FlowNoising:

@@ -162,7 +162,8 @@ def _diffusion(pipeline) -> DiffusionNoising:
             f"The scheduler of this model ({type(pipeline.scheduler).__name__}) is for one that predicts neither noise "
             "nor velocity: train it in ComfyUI with SaRA Train."
         )
-    return DiffusionNoising(diffusers.DDPMScheduler.from_config(config))
+    schedule = diffusers.DDPMScheduler.from_config(config)
+    return DiffusionNoising(schedule.alphas_cumprod, "v" if config.get("prediction_type") == "v_prediction" else "eps")
 
 
 def _flow(pipeline, patches: int) -> FlowNoising:

@@ -362,3 +362,11 @@ def test_checkpointing_around_a_layer_with_hooks_and_saving_elsewhere_inside_it_
         around(model.up, x).square().sum().backward()
         gradients.append((store.values.grad.clone(), x.grad))
     assert gradients[0][0].any() and all(map(torch.equal, *gradients))
+
+
+def test_a_forward_that_was_exchanged_for_all_layers_of_torch_is_refused_and_not_left_out_silently(monkeypatch):
+    original = torch.nn.Linear.forward
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Conv2d(4, 4, 1))
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: original(self, x))
+    with pytest.raises(UnsupportedModelError, match="exchanged the forward of all Linear layers"):
+        SaRA(model, count=4)

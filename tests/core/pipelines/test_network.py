@@ -18,9 +18,9 @@ FAMILY = SimpleNamespace(predict=lambda model, noisy, timesteps, conditions: mod
 ALPHAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double().square().neg().add(1).cumprod(0)
 
 
-def network(prediction="epsilon", noising=None):
+def network(prediction="eps", noising=None):
     torch.manual_seed(0)
-    noising = noising or DiffusionNoising(diffusers.DDPMScheduler(**BETAS, prediction_type=prediction))
+    noising = noising or DiffusionNoising(diffusers.DDPMScheduler(**BETAS).alphas_cumprod, prediction)
     model = torch.nn.Conv2d(3, 3, 3, padding=1)
     return DiffusersNetwork(model, FAMILY, noising, torch.device("cpu"), torch.float32, WORDS)
 
@@ -38,12 +38,12 @@ def test_the_mean_is_that_of_the_losses_of_each_sample():
     assert [ours.mean_loss([draw]).item() for draw in batch] == pytest.approx(losses.tolist(), rel=1e-5)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("gamma", [0.5, 5.0])
 def test_min_snr_weights_are_those_of_the_paper_at_the_models_levels(prediction, gamma):
     levels = [0, 3, 200, 700, 999]
     snr = ALPHAS[levels] / (1 - ALPHAS[levels])
-    expected = snr.clamp(max=gamma) / (snr + 1 if prediction == "v_prediction" else snr)
+    expected = snr.clamp(max=gamma) / (snr + 1 if prediction == "v" else snr)
     weights = network(prediction).min_snr_weights(levels, gamma)
     assert weights.dtype == torch.float32 and torch.allclose(weights.double(), expected, rtol=1e-3)
 
