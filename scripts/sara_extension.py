@@ -4,6 +4,7 @@ host has the extension's folder on its path."""
 from modules import script_callbacks
 
 from sara_webui import hosts
+from sara_webui.api.start import on_app_started
 
 host = hosts.current()
 
@@ -11,3 +12,4 @@ if host is not None:
     script_callbacks.on_before_ui(host.install_networks)
     script_callbacks.on_script_unloaded(host.uninstall)
     script_callbacks.on_infotext_pasted(host.paste)
+    script_callbacks.on_app_started(on_app_started)

@@ -1,17 +1,15 @@
 """A training in a terminal: its lines on standard error, Ctrl-C, and where its files go beside OUT."""
 
 import contextlib
-import itertools
 import logging
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..delta import SparseDelta
-from ..errors import NameTakenError
 from ..files.run_name import numbered, reserved
 from ..foreign_text import visible
+from ..training.free_name import save_under_a_free_name
 from ..training.host import Host, Places, StepDone
 from ..training.processes import Processes
 from ..training.snapshot import RunSnapshots, run_of
@@ -97,7 +95,7 @@ def places(target: Path, snapshots: RunSnapshots, snapshot_every: int) -> Places
     """OUT for the finished delta, which may replace another; for a stopped run's, a name that is free."""
     return Places(
         snapshots, snapshot_every,
-        save_stopped=lambda delta: _save_under_a_free_name(delta, target),
+        save_stopped=lambda delta: save_under_a_free_name(delta, target),
         save_finished=lambda delta: delta.save(target),
     )  # fmt: skip
 
@@ -124,13 +122,3 @@ def own_snapshots(
     finally:
         with contextlib.suppress(OSError):  # absent, or with files in it
             folder.rmdir()
-
-
-def _save_under_a_free_name(delta: SparseDelta, target: Path) -> Path:
-    """OUT's or, if anything has that, <OUT>_stopped, <OUT>_stopped_2 …: only a finished delta replaces another."""
-    for name in itertools.chain([target.stem], numbered(f"{target.stem}_stopped")):
-        path = target.with_name(f"{name}{target.suffix}")
-        with contextlib.suppress(NameTakenError):
-            delta.save(path, overwrite=False)
-            return path
-    raise AssertionError("there is no end of names")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....sara_core.wording import Sentence
+from ....sara_core.training.curve import Curve
 
 # Points of a curve: what the page is given of one, and what a node keeps of it with a workflow's results.
 MOST_POINTS, MOST_POINTS_KEPT = 1000, 200
@@ -20,24 +21,6 @@ def sentence(key: str, **values: Any) -> dict:
     said = key if isinstance(key, Sentence) else Sentence(key, **values)
     values = {name: sentence(value) if isinstance(value, Sentence) else value for name, value in said.values.items()}
     return {"key": said.key, "values": values, "english": str(said)}
-
-
-class Curve:
-    """Values at steps, in the order in which they came; what is no number has no point."""
-
-    def __init__(self):
-        self.points: list[list] = []
-
-    def add(self, step: int, value: float) -> None:
-        if math.isfinite(value):
-            self.points.append([step, float(value)])
-
-    def thinned(self, most: int) -> list[list]:
-        """At most so many of the points, evenly: the first and the last one among them."""
-        count = len(self.points)
-        if count <= most:
-            return list(self.points)
-        return [self.points[round(number * (count - 1) / (most - 1))] for number in range(most)]
 
 
 @dataclass

@@ -1,0 +1,38 @@
+"""Which WebUI trains here, and its one runner."""
+
+import functools
+import re
+
+import torch
+
+from sara_core.errors import TrainingError
+
+from .. import hosts
+
+# What came with it: AdamW in one pass on the CPU, and a loss scaler for every device.
+OLDEST_TORCH = (2, 5)
+
+
+def refusal() -> str | None:
+    """A sentence if nothing can be trained in this WebUI, whatever is loaded; to be asked before `runner`."""
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TORCH:
+        return (
+            f"Training needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and this WebUI has "
+            f"{torch.__version__}: update it, or train elsewhere and use the delta here."
+        )
+    host = hosts.current()
+    if host is None or host.name != "AUTOMATIC1111":
+        return "Training is not possible in this WebUI yet: train in ComfyUI, or with python -m sara_core train."
+    return None
+
+
+@functools.cache
+def runner():
+    """The runner.Runner of this WebUI. Raises TrainingError where `refusal` has something to say."""
+    if reason := refusal():
+        raise TrainingError(reason)
+    # Older torches cannot import what trains.
+    from .a1111 import A1111Training
+    from .runner import Runner
+
+    return Runner(A1111Training(hosts.current()))

@@ -1,0 +1,101 @@
+"""The one training that a WebUI does at a time, in a thread of its own: pages may come and go meanwhile."""
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sara_core.errors import SaRAError, TrainingError
+
+from .host import TrainingHost
+from .places import picture_folder, remembered, snapshot_path
+from .progress import Progress
+from .settings import checked_name, prompts, read_values
+from .train import train
+
+NOTHING = "No training was started since the WebUI was."
+
+
+class Runner:
+    """host: the WebUI; last: the training that goes on, or went on last"""
+
+    def __init__(self, host: TrainingHost):
+        self.host = host
+        self.last: Progress | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self, given: Mapping[str, Any], may_use_paths: bool = False) -> Progress:
+        """Begin a training, and return at once.
+
+        given: values of settings.ALL; `folder`, the name of a folder of pictures; `resume`, the name of a snapshot,
+            whose run's values then hold where none is given
+        may_use_paths: whether `folder` may be a path, as whoever sits before the page may choose one
+
+        Raises SaRAError for what can be known to be wrong by now, and while another training goes on.
+        """
+        given = dict(given)
+        resume, resumed, before = given.pop("resume", None), None, {}
+        if resume:
+            resumed = snapshot_path(self.host, str(resume))
+            before = remembered(self.host, resumed)
+        folder = self._folder(str(given.pop("folder", "")), str(before.pop("folder", "")), may_use_paths)
+        given = {**before, **given}
+        values = read_values(given)
+        progress = Progress(checked_name(values["name"]), values)
+        prompts(values)
+        if reason := self.host.refusal():
+            raise TrainingError(reason)
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise TrainingError(f"'{self.last.name}' is being trained: stop that, or wait until it has ended.")
+            self.last = progress
+            self._thread = threading.Thread(
+                target=self._work, args=(progress, folder, resumed), name="SaRA training", daemon=True
+            )
+            self._thread.start()
+        return progress
+
+    def ask(self, wanted: str) -> Progress:
+        """Ask the training that goes on for one of progress.REQUESTS. Raises TrainingError if none does."""
+        if self.last is None:
+            raise TrainingError(NOTHING)
+        self.last.ask(wanted)
+        return self.last
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the training has ended, or so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _work(self, progress: Progress, folder: Path, resumed: Path | None) -> None:
+        try:
+            train(self.host, progress, folder, resumed)
+        except BaseException as error:  # of a thread that nobody waits for
+            progress.tell(**_how_it_ended(error))
+        else:
+            progress.tell(phase="finished")
+        finally:
+            try:
+                self.host.refresh()
+            except Exception:
+                logging.exception("SaRA: the WebUI could not list its deltas anew.")
+
+    def _folder(self, given: str, before: str, may_use_paths: bool) -> Path:
+        if given in ("", before) and before:
+            return Path(before)
+        if not given:
+            raise TrainingError("Choose a folder of pictures.")
+        path = Path(given)
+        return path if may_use_paths and path.is_absolute() else picture_folder(self.host, given)
+
+
+def _how_it_ended(error: BaseException) -> dict[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return {"phase": "stopped", "message": "Stopped before the first step."}
+    if isinstance(error, SaRAError):
+        is_stop = isinstance(error.__cause__, KeyboardInterrupt)
+        return {"phase": "stopped" if is_stop else "failed", "message": str(error)}
+    logging.error("SaRA: the training failed.", exc_info=error)
+    return {"phase": "failed", "message": f"{type(error).__name__}: {error}"}
