@@ -5,6 +5,7 @@ from modules import script_callbacks
 
 from sara_webui import hosts
 from sara_webui.api.start import on_app_started
+from sara_webui.tab.page import on_ui_tabs
 
 host = hosts.current()
 
@@ -13,3 +14,4 @@ if host is not None:
     script_callbacks.on_script_unloaded(host.uninstall)
     script_callbacks.on_infotext_pasted(host.paste)
     script_callbacks.on_app_started(on_app_started)
+    script_callbacks.on_ui_tabs(on_ui_tabs)

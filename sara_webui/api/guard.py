@@ -36,7 +36,7 @@ def refusal(
         if not _is_user(headers.get("authorization", ""), credentials):
             return Refusal(401, "Give the name and password of --api-auth.")
     elif not _is_local(client) or any(name in headers for name in _FORWARDED):
-        return Refusal(403, "Without --api-auth only this machine may ask. Start the WebUI with --api-auth USER:PASSWORD.")
+        return Refusal(403, "Only this machine may ask. For others start the WebUI with --api-auth USER:PASSWORD.")
     elif _host_name(headers.get("host", "")) not in _LOCAL_NAMES:
         return Refusal(403, "Without --api-auth this is answered only under 127.0.0.1 and localhost.")
     origin = headers.get("origin")

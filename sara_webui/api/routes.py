@@ -1,6 +1,6 @@
 """What the HTTP interface answers, of a WebUI that was started with --api: /sara/v1/….
 
-GET status, deltas, choices; POST train, stop, finish, save, sample. In and out is JSON; files are called by their names.
+GET status, deltas, choices; POST train, stop, finish, save, sample. In and out is JSON; files are called by name.
 """
 
 import asyncio

@@ -46,7 +46,8 @@ def chosen(name: str, known: Mapping[str, Path], kind: str) -> Path:
     """The file of a name. Raises DeltaError if there is none, among those that there are; kind: what it is one of"""
     if name not in known:
         there = f"There are {listed(known)}." if known else "There is none yet."
-        raise DeltaError(f"Choose a {kind}. {there}" if not name else f"There is no {kind} '{plain(name, NAME)}'. {there}")
+        asked = f"There is no {kind} '{plain(name, NAME)}'." if name else f"Choose a {kind}."
+        raise DeltaError(f"{asked} {there}")
     return known[name]
 
 

@@ -44,6 +44,10 @@ class A1111Training:
             return "Weights in fp8 cannot be trained: set FP8 weight to Disable in the settings, under Optimizations."
         return None
 
+    def loaded_unet(self) -> torch.nn.Module | None:
+        model = self.host.model()
+        return getattr(getattr(model, "model", None), "diffusion_model", None)
+
     @contextmanager
     def working(self) -> Iterator[None]:
         with call_queue.queue_lock:

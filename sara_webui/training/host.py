@@ -67,6 +67,9 @@ class TrainingHost(Protocol):
     def refusal(self) -> str | None:
         """A sentence if nothing can be trained as the WebUI was started or as its model is; asked before any work."""
 
+    def loaded_unet(self) -> torch.nn.Module | None:
+        """Of the model that is loaded; None while none is."""
+
     def working(self) -> AbstractContextManager[None]:
         """A block in which nothing else computes here; it may have to wait for what does."""
 

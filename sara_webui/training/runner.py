@@ -40,7 +40,9 @@ class Runner:
         if resume:
             resumed = snapshot_path(self.host, str(resume))
             before = remembered(self.host, resumed)
-        folder = self._folder(str(given.pop("folder", "")), str(before.pop("folder", "")), may_use_paths)
+        given_folder, folder_before = str(given.pop("folder", "")), str(before.pop("folder", ""))
+        is_as_before = folder_before and given_folder in ("", folder_before)
+        folder = Path(folder_before) if is_as_before else self.folder(given_folder, may_use_paths)
         given = {**before, **given}
         values = read_values(given)
         progress = Progress(checked_name(values["name"]), values)
@@ -82,9 +84,8 @@ class Runner:
             except Exception:
                 logging.exception("SaRA: the WebUI could not list its deltas anew.")
 
-    def _folder(self, given: str, before: str, may_use_paths: bool) -> Path:
-        if given in ("", before) and before:
-            return Path(before)
+    def folder(self, given: str, may_use_paths: bool) -> Path:
+        """The folder of pictures that somebody means. Raises TrainingError if there is none of that name."""
         if not given:
             raise TrainingError("Choose a folder of pictures.")
         path = Path(given)

@@ -88,6 +88,9 @@ class FakeHost:
     def refusal(self):
         return self.refused
 
+    def loaded_unet(self):
+        return self.unet
+
     @contextlib.contextmanager
     def working(self):
         self.entered.append("working")

@@ -1,0 +1,28 @@
+"""Where WebUIs of AUTOMATIC1111's kin have their files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modules import sd_models
+
+from ..hosts import Host
+
+
+class A1111Files:
+    """See tools.Files."""
+
+    def __init__(self, host: Host):
+        self.host = host
+
+    def networks(self) -> list[Path]:
+        return self.host.folders()
+
+    def checkpoints(self) -> Mapping[str, Path]:
+        return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
+
+    def checkpoint_folder(self) -> Path:
+        return Path(sd_models.shared.cmd_opts.ckpt_dir or sd_models.model_path)
+
+    def refresh(self) -> None:
+        sd_models.list_models()
+        self.host.refresh()

@@ -1,0 +1,36 @@
+"""The tab SaRA of a WebUI of AUTOMATIC1111's kin."""
+
+import gradio
+from modules import shared
+
+from .. import hosts
+from ..training import hosts as training
+from .a1111 import A1111Files
+from .tool_tabs import ToolTabs
+from .tools import Tools
+from .view import sentence
+
+
+def on_ui_tabs() -> list[tuple]:
+    """For script_callbacks.on_ui_tabs."""
+    host = hosts.current()
+    with gradio.Blocks(analytics_enabled=False) as page:
+        with gradio.Tab("Train"):
+            _train()
+        ToolTabs(Tools(A1111Files(host))).build()
+    return [(page, "SaRA", "sara")]
+
+
+def _train() -> None:
+    if reason := training.refusal():
+        gradio.HTML(sentence(reason, is_error=True))
+        return
+    from .training import TrainTab  # older torches cannot import what trains
+
+    TrainTab(training.runner(), _may_use_paths()).build()
+
+
+def _may_use_paths() -> bool:
+    """Whoever shares the page with others, or hides its folders, need not show them the disk."""
+    options = shared.cmd_opts
+    return not any(getattr(options, name, None) for name in ("share", "listen", "ngrok", "hide_ui_dir_config"))

@@ -1,0 +1,161 @@
+"""The tab Train: what is set, and what is shown of the training that goes on."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio
+from PIL import Image
+
+from sara_core.data.dataset import Share, read_folders
+from sara_core.errors import SaRAError
+from sara_core.names.outline import outline_of
+from sara_core.training.presets import GOALS, preset
+from sara_core.training.settings import SETTINGS
+
+from ..training.places import picture_folders, snapshot_names
+from ..training.progress import Progress
+from ..training.runner import NOTHING, Runner
+from ..training.settings import ALL, OWN
+from .parts import component, told
+from .view import progress_view, report, sentence
+
+SECONDS_BETWEEN_LOOKS = 1.0
+NO_PRESET, NEW_RUN = "none", "none: a new run"
+# Of these the page has an input of its own kind, or a place of its own.
+FIRST = ("name", "trigger", "caption", "resolution", "density", "steps", "batch_size", "seed")
+SHOWN = ("prompts", "sample_every")
+SET_BY_PRESET = ("resolution", "density", "steps", "batch_size", "learning_rate", "adjust_at")
+
+
+class TrainTab:
+    """runner: of this WebUI; may_use_paths: whether whoever sits before the page may train on any folder"""
+
+    def __init__(self, runner: Runner, may_use_paths: bool):
+        self.runner, self.may_use_paths = runner, may_use_paths
+        self.inputs: dict[str, Any] = {}
+
+    def build(self) -> None:
+        """Put the tab's parts where the page is being built."""
+        host = self.runner.host
+        with gradio.Row():
+            with gradio.Column():
+                self.folder = gradio.Dropdown(
+                    picture_folders(host), label="Folder of pictures", allow_custom_value=self.may_use_paths,
+                    info=f"A folder in {host.pictures}, with captions in .txt files of the pictures' names"
+                    + (", or the path of another one." if self.may_use_paths else "."),
+                )  # fmt: skip
+                with gradio.Row():
+                    self.preset = gradio.Dropdown(
+                        [NO_PRESET, *GOALS], value=NO_PRESET, label="Preset",
+                        info="Fills in what suits the loaded model and the number of pictures.",
+                    )  # fmt: skip
+                    refresh = gradio.Button("Refresh lists")
+                self._add(FIRST)
+                with gradio.Accordion("Pictures in between", open=False):
+                    self._add(SHOWN)
+                with gradio.Accordion("More settings", open=False):
+                    self._add(name for name in (*OWN, *SETTINGS) if name not in (*FIRST, *SHOWN))
+                self.resume = gradio.Dropdown(
+                    [NEW_RUN, *snapshot_names(host)], value=NEW_RUN, label="Resume",
+                    info="A run that was stopped goes on exactly, with what was set for it then.",
+                )  # fmt: skip
+            with gradio.Column():
+                with gradio.Row():
+                    start = gradio.Button("Start", variant="primary")
+                    stop = gradio.Button("Stop and keep")
+                    finish = gradio.Button("Finish now")
+                with gradio.Row():
+                    save = gradio.Button("Save now")
+                    draw = gradio.Button("Draw now")
+                    follow = gradio.Button("Show the training")
+                self.status = gradio.HTML(sentence(NOTHING))
+                self.pictures = gradio.Gallery(label="Pictures in between", columns=4, elem_id="sara_samples")
+        asked = gradio.HTML()
+        start.click(
+            self.start, [self.folder, self.resume, *self.inputs.values()], [self.status, self.pictures]
+        )
+        follow.click(self.follow, [], [self.status, self.pictures])
+        for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
+            button.click(lambda wanted=wanted: self.ask(wanted), [], [asked])
+        refresh.click(self.lists, [], [self.folder, self.resume])
+        self.preset.change(
+            self.fill_in, [self.preset, self.folder], [*(self.inputs[name] for name in SET_BY_PRESET), asked]
+        )
+
+    def start(self, folder: str | None, resume: str | None, *values: Any) -> Iterator[tuple]:
+        """Begin a training, and show it until it is over."""
+        given = {name: told(ALL[name], value) for name, value in zip(self.inputs, values)}
+        given["folder"] = folder or ""
+        if resume and resume != NEW_RUN:
+            given = {"resume": resume}
+        try:
+            progress = self.runner.start(given, self.may_use_paths)
+        except SaRAError as error:
+            yield sentence(str(error), is_error=True), gradio.update()
+            return
+        yield from shown(progress)
+
+    def follow(self) -> Iterator[tuple]:
+        """Show the training that goes on, or went on last, as after the page was loaded anew."""
+        if self.runner.last is None:
+            yield sentence(NOTHING), []
+        else:
+            yield from shown(self.runner.last)
+
+    def ask(self, wanted: str) -> str:
+        """Ask the training for something; returns what to say."""
+        try:
+            self.runner.ask(wanted)
+        except SaRAError as error:
+            return sentence(str(error), is_error=True)
+        return sentence("That is done after this step.")
+
+    def lists(self) -> tuple:
+        """What there is to choose from by now."""
+        host = self.runner.host
+        return gradio.update(choices=picture_folders(host)), gradio.update(choices=[NEW_RUN, *snapshot_names(host)])
+
+    def fill_in(self, goal: str, folder: str | None) -> tuple:
+        """The inputs that a preset sets, and the reasons."""
+        if goal not in GOALS:
+            return *(gradio.update() for _ in SET_BY_PRESET), ""
+        chosen = preset(goal, self._outline(), self._pictures(folder))
+        reasons = [f"{name.replace('_', ' ')}: {choice.value!s} ({choice.why})" for name, choice in chosen.items()]
+        return *(gradio.update(value=chosen[name].value) for name in SET_BY_PRESET), report("\n".join(reasons))
+
+    def _outline(self):
+        unet = self.runner.host.loaded_unet()
+        return unet and outline_of({name: tuple(weight.shape) for name, weight in unet.named_parameters()})
+
+    def _pictures(self, folder: str | None) -> int | None:
+        try:
+            return len(read_folders([Share(self.runner.folder(folder or "", self.may_use_paths))]).images)
+        except SaRAError:
+            return None
+
+    def _add(self, names) -> None:
+        for name in names:
+            self.inputs[name] = component(name, ALL[name])
+
+
+def shown(progress: Progress) -> Iterator[tuple]:
+    """The view and the pictures of a training, again and again until it is over."""
+    seen: dict | None = None
+    while True:
+        is_over, drawn = progress.is_over, progress.drawn
+        pictures = gradio.update() if drawn == seen else _opened(drawn)
+        seen = drawn
+        yield progress_view(progress), pictures
+        if is_over:
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _opened(drawn: dict) -> list[tuple]:
+    found = []
+    for step, paths in sorted(drawn.items(), reverse=True):
+        for path in paths:
+            with Image.open(path) as picture:
+                found.append((picture.convert("RGB"), f"step {step}"))
+    return found
