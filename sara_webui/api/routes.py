@@ -95,7 +95,7 @@ def _asked(wanted: str) -> Answer:
 
 def _deltas(given: Mapping[str, Any]) -> dict:
     host = hosts.current()
-    return {"deltas": rows(host.folders() if host is not None else [])}
+    return {"deltas": rows(host.shelf.deltas() if host is not None else {})}
 
 
 def _choices(given: Mapping[str, Any]) -> dict:

@@ -17,6 +17,9 @@ class A1111Files:
     def networks(self) -> list[Path]:
         return self.host.folders()
 
+    def deltas(self) -> Mapping[str, Path]:
+        return self.host.shelf.deltas()
+
     def checkpoints(self) -> Mapping[str, Path]:
         return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
 

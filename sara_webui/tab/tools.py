@@ -20,7 +20,7 @@ from sara_core.models.bake import bake
 from sara_core.numbers import read_list
 from sara_core.wording import one_of
 
-from .files import chosen, delta_files
+from .files import chosen
 
 EVERYTHING = "everything"
 EXTRACTED_BY = ("density", "count", EVERYTHING)
@@ -42,6 +42,9 @@ class Files(Protocol):
     def networks(self) -> list[Path]:
         """The folders of deltas and LoRAs; new deltas go in the first."""
 
+    def deltas(self) -> Mapping[str, Path]:
+        """Name → file."""
+
     def checkpoints(self) -> Mapping[str, Path]:
         """Name → file."""
 
@@ -60,7 +63,7 @@ class Tools:
 
     def deltas(self) -> list[str]:
         """The names of all deltas."""
-        return list(delta_files(self.files.networks()))
+        return sorted(self.files.deltas())
 
     def foreign(self) -> dict[str, Path]:
         """What Convert may be given: every file among the networks, and every checkpoint, by name."""
@@ -122,7 +125,7 @@ class Tools:
         return f"{conversion.text()}\n{written}"
 
     def _delta_path(self, name: str) -> Path:
-        return chosen(name, delta_files(self.files.networks()), "delta")
+        return chosen(name, self.files.deltas(), "delta")
 
     def _load(self, path: Path) -> SparseDelta:
         return SparseDelta.load(path, lambda names: advice(names, REMEDIES))

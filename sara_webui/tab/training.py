@@ -1,5 +1,6 @@
 """The tab Train: what is set, and what is shown of the training that goes on."""
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,20 +12,19 @@ from sara_core.data.dataset import Share, read_folders
 from sara_core.errors import SaRAError
 from sara_core.names.outline import outline_of
 from sara_core.training.presets import GOALS, preset
-from sara_core.training.settings import SETTINGS
 
 from ..training.places import picture_folders, snapshot_names
 from ..training.progress import Progress
 from ..training.runner import NOTHING, Runner
-from ..training.settings import ALL, OWN
+from ..training.settings import ALL
 from .parts import component, told
 from .view import progress_view, report, sentence
 
 SECONDS_BETWEEN_LOOKS = 1.0
 NO_PRESET, NEW_RUN = "none", "none: a new run"
-# Of these the page has an input of its own kind, or a place of its own.
-FIRST = ("name", "trigger", "caption", "resolution", "density", "steps", "batch_size", "seed")
-SHOWN = ("prompts", "sample_every")
+# Row by row; the others are under More settings.
+ROWS = (("name", "trigger"), ("resolution", "density"), ("steps", "batch_size"))
+DRAWN = ("prompts", "sample_every")
 SET_BY_PRESET = ("resolution", "density", "steps", "batch_size", "learning_rate", "adjust_at")
 
 
@@ -40,22 +40,19 @@ class TrainTab:
         host = self.runner.host
         with gradio.Row():
             with gradio.Column():
-                self.folder = gradio.Dropdown(
-                    picture_folders(host), label="Folder of pictures", allow_custom_value=self.may_use_paths,
-                    info=f"A folder in {host.pictures}, with captions in .txt files of the pictures' names"
-                    + (", or the path of another one." if self.may_use_paths else "."),
+                self._folders()
+                self.preset = gradio.Dropdown(
+                    [NO_PRESET, *GOALS], value=NO_PRESET, label="Preset",
+                    info="Fills in what suits the loaded model and the number of pictures.",
                 )  # fmt: skip
-                with gradio.Row():
-                    self.preset = gradio.Dropdown(
-                        [NO_PRESET, *GOALS], value=NO_PRESET, label="Preset",
-                        info="Fills in what suits the loaded model and the number of pictures.",
-                    )  # fmt: skip
-                    refresh = gradio.Button("Refresh lists")
-                self._add(FIRST)
+                for names in ROWS:
+                    with gradio.Row():
+                        self._add(names)
                 with gradio.Accordion("Pictures in between", open=False):
-                    self._add(SHOWN)
+                    self._add(DRAWN)
                 with gradio.Accordion("More settings", open=False):
-                    self._add(name for name in (*OWN, *SETTINGS) if name not in (*FIRST, *SHOWN))
+                    shown = {*DRAWN, *(name for names in ROWS for name in names)}
+                    self._add(name for name in ALL if name not in shown)
                 self.resume = gradio.Dropdown(
                     [NEW_RUN, *snapshot_names(host)], value=NEW_RUN, label="Resume",
                     info="A run that was stopped goes on exactly, with what was set for it then.",
@@ -66,27 +63,38 @@ class TrainTab:
                     stop = gradio.Button("Stop and keep")
                     finish = gradio.Button("Finish now")
                 with gradio.Row():
-                    save = gradio.Button("Save now")
-                    draw = gradio.Button("Draw now")
-                    follow = gradio.Button("Show the training")
+                    save, draw = gradio.Button("Save now"), gradio.Button("Draw now")
+                    follow, refresh = gradio.Button("Show the training"), gradio.Button("Refresh lists")
+                asked = gradio.HTML()
                 self.status = gradio.HTML(sentence(NOTHING))
                 self.pictures = gradio.Gallery(label="Pictures in between", columns=4, elem_id="sara_samples")
-        asked = gradio.HTML()
-        start.click(
-            self.start, [self.folder, self.resume, *self.inputs.values()], [self.status, self.pictures]
-        )
+        chosen = [self.folder, self.class_folder, self.resume]
+        start.click(self.start, [*chosen, *self.inputs.values()], [self.status, self.pictures])
         follow.click(self.follow, [], [self.status, self.pictures])
         for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
-            button.click(lambda wanted=wanted: self.ask(wanted), [], [asked])
-        refresh.click(self.lists, [], [self.folder, self.resume])
+            button.click(functools.partial(self.ask, wanted), [], [asked])
+        refresh.click(self.lists, [], chosen)
         self.preset.change(
             self.fill_in, [self.preset, self.folder], [*(self.inputs[name] for name in SET_BY_PRESET), asked]
         )
 
-    def start(self, folder: str | None, resume: str | None, *values: Any) -> Iterator[tuple]:
+    def _folders(self) -> None:
+        host, options = self.runner.host, {"allow_custom_value": self.may_use_paths}
+        other = ", or the path of another one." if self.may_use_paths else "."
+        self.folder = gradio.Dropdown(
+            picture_folders(host), label="Folder of pictures", **options,
+            info=f"A folder in {host.pictures}, with captions in .txt files of the pictures' names{other}",
+        )  # fmt: skip
+        self.class_folder = gradio.Dropdown(
+            ["", *picture_folders(host)], value="", label="Folder of class pictures", **options,
+            info="To learn a subject (DreamBooth): pictures of other things of its kind, so that the model does not "
+            "forget them. Empty: none.",
+        )  # fmt: skip
+
+    def start(self, folder: str | None, class_folder: str | None, resume: str | None, *values: Any) -> Iterator[tuple]:
         """Begin a training, and show it until it is over."""
         given = {name: told(ALL[name], value) for name, value in zip(self.inputs, values)}
-        given["folder"] = folder or ""
+        given.update(folder=folder or "", class_folder=class_folder or "")
         if resume and resume != NEW_RUN:
             given = {"resume": resume}
         try:
@@ -114,7 +122,8 @@ class TrainTab:
     def lists(self) -> tuple:
         """What there is to choose from by now."""
         host = self.runner.host
-        return gradio.update(choices=picture_folders(host)), gradio.update(choices=[NEW_RUN, *snapshot_names(host)])
+        folders, snapshots = picture_folders(host), [NEW_RUN, *snapshot_names(host)]
+        return tuple(gradio.update(choices=names) for names in (folders, ["", *folders], snapshots))
 
     def fill_in(self, goal: str, folder: str | None) -> tuple:
         """The inputs that a preset sets, and the reasons."""
