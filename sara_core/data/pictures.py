@@ -29,6 +29,8 @@ EXIF = "damaged EXIF data; they are taken as they are stored, not turned"
 # TIFF's tags, which EXIF data have too; those values of the first that exchange width and height
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _ON_ITS_SIDE = (5, 6, 7, 8)
+# Where Pillow keeps a file's EXIF data. Turning the picture it would write them anew, and one odd value fails that.
+_EXIF_DATA = ("exif", "Raw profile type exif")
 # Formats that Pillow knows by name and that are no pictures to it, or none without another program.
 _NO_PICTURES = {"EPS", "IPTC", "MPEG"}
 # Of pictures, too, but read by other programs: what to name instead of passing over it in silence.
@@ -171,6 +173,9 @@ def _upright(image) -> tuple[object, bool]:
     from PIL import ImageOps
 
     try:
-        return ImageOps.exif_transpose(image), True
+        image.getexif()  # from now on the image keeps what they say
     except Exception:  # what damaged data lead to is not foreseen there
         return image.copy(), False
+    for name in _EXIF_DATA:
+        image.info.pop(name, None)
+    return ImageOps.exif_transpose(image), True

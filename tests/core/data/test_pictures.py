@@ -1,6 +1,7 @@
 """Picture files of every kind are opened, turned and named; what is no picture is named, too."""
 
 import io
+import struct
 
 import pytest
 from PIL import Image, features
@@ -15,9 +16,10 @@ from tests.support.picture_files import GREEN, RED, SIDE, WHITE, assert_near, sa
 # --- turned
 
 
-@pytest.mark.parametrize("ending, options", [
-    ("jpg", {"quality": 100, "subsampling": 0}), ("png", {}), ("webp", {"lossless": True}), ("tif", {}),
-])  # fmt: skip
+WITH_EXIF = [("jpg", {"quality": 100, "subsampling": 0}), ("png", {}), ("webp", {"lossless": True})]
+
+
+@pytest.mark.parametrize("ending, options", [*WITH_EXIF, ("tif", {})])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_turned_as_its_exif_data_say(tmp_path, ending, options, orientation):
     upright = Image.new("RGB", (24, 16), WHITE)
@@ -35,12 +37,32 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path, ending, options, ori
     assert_near(image.getpixel((20, 12)), WHITE, 6)
 
 
-def test_damaged_exif_data_are_said_and_lose_no_picture(tmp_path):
-    path = saved(tmp_path / "a.jpg", Image.new("RGB", (SIDE, SIDE), RED), exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12")
+@pytest.mark.parametrize("ending, exif", [
+    ("png", b"Exif\0\0XX"), ("png", b"hello"), ("webp", b"Exif\0\0II+\0\x08\0\0\0"),
+])  # fmt: skip
+def test_damaged_exif_data_are_said_and_lose_no_picture(tmp_path, ending, exif):
+    path = saved(tmp_path / f"a.{ending}", Image.new("RGB", (SIDE, SIDE), RED), exif=exif)
     found = read_picture(path)
     assert_near(found.image.getpixel((8, 8)), RED)
-    assert set(found.remarks) <= {EXIF}
+    assert found.remarks == (EXIF,) and picture_size(path) == (SIDE, SIDE)
+
+
+def test_exif_data_of_which_nothing_is_legible_lose_no_jpeg(tmp_path):
+    """Of which Pillow says nothing."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12"
+    path = saved(tmp_path / "a.jpg", Image.new("RGB", (SIDE, SIDE), RED), exif=exif)
+    assert_near(seen(path), RED)
     assert picture_size(path) == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("ending, options", WITH_EXIF)
+def test_a_picture_is_turned_though_another_of_its_exif_data_makes_no_sense(tmp_path, ending, options):
+    """A maker's name that is a number, which nothing can write anew."""
+    maker_and_turned = struct.pack(">HHIIHHIHHI", 0x010F, 12, 1, 38, 0x0112, 3, 1, 6, 0, 0) + bytes(8)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + maker_and_turned
+    path = saved(tmp_path / f"a.{ending}", Image.new("RGB", (24, 16), RED), exif=exif, **options)
+    found = read_picture(path)
+    assert found.image.size == picture_size(path) == (16, 24) and found.remarks == ()
 
 
 # --- small, and in part
