@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-NODES = ["SaRATrain", "SaRATrainOptions", "SaRATrainSamples", "SaRASave", "SaRALoader", "SaRAApply", "SaRABake",
-         "SaRAMerge", "SaRAExtract", "SaRAInspect", "SaRAConvert"]  # fmt: skip
+from tests.project.test_house import NODES
+
+# Of all other nodes there must be an input of the kind, or a sweep over them would find nothing wrong with none.
+WITHOUT = {
+    "number": {"SaRASave"},
+    "text": {"SaRATrainOptions", "SaRATrainSamples", "SaRAApply", "SaRAExtract", "SaRAInspect"},
+    "switch": NODES.keys() - {"SaRATrain", "SaRATrainOptions", "SaRADataset"},
+}
 NO_NUMBERS = [math.nan, math.inf, -math.inf, 1e308, -1e308, True, "1", "0,5", None, [1.0], {}, 10**400, torch.ones(2)]
 
 
@@ -14,7 +20,9 @@ def inputs(comfy, node_id, kind):
     from comfy_api.latest import io
 
     kinds = {"number": (io.Int.Input, io.Float.Input), "text": io.String.Input, "switch": io.Boolean.Input}
-    return [item for item in comfy.node_class(node_id).define_schema().inputs if isinstance(item, kinds[kind])]
+    found = [item for item in comfy.node_class(node_id).define_schema().inputs if isinstance(item, kinds[kind])]
+    assert bool(found) is (node_id not in WITHOUT[kind])
+    return found
 
 
 def run(comfy, node_id, item, value):
