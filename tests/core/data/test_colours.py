@@ -109,6 +109,7 @@ BY_HAND = {
     "grey of 4 bits, a transparent grey": (0, 4, [b"\x38"], (b"tRNS", b"\0\x03"), WHITE, (0x88,) * 3),
     "grey of 2 bits, a transparent grey": (0, 2, [b"\x61"], (b"tRNS", b"\0\x01"), WHITE, (170,) * 3),
     "grey of 1 bit, white transparent": (0, 1, [b"\x80"], (b"tRNS", b"\0\x01"), WHITE, (0, 0, 0)),
+    "grey of 1 bit, black transparent": (0, 1, [b"\x80"], (b"tRNS", b"\0\0"), WHITE, WHITE),
     "grey and alpha of 16 bits": (4, 16, [struct.pack(">4H", 9000, 0, 0x4040, 65535)], None, WHITE, (0x40,) * 3),
     "RGBA of 16 bits": (
         6, 16, [struct.pack(">8H", 65535, 0, 65535, 0, 0x8080, 0, 0, 65535)], None, WHITE, (0x80, 0, 0),
