@@ -21,8 +21,8 @@ def delta_of(pack, family="Flux", scale=1.0, of=lambda name, weight: weight.dim(
     return pack.SparseDelta(entries, {"sara.family": family})
 
 
-def layer_outputs(patcher, names, seed=5, load=True):
-    """What each of the layers gives for random input, inside of a call of the loaded MODEL."""
+def layer_outputs(patcher, names, seed=5, load=True, dtype=torch.float32):
+    """What each of the layers gives for random input of a dtype, inside of a call of the loaded MODEL."""
     import comfy.model_management
     import comfy.patcher_extension as extension
 
@@ -35,7 +35,7 @@ def layer_outputs(patcher, names, seed=5, load=True):
             layer = patcher.model.get_submodule(name)
             generator = torch.Generator().manual_seed(seed)
             width = getattr(layer, "in_features", None) or layer.weight.shape[1]
-            results[name] = layer(torch.randn(64, width, generator=generator))
+            results[name] = layer(torch.randn(64, width, generator=generator).to(dtype))
         return results
 
     calls = extension.get_all_wrappers(extension.WrappersMP.APPLY_MODEL, patcher.model_options, is_model_options=True)
