@@ -56,13 +56,15 @@ class SaRAMerge(io.ComfyNode):
                     min=0.1,
                     max=100.0,
                     step=0.1,
-                    tooltip="Percent of each delta's changes that ties and dare take.",
+                    tooltip="Percent of each delta's changes that ties and dare take. Lower it where merged styles "
+                    "spoil each other, raise it where one is lost. Sum and mean take all.",
                 ),
                 io.Combo.Input(
                     "sign",
                     options=list(SIGNS),
                     default="total",
-                    tooltip="What ties votes by: the total of the changes, or the count of deltas.",
+                    tooltip="Where deltas pull a weight in opposite directions, ties keeps one: total that of the "
+                    "larger changes, count that of more deltas. Matters for three deltas or more.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -84,11 +84,13 @@ COURSE = {
 METHOD = {
     "adjust_at": Setting(
         "0.5", "After these parts of the run (0.5 = the middle; several with commas) the weights that have grown out "
-        "of the small ones are finished, and only the others train on. Empty switches that off.",
+        "of the small ones are finished, and only the others train on. Empty switches that off: try it where pictures "
+        "show too little of what is to be learned.",
     ),
     "low_rank_weight": Setting(
-        0.0, "Strength of the low-rank loss, which keeps the trained weights simple. 0 is off; start with 0.00005. "
-        "(The paper says 0.005, its scripts 0.0005.)", 0.0, 1000.0,
+        0.0, "Strength of the low-rank loss, which keeps the trained weights simple: pictures show less of what is "
+        "learned. 0 is off, and right to begin with; then try 0.00005. (The paper says 0.005, its scripts 0.0005.)",
+        0.0, 1000.0,
     ),
 }  # fmt: skip
 NOISE_AND_CAPTIONS = {
