@@ -122,7 +122,7 @@ export class Gallery {
       bare && say("{count} with the trigger word alone", { count: bare }),
       unreadable && say("{count} unreadable", { count: unreadable }),
     ];
-    this.counts.textContent = this.cards.length ? parts.filter(Boolean).join(", ") : "";
+    this.counts.textContent = this.cards.length ? parts.filter(Boolean).join(say(", ")) : "";
     this.inside.classList.toggle("sara-dataset-empty", !this.cards.length);
   }
 

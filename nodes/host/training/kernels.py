@@ -4,7 +4,6 @@ Models ask `model_management.in_training` before they use one, but not all do (C
 ComfyUI 0.30). The package of these kernels carries each of them as plain PyTorch too, for machines without a GPU.
 """
 
-import importlib
 from collections.abc import Callable
 
 _KERNELS = (
@@ -16,8 +15,8 @@ _KERNELS = (
 def use_differentiable_kernels() -> Callable[[], None]:
     """Returns a function that undoes it."""
     try:
-        package = importlib.import_module("comfy_kitchen")
-        plain = importlib.import_module("comfy_kitchen.backends.eager.rope")
+        import comfy_kitchen as package
+        from comfy_kitchen.backends.eager import rope as plain
     except ImportError:  # versions of the host that compute this without the package
         return lambda: None
     replaced = {name: getattr(package, name) for name in _KERNELS if hasattr(package, name) and hasattr(plain, name)}
