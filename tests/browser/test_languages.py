@@ -121,3 +121,23 @@ def test_nodes_2_shows_choices_and_names_in_the_language(tab):
     text = page.page.locator(f'[data-node-id="{node}"]').inner_text()
     assert nodes("ja")["SaRATrain"]["display_name"] in text
     assert table("ja")["values"]["density"] in text
+
+
+def test_what_the_server_says_is_in_the_language(tab):
+    """A refusal, the doubts before Run with what is counted in them, and why a preset is as it is."""
+    page, words = tab("zh"), table("zh")["sentences"]
+    dataset, train = page.add("SaRADataset"), page.add("SaRATrain", (700, 100))
+    page.connect(dataset, "latents", train, "latents")
+    page.set_widget(dataset, "folders", "nowhere")
+    refused = "There is no folder {name} in ComfyUI's input folder: choose another one, or drop pictures here."
+    page.page.get_by_text(words[refused].replace("{name}", "'nowhere'")).wait_for()
+    page.expect_complaint("400")
+    page.set_widget(dataset, "folders", "digits")
+    page.set_widget(train, "steps", 1)
+    seldom = words["Each picture is seen {times} times only: too seldom to be learned."].partition("{times}")[0]
+    page.page.locator(".sara-check-doubt", has_text=seldom).wait_for()
+    page.page.locator(".sara-check button").evaluate("(button) => button.click()")
+    pictures = len(list((page.server.input / "digits").glob("*.png")))
+    begins, _, ends = words["for {pictures}: {course}"].partition("{course}")[0].partition("{pictures}")
+    why = begins + words["{count} pictures"].replace("{count}", str(pictures)) + ends
+    page.page.locator(".sara-check-set", has_text=why).wait_for()
