@@ -68,7 +68,9 @@ class Prompted:
             loaded
         """
         paths = [tag.path or self._shelf.find(tag.name) for tag in tags]
-        asked = [_Asked(path, path and stamp(path), tag) for path, tag in zip(paths, tags)]
+        # Sums of many in float32 hang on their order, which the order of tags is not to decide.
+        pairs = sorted(zip(paths, tags), key=lambda pair: (pair[1].name, str(pair[0]), pair[1].text, pair[1].unet))
+        asked = [_Asked(path, path and stamp(path), tag) for path, tag in pairs]
         if self._asked == (own, asked):
             return Outcome(self._outcome.lines, self._outcome.hashes)
         self._asked = (None, [])  # until all has been done
