@@ -1,4 +1,4 @@
-"""What a WebUI's weights must be, computed from the checkpoint and from what a prompt's tags name, and from nothing else.
+"""What a WebUI's weights must be, computed from the checkpoint and from what a prompt's tags name alone.
 
 base, then LoRA after LoRA as the host merges them, each rounded; on that, all deltas in one sum, rounded once.
 """

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.webui.fakes.hosts_lora import CHECKOUT, HostsLora
 from tests.webui.fakes.lora import OwnLora
 from tests.webui.fakes.webui import running
 from tests.webui.scenarios import SCENARIOS, Draw, Fail, Files, ReloadUI, Rewrite, TakeOff, play
 
 pytestmark = pytest.mark.bits
+needs_checkout = pytest.mark.skipif(CHECKOUT is None, reason="A1111_DIR (a checkout of 1.10.1) is not set")
 
 
 _IN_HALF = ("several", "with a LoRA", "another checkpoint")
@@ -34,6 +36,13 @@ _STEPS = st.one_of(
     st.builds(Rewrite, st.sampled_from(["alpha", "beta"]), st.sampled_from(["alpha", "beta", "gamma"])),
     st.sampled_from([Fail("<sara:alpha:1> <lora:plain:1>"), ReloadUI(), TakeOff()]),
 )
+
+
+@needs_checkout
+@pytest.mark.parametrize(("name", "dtype"), _CASES, ids=str)
+def test_weights_are_the_references_with_the_hosts_own_files(tmp_path, name, dtype):
+    with running(tmp_path, dtype, lora_extension=HostsLora) as webui:
+        play(webui, SCENARIOS[name], Files(webui))
 
 
 @given(st.lists(_STEPS, min_size=2, max_size=6), st.integers(1, 2))

@@ -88,7 +88,8 @@ def is_of_unet(name):
 
 @functools.cache
 def checkpoint(seed, is_sdxl=False):
-    """Name → tensor, fp32, of a model's whole checkpoint, not to be changed; some elements are −0.0, as trained ones are now and then."""
+    """Name → tensor, fp32, of a model's whole checkpoint, not to be changed; some elements are −0.0, as trained ones
+    are now and then."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {
         name: torch.randn(weight.shape, generator=generator) for name, weight in SDModel(is_sdxl).weights().items()
