@@ -21,7 +21,7 @@ def delta_of(base, seed, names=lambda name: True, scale=0.3):
     generator = torch.Generator().manual_seed(seed)
     entries = {}
     for name, weight in base.items():
-        if name.startswith("first_stage_model.") or not names(name):
+        if not names(name):
             continue
         for own, shape in _own_names(name, tuple(weight.shape)):
             numel = torch.Size(shape).numel()
@@ -33,7 +33,9 @@ def delta_of(base, seed, names=lambda name: True, scale=0.3):
 
 
 def _own_names(name, shape):
-    """What a delta calls a checkpoint's weight: one name, or three for what OpenCLIP has in one."""
+    """What a delta calls a checkpoint's weight: one name, three for what OpenCLIP has in one, none for a VAE's."""
+    if name.startswith("first_stage_model."):
+        return []
     for theirs, own in (
         ("model.diffusion_model.", "diffusion_model."),
         ("cond_stage_model.", "text_encoders.clip_l."),

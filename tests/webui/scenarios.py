@@ -134,7 +134,10 @@ def _files():
         path = Path(folder, "one.safetensors")
         made = {}
         for name, content in _content().items():
-            save_file(content, path) if isinstance(content, dict) else content.save(path)
+            if isinstance(content, dict):
+                save_file(content, path, {"ss_network_dim": "2"})
+            else:
+                content.save(path)
             made[name] = path.read_bytes()
     return made
 
