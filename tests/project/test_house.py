@@ -143,7 +143,7 @@ def test_only_nodes_host_knows_the_hosts_insides(path):
             assert prefixes & HOST_INTERFACE, f"imports {module}"
 
 
-@pytest.mark.parametrize("path", _shipped(), ids=_where)
+@pytest.mark.parametrize("path", _shipped() + _files("sara_webui", "scripts"), ids=_where)
 def test_nothing_dangerous_is_shipped(path):
     for level, module in _imports(path):
         is_allowed = module in ALLOWED.get(_where(path), ())
@@ -155,14 +155,21 @@ def test_nothing_dangerous_is_shipped(path):
             assert safe.get("weights_only") == "True", "torch.load without weights_only=True runs what a file says"
 
 
-@pytest.mark.parametrize("path", _files("sara_core", "nodes"), ids=_where)
+@pytest.mark.parametrize("path", _files("sara_webui"), ids=_where)
+def test_only_modules_of_a_webui_know_its_insides(path):
+    absolute = {module.split(".")[0] for level, module in _imports(path) if level == 0}
+    assert "modules" not in absolute or "a1111" in (path.stem, path.parent.name)
+    assert "sara_webui" not in absolute, "inside the package imports are relative"
+
+
+@pytest.mark.parametrize("path", _files("sara_core", "nodes", "sara_webui"), ids=_where)
 def test_nodes_and_library_never_print(path):
     """The command line in __main__.py is the library's one place that talks."""
     if path.name != "__main__.py":
         assert "print" not in [name for name, _ in _calls(path)]
 
 
-@pytest.mark.parametrize("path", _files("sara_core", "nodes", "devtools", "demo", "tests"), ids=_where)
+@pytest.mark.parametrize("path", _files("sara_core", "nodes", "sara_webui", "devtools", "demo", "tests"), ids=_where)
 def test_a_file_is_readable_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 

@@ -105,6 +105,16 @@ def test_an_extension_that_replaces_the_hosts_functions_later(webui):
         _check(webui, prompt, webui.files.content)
 
 
+def test_an_extension_that_takes_the_place_of_the_hosts(webui):
+    webui.draw("<sara:alpha:1>")
+    del webui.networks.network_restore_weights_from_backup
+    (picture,) = webui.draw("<sara:gamma:1>")
+    assert not differing(picture, {name: weight for name, weight in webui.base().items() if name in picture})
+    assert any("Another extension" in line for line in webui.p.comments)
+    webui.draw("")
+    assert not webui.p.comments
+
+
 def test_an_error_of_ours_leaves_the_picture_without_deltas(webui, monkeypatch):
     webui.draw("<sara:alpha:1>")
 

@@ -62,12 +62,8 @@ class A1111:
                 Replaced(sd_models, "load_model_weights", self._before_weights_go),
                 Replaced(sd_models, "send_model_to_trash", self._before_weights_go),
             ]
-        if self._lora is None and (networks := lora_extension.found()) is not None:
-            self._lora = lora_extension.LoraExtension(
-                networks, self._prompted.weights, self.shelf, lambda: self.folders()[0]
-            )
-        if self._lora is not None:
-            self._lora.wrap()
+        if problem := self._wrap_lora():
+            _log.warning("SaRA: %s", problem)
         self.refresh()
 
     def uninstall(self) -> None:
@@ -102,13 +98,26 @@ class A1111:
             if prompt in parameters:
                 parameters[prompt] = restored(parameters[prompt], parameters.get(HASHES, ""), self.shelf)
 
-    def _activate(self, original, p, extra_network_data: Mapping) -> None:
+    def _wrap_lora(self) -> str:
+        """Put ours around the extension for LoRAs, if it is not there; why that cannot be done, for people."""
+        try:
+            networks = lora_extension.found()
+        except SaRAError as error:
+            return str(error)
+        if self._lora is None and networks is not None:
+            self._lora = lora_extension.LoraExtension(
+                networks, self._prompted.weights, self.shelf, lambda: self.folders()[0]
+            )
         if self._lora is not None:
             self._lora.wrap()
+        return ""
+
+    def _activate(self, original, p, extra_network_data: Mapping) -> None:
+        problem = self._wrap_lora()
         original(p, extra_network_data)
         lines = list(self._network.lines)
         try:
-            outcome = self._settle()
+            outcome = self._settle(problem)
         except Exception as error:
             self._prompted.take_off()
             _log.exception("SaRA: deltas could not be put on the model")
@@ -120,7 +129,10 @@ class A1111:
         if outcome.text_changed:
             _forget_texts(p)
 
-    def _settle(self) -> Outcome:
+    def _settle(self, problem: str) -> Outcome:
+        if problem:
+            self._prompted.take_off()
+            return Outcome([problem] if self._network.tags else [])
         tags = self._network.tags + (self._lora.tags if self._lora is not None else [])
         return self._prompted.settle(self._described, self.model(), tags)
 

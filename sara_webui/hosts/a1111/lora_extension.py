@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 
 from sara_core.delta import metadata as keys
+from sara_core.errors import UnsupportedModelError
 from sara_core.names.family_names import current_name
 
 from ...in_place import InPlace
@@ -29,9 +30,14 @@ _VERSIONS = {"SD1.5": "SD1", "SD2.1": "SD2", "SDXL": "SDXL", "SDXL Refiner": "SD
 
 
 def found() -> ModuleType | None:
-    """The extension's module; None where it is switched off, or another one has its name."""
+    """The extension's module; None where it is switched off. Raises UnsupportedModelError if it is another one."""
     networks = sys.modules.get("networks")
-    return networks if networks is not None and all(hasattr(networks, name) for name in _NEEDED) else None
+    if networks is not None and not all(hasattr(networks, name) for name in _NEEDED):
+        raise UnsupportedModelError(
+            "Another extension has taken the place of the built-in one for LoRAs, and deltas cannot tell when it "
+            "writes weights: no delta was used. Switch that extension off, or draw without deltas."
+        )
+    return networks
 
 
 class LoraExtension:
