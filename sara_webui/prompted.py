@@ -75,10 +75,11 @@ class Prompted:
             return Outcome(self._outcome.lines, self._outcome.hashes)
         self._asked = (None, [])  # until all has been done
         outcome = Outcome()
-        wanted = self._wanted(asked, model(), outcome) if own is not None and asked else {}
+        described = model() if own is not None and asked else None
+        wanted = self._wanted(asked, described, outcome) if described is not None else {}
         before = {name for name in self.weights.names() if not is_of_unet(name)}
         try:
-            self.weights.bring(model().places if wanted else {}, wanted)
+            self.weights.bring(described.places if described is not None else {}, wanted)
         except DeltaError as error:
             outcome.lines.append(str(error))
             outcome.hashes.clear()

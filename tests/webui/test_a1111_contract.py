@@ -33,6 +33,7 @@ SIGNATURES = [
     (f"{_LORA}/networks.py", "list_available_networks", ""),
     (f"{_LORA}/network.py", "NetworkOnDisk.__init__", "self, name, filename"),
     (f"{_LORA}/network.py", "NetworkOnDisk.detect_version", "self"),
+    (f"{_LORA}/ui_extra_networks_lora.py", "ExtraNetworksPageLora.allowed_directories_for_previews", "self"),
 ]  # fmt: skip
 _KINDS = ("Linear", "Conv2d", "GroupNorm", "LayerNorm", "MultiheadAttention")
 # File, function or method, a piece of code that must be in it.

@@ -53,13 +53,14 @@ class LoraExtension:
 
     def wrap(self) -> None:
         """Put ours around the extension's functions; around what others have put there since, too."""
-        network = sys.modules.get("network")
+        network, page = sys.modules.get("network"), sys.modules.get("ui_extra_networks_lora")
         for owner, name, around in (
             (self._networks, "load_networks", self._load_networks),
             (self._networks, "network_apply_weights", self._apply_weights),
             (self._networks, "network_forward", self._forward),
             (self._networks, "process_network_files", self._process_files),
             (getattr(network, "NetworkOnDisk", None), "detect_version", self._detect_version),
+            (getattr(page, "ExtraNetworksPageLora", None), "allowed_directories_for_previews", self._preview_folders),
         ):
             known = self._replaced.get((owner, name))
             if owner is not None and (known is None or not known.is_in_place()):
@@ -118,7 +119,7 @@ class LoraExtension:
         wanted = tuple(
             (net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self._networks.loaded_networks
         )
-        return current != wanted or (bool(wanted) and getattr(layer, "network_weights_backup", None) is None)
+        return current != wanted
 
     def _forward(self, original, layer, *args):
         """With the option to leave weights alone it restores a layer from its copies, of which there are some after the
@@ -151,3 +152,7 @@ class LoraExtension:
         known = type(version)
         family = current_name(str(entry.metadata.get(keys.FAMILY, "")))
         return known[_VERSIONS[family]] if family in _VERSIONS else known.Unknown
+
+    def _preview_folders(self, original, page) -> list:
+        """From where the page may show pictures of cards."""
+        return [*original(page), str(self._own_folder())]
