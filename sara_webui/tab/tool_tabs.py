@@ -11,7 +11,7 @@ from sara_core.merging.block_factors import ALL_BLOCKS, block_presets
 from sara_core.merging.merge import METHODS, SIGNS, MergeSettings
 from sara_core.models.bake import AS_THE_FILE, PRECISIONS
 
-from .parts import reported
+from .answers import reported
 from .tools import EXTRACTED_BY, Tools, formats
 
 

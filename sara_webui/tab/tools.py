@@ -13,13 +13,13 @@ from sara_core.delta.describe import describe
 from sara_core.delta.file_v1 import SUFFIX
 from sara_core.errors import DeltaError, NameTakenError
 from sara_core.extraction.extract import extract_with_report
-from sara_core.files.names import check_name
 from sara_core.merging.block_factors import block_presets, parse_blocks
 from sara_core.merging.merge import MergeSettings, merge_with_report
 from sara_core.models.bake import bake
 from sara_core.numbers import read_list
 from sara_core.wording import one_of
 
+from ..file_names import file_name
 from .files import chosen
 
 EVERYTHING = "everything"
@@ -116,6 +116,8 @@ class Tools:
         """Another program's file into a delta, or a delta into another's file. density: 0 keeps everything"""
         source = chosen(name, self.foreign(), "file")
         beside = chosen(base, self.files.checkpoints(), "checkpoint") if base else None
+        if to not in WRITERS:
+            raise DeltaError(f"There is no format '{to}'. Choose one of {', '.join(WRITERS)}.")
         place = self._new(self._folder(), target, WRITERS[to].ending)
         conversion = read_delta(source, beside, density or None, remedies=REMEDIES)
         written = _new_file(
@@ -145,13 +147,7 @@ class Tools:
 
     def _new(self, folder: Path, name: str, ending: str = SUFFIX) -> Path:
         """Where a new file goes. Raises DeltaError for a name that is none, or is taken."""
-        name = name.strip().removesuffix(ending) if ending else name.strip()
-        if not name:
-            raise DeltaError("Give the new file a name.")
-        if "/" in name or "\\" in name:
-            raise DeltaError(f"'{name}' is a path: give a name alone.")
-        check_name(f"{name}{ending}", f"The name '{name}'")
-        place = folder / f"{name}{ending}"
+        place = folder / file_name(name, ending, "the new file")
         if place.exists():
             raise _taken(place)
         return place

@@ -17,7 +17,7 @@ from ..training.places import picture_folders, snapshot_names
 from ..training.progress import Progress
 from ..training.runner import NOTHING, Runner
 from ..training.settings import ALL
-from .parts import component, told
+from .inputs import component, told
 from .view import progress_view, report, sentence
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -8,11 +8,12 @@ from typing import Any
 
 from sara_core.errors import SaRAError, TrainingError
 
+from ..file_names import file_name
 from .host import TrainingHost
-from .places import picture_folder, remembered, snapshot_path
+from .places import SUFFIX, picture_folder, remembered, snapshot_path
 from .progress import Progress
-from .settings import checked_name, prompts, read_values
-from .train import train
+from .settings import prompts, read_values
+from .train import Folders, train
 
 NOTHING = "No training was started since the WebUI was."
 
@@ -29,23 +30,25 @@ class Runner:
     def start(self, given: Mapping[str, Any], may_use_paths: bool = False) -> Progress:
         """Begin a training, and return at once.
 
-        given: values of settings.ALL; `folder`, the name of a folder of pictures; `resume`, the name of a snapshot,
-            whose run's values then hold where none is given
-        may_use_paths: whether `folder` may be a path, as whoever sits before the page may choose one
+        given: values of settings.ALL; `folder` and `class_folder`, names of folders of pictures; `resume`, the name of
+            a snapshot, whose run's values then hold where none is given
+        may_use_paths: whether folders may be paths, as whoever sits before the page may choose any
 
         Raises SaRAError for what can be known to be wrong by now, and while another training goes on.
         """
-        given = dict(given)
-        resume, resumed, before = given.pop("resume", None), None, {}
-        if resume:
+        given, resumed, before = dict(given), None, {}
+        if resume := given.pop("resume", None):
             resumed = snapshot_path(self.host, str(resume))
             before = remembered(self.host, resumed)
-        given_folder, folder_before = str(given.pop("folder", "")), str(before.pop("folder", ""))
-        is_as_before = folder_before and given_folder in ("", folder_before)
-        folder = Path(folder_before) if is_as_before else self.folder(given_folder, may_use_paths)
-        given = {**before, **given}
-        values = read_values(given)
-        progress = Progress(checked_name(values["name"]), values)
+        folders = {
+            name: self._folder(str(given.pop(name, None) or ""), before.pop(name, None) or "", may_use_paths)
+            for name in ("folder", "class_folder")
+        }
+        pictures = Folders(**folders)
+        if pictures.folder is None:
+            raise TrainingError("Choose a folder of pictures.")
+        values = read_values({**before, **given})
+        progress = Progress(file_name(values["name"], SUFFIX, "the delta").removesuffix(SUFFIX), values)
         prompts(values)
         if reason := self.host.refusal():
             raise TrainingError(reason)
@@ -54,7 +57,7 @@ class Runner:
                 raise TrainingError(f"'{self.last.name}' is being trained: stop that, or wait until it has ended.")
             self.last = progress
             self._thread = threading.Thread(
-                target=self._work, args=(progress, folder, resumed), name="SaRA training", daemon=True
+                target=self._work, args=(progress, pictures, resumed), name="SaRA training", daemon=True
             )
             self._thread.start()
         return progress
@@ -71,9 +74,9 @@ class Runner:
         if self._thread is not None:
             self._thread.join(seconds)
 
-    def _work(self, progress: Progress, folder: Path, resumed: Path | None) -> None:
+    def _work(self, progress: Progress, folders: Folders, resumed: Path | None) -> None:
         try:
-            train(self.host, progress, folder, resumed)
+            train(self.host, progress, folders, resumed)
         except BaseException as error:  # of a thread that nobody waits for
             progress.tell(**_how_it_ended(error))
         else:
@@ -84,10 +87,14 @@ class Runner:
             except Exception:
                 logging.exception("SaRA: the WebUI could not list its deltas anew.")
 
+    def _folder(self, given: str, before: str, may_use_paths: bool) -> Path | None:
+        """before: the folder that the run which is resumed had"""
+        if before and given in ("", before):
+            return Path(before)
+        return self.folder(given, may_use_paths) if given else None
+
     def folder(self, given: str, may_use_paths: bool) -> Path:
         """The folder of pictures that somebody means. Raises TrainingError if there is none of that name."""
-        if not given:
-            raise TrainingError("Choose a folder of pictures.")
         path = Path(given)
         return path if may_use_paths and path.is_absolute() else picture_folder(self.host, given)
 

@@ -38,17 +38,20 @@ class Samples:
         generator = torch.Generator().manual_seed(self.seed + number)
         channels = next(weight for weight in model.unet.parameters() if weight.dim() == 4).shape[1]
         latent = torch.randn(1, channels, *self._shape, generator=generator).to(device)
-        levels = torch.linspace(len(model.signal) - 1, 0, STEPS + 1).round().long().tolist()
+        levels = torch.linspace(len(model.signal) - 1, 0, STEPS).round().long()
+        signal = [*model.signal[levels].to(device), torch.ones((), device=device)]  # in the end all is signal
         told = _together(conditions, self._empty, device)
-        for level, following in zip(levels, levels[1:]):
+        for level, now, following in zip(levels.tolist(), signal, signal[1:]):
             self.check()
             both = model.predict(model.unet, latent.expand(2, -1, -1, -1), torch.tensor([level] * 2).to(device), told)
             wanted, without = both.float().split(1)
-            latent = self._less_noisy(latent, without + GUIDANCE * (wanted - without), level, following)
+            latent = self._less_noisy(latent, without + GUIDANCE * (wanted - without), now, following)
         return model.picture(latent[0])
 
-    def _less_noisy(self, latent: torch.Tensor, predicted: torch.Tensor, level: int, following: int) -> torch.Tensor:
-        now, then = (self.model.signal[at].to(latent) for at in (level, following))
+    def _less_noisy(
+        self, latent: torch.Tensor, predicted: torch.Tensor, now: torch.Tensor, then: torch.Tensor
+    ) -> torch.Tensor:
+        """now, then: ᾱ of the latent, and of the one to be made of it"""
         if self.model.prediction == "v":
             predicted = now.sqrt() * predicted + (1 - now).sqrt() * latent
         clean = (latent - (1 - now).sqrt() * predicted) / now.sqrt()

@@ -6,7 +6,6 @@ from typing import Any
 
 from sara_core.data.noise_levels import noise_range
 from sara_core.errors import TrainingError
-from sara_core.files.names import check_name
 from sara_core.names.patterns import split_patterns
 from sara_core.numbers import checked
 from sara_core.training.record import RunSettings, parts_of_a_run, selection_asked_for
@@ -69,18 +68,6 @@ def _value(name: str, setting: Setting, value: Any) -> Any:
     if setting.choices and value not in setting.choices:
         raise TrainingError(f"{name} is '{value}': it takes {one_of(setting.choices)}.")
     return value
-
-
-def checked_name(name: str) -> str:
-    """The name that a delta is saved under. Raises TrainingError if none was given, DeltaError for one that no file in
-    the folder of deltas can have."""
-    name = name.strip().removesuffix(".safetensors")
-    if not name:
-        raise TrainingError("Give the delta a name.")
-    check_name(f"{name}.safetensors", f"The name '{name}'")
-    if "/" in name or "\\" in name:
-        raise TrainingError(f"'{name}' is a path: give a name alone.")
-    return name
 
 
 def run_settings(values: Mapping[str, Any], data: str, clip_skip: int) -> WebSettings:

@@ -1,0 +1,73 @@
+"""The tab Train: what its inputs mean, what its buttons do, and what is shown."""
+
+import pytest
+from PIL import Image
+
+from sara_webui.training.runner import Runner
+from sara_webui.training.settings import ALL
+from tests.webui.tab import fake_gradio
+from tests.webui.training.fake_host import FakeHost
+
+
+@pytest.fixture
+def tab(tmp_path, monkeypatch):
+    folder = tmp_path / "pictures" / "cats"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64), (80, 40, 200)).save(folder / "a.png")
+    fake_gradio.install(monkeypatch)
+    from sara_webui.tab import training
+
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_LOOKS", 0.01)
+    made = training.TrainTab(Runner(FakeHost(tmp_path)), may_use_paths=False)
+    made.build()
+    return made
+
+
+def values(tab, **changes):
+    """As the page sends them: whole numbers as floats, too, and nothing for what was emptied."""
+    short = {"name": "style", "trigger": "x", "resolution": 64.0, "steps": 3.0, "density": 0.2, "seed": None, **changes}
+    return [short.get(name, ALL[name].default) for name in tab.inputs]
+
+
+def test_every_setting_has_an_input_of_its_kind(tab):
+    assert tab.inputs.keys() == ALL.keys()
+    kinds = {name: type(part).__name__ for name, part in tab.inputs.items()}
+    assert kinds["optimizer"] == "Dropdown" and kinds["flip"] == "Checkbox"
+    assert kinds["density"] == "Number" and kinds["trigger"] == "Textbox"
+    assert all(part.options["info"] == ALL[name].help for name, part in tab.inputs.items())
+
+
+def test_a_training_is_shown_to_its_end_with_its_pictures(tab):
+    said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab, prompts="a cat", sample_every=1))
+    last, pictures = said[-1]
+    assert "3 steps" in last and "<svg" in last and "class='error'" not in last
+    drawn = next(found for _, found in reversed(said) if isinstance(found, list))
+    assert [title for _, title in drawn] == ["step 3", "step 2", "step 1", "step 0"]
+    assert fake_gradio.press("Show the training")[-1][0] == last
+
+
+def test_what_is_wrong_is_shown_as_one_sentence(tab):
+    for given in (["", ""], ["../cats", ""], ["cats", "dogs"]):
+        (said, _), = fake_gradio.press("Start", *given, "none: a new run", *values(tab))
+        assert said.startswith("<div class='error'")
+    (said, _), = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab, steps=2.5))
+    assert "steps" in said and "class='error'" in said
+    assert "class='error'" in fake_gradio.press("Save now")
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_was_set_then(tab):
+    host = tab.runner.host
+    host.interrupted_after = 2
+    said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
+    assert "Stopped after step 2 of 3" in said[-1][0]
+    host.interrupted_after = None
+    folders, _, snapshots = fake_gradio.press("Refresh lists")
+    assert folders == {"choices": ["cats"]} and snapshots["choices"][1:] == ["style_step0000002"]
+    said = fake_gradio.press("Start", "", "", "style_step0000002", *values(tab, steps=999, name="other"))
+    assert "weights trained in 3 steps" in said[-1][0]
+
+
+def test_a_preset_fills_in_what_suits_and_says_why(tab):
+    *filled, said = tab.fill_in("style", "cats")
+    assert len(filled) == 6 and filled[0] == {"value": 64} and "tiny" in said
+    assert tab.fill_in("none", "cats")[-1] == ""

@@ -1,0 +1,51 @@
+"""What the tab shows of a training: nothing of it is HTML but its own."""
+
+import math
+
+import pytest
+
+from sara_webui.tab.answers import reported
+from sara_webui.tab.view import curve, progress_view, sentence
+from sara_webui.training.progress import Progress
+from sara_webui.training.settings import read_values
+
+
+@pytest.fixture
+def progress():
+    return Progress("<b>style", read_values({"steps": 10}))
+
+
+def test_everything_is_text(progress):
+    progress.tell(message="<script>alert(1)</script>", warnings={"x": "<img src=x>"}, snapshot="<i>", phase="failed")
+    shown = progress_view(progress)
+    for text in ("<b>", "<script", "<img", "<i>"):
+        assert text not in shown
+    assert "class='error'" in shown and "under Resume" in shown
+
+
+def test_the_curve_has_a_point_for_each_step_and_ends_at_the_last(progress):
+    for step, loss in enumerate((1.0, math.nan, 0.5, 0.25), 1):
+        progress.add_loss(step, loss)
+    lines = [part.split("'")[0] for part in curve(progress.points(), progress.steps).split("points='")[1:]]
+    assert [len(line.split()) for line in lines] == [3, 3]
+    first, *_, last = (tuple(map(float, place.split(","))) for place in lines[0].split())
+    assert first[0] < last[0] and first[1] < last[1], "a falling loss falls"
+    assert curve([[1, 0.5]], 10) == "" and "nan" not in curve([[1, 0.5], [2, 0.5]], 10)
+
+
+def test_where_it_is_fits_one_line(progress):
+    progress.add_loss(3, 0.5)
+    progress.tell(phase="training", step=3, seconds_per_step=0.25, seconds_left=61.0, memory=(1 << 30, 2 << 30))
+    line = "step 3 of 10, loss 0.5000, 0.25 s per step, 1:01 left, 1.0 GiB of memory, 2.0 GiB at most"
+    assert progress.line() == line
+
+
+def test_an_error_is_one_sentence_and_a_bug_is_none():
+    from sara_core import DeltaError
+
+    def failing():
+        raise DeltaError("Choose <another>.")
+
+    assert reported(failing)() == sentence("Choose <another>.", is_error=True)
+    with pytest.raises(ZeroDivisionError):
+        reported(lambda: 1 / 0)()
