@@ -1,5 +1,6 @@
 """The loss of the next batch, put together from what is drawn for it; how a model is called is the network's affair."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -138,6 +139,19 @@ def repeated(batches: DenoisingLoss) -> Callable[[], torch.Tensor]:
         return batches()
 
     return loss
+
+
+def largest_batch(batches: DenoisingLoss) -> list[Sample]:
+    """The samples of a batch that no other takes more memory than."""
+    return [
+        sample
+        for draws in (batches.draws, batches.class_draws) if draws is not None
+        for sample in itertools.islice(itertools.cycle(_by_size(draws)), draws.epochs.batch_size)
+    ]  # fmt: skip
+
+
+def _by_size(draws: Draws) -> list[Sample]:
+    return sorted(draws.samples, key=lambda sample: sample.latent.numel(), reverse=True)
 
 
 def _another(seed: int) -> int:

@@ -29,6 +29,7 @@ def progress_view(progress: Progress) -> str:
         sentence(f"{progress.name}: {progress.message}", is_error=progress.phase == "failed"),
         f"<progress value='{share:.4f}' max='1' style='width: 100%'></progress>",
         sentence(progress.line()) if progress.line() else "",
+        sentence(f"This training takes {progress.estimate}.") if progress.estimate and not progress.is_over else "",
         curve(progress.points(), progress.steps),
         *map(sentence, progress.warnings.values()),
     ]

@@ -20,6 +20,7 @@ class Progress:
 
     phase: "waiting", "preparing", "training", or one of OVER; message: what it does just now, or how it ended
     step, steps, seconds_per_step, seconds_left: None before they are known
+    estimate: of the memory that it will take, in words
     memory: bytes that this process has now, and had at most, of the device that trains
     warnings: by their kind; delta: the file that is kept; snapshot: the name under which the run is resumed
     drawn: step → the pictures' files, in the order of the prompts
@@ -31,6 +32,7 @@ class Progress:
         self.step, self.steps = 0, int(values["steps"])
         self.seconds_per_step: float | None = None
         self.seconds_left: float | None = None
+        self.estimate: str | None = None
         self.memory: tuple[int, int] | None = None
         self.warnings: dict[str, str] = {}
         self.delta: Path | None = None
@@ -86,7 +88,7 @@ class Progress:
         return {
             "name": self.name, "phase": self.phase, "message": self.message, "step": self.step, "steps": self.steps,
             "seconds_per_step": self.seconds_per_step, "seconds_left": self.seconds_left,
-            "memory": now, "memory_peak": peak, "warnings": list(self.warnings.values()),
+            "estimate": self.estimate, "memory": now, "memory_peak": peak, "warnings": list(self.warnings.values()),
             "delta": self.delta and self.delta.stem, "snapshot": self.snapshot, "losses": self.points(),
             "samples": {step: [path.name for path in paths] for step, paths in self.drawn.items()},
         }  # fmt: skip

@@ -11,11 +11,12 @@ from PIL import Image
 
 from sara_core.files import atomic
 from sara_core.foreign_text import plain
+from sara_core.memory.estimate import shortage
 from sara_core.training.host import Host, StepDone
 from sara_core.training.run import Run
 
 from .host import TrainingHost
-from .memory import used_memory
+from .memory import foretold_memory, free_memory, used_memory
 from .places import WORDS
 from .progress import Progress
 from .samples import Samples
@@ -33,13 +34,18 @@ class WebSession(Host):
         super().__init__()
         self.host, self.progress, self.device = host, progress, device
         self.samples, self.drawn_in, self.every = samples, drawn_in, every
-        self.run: Run | None = None
         self._peak = 0
 
-    def begin(self, run: Run) -> None:
-        """Before the first step: the losses of those that were done before, and what the model draws untrained."""
-        self.run = run
+    def begin(self, run: Run, module: torch.nn.Module) -> None:
+        """Before the first step: what the run will take, the losses of the steps that were done before, and what the
+        model draws untrained. module: with the attached layers"""
         training = run.training
+        self.progress.tell(message="Measuring how much memory this training takes")
+        if (estimate := foretold_memory(run, module)) is not None:
+            self.progress.tell(estimate=str(estimate))
+            self.log(f"this training takes {estimate}")
+            if warning := shortage(estimate, free_memory(self.device), self.memory_advice()):
+                self.warn("memory", warning)
         for step, loss in enumerate(training.losses, 1):
             self.progress.add_loss(step, loss)
         self.progress.tell(step=training.step, steps=run.settings.steps, memory=self._memory())

@@ -90,7 +90,7 @@ def _train(
             f"training {run.selection.count:,} of {run.selection.candidates:,} weights, learning rate "
             f"{run.learning_rate:.2g}"
         )
-        session.begin(run)
+        session.begin(run, trained.module)
         training.execute()
     left = training.places.snapshots.existing()
     progress.tell(snapshot=left[-1].stem if left else None)

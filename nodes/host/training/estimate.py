@@ -8,14 +8,12 @@ from types import SimpleNamespace
 import comfy.model_management
 import torch
 
-from ....sara_core.data.denoising_loss import DenoisingLoss
-from ....sara_core.data.draws import Draws
+from ....sara_core.data.denoising_loss import DenoisingLoss, largest_batch
 from ....sara_core.memory import estimate as memory
 from ....sara_core.memory.estimate import MemoryEstimate
 from ....sara_core.memory.simulation import simulated
 from ....sara_core.training.loop import Training
 from . import checkpointing
-from .dataset import HostSample
 from .denoiser import Denoiser
 from .isolation import TrainingModel
 
@@ -112,16 +110,3 @@ def _blocks_as_they_were(model):
     finally:
         for block, overwrites in zip(blocks, known):
             block.overwrites = overwrites
-
-
-def largest_batch(batches: DenoisingLoss) -> list[HostSample]:
-    """The samples of a batch that no other takes more memory than."""
-    return [
-        sample
-        for draws in (batches.draws, batches.class_draws) if draws is not None
-        for sample in itertools.islice(itertools.cycle(_by_size(draws)), draws.epochs.batch_size)
-    ]
-
-
-def _by_size(draws: Draws) -> list[HostSample]:
-    return sorted(draws.samples, key=lambda sample: sample.latent.numel(), reverse=True)

@@ -67,7 +67,7 @@ class FakeModel:
         return {"crossattn": torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(seed))}
 
     def predict(self, unet, noisy, timesteps, conditions):
-        self.forwards += 1
+        self.forwards += type(noisy) is torch.Tensor  # and not one without content, of which the memory is foretold
         return unet(noisy, timesteps, conditions["crossattn"])
 
     def picture(self, latent):

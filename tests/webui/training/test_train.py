@@ -51,6 +51,7 @@ def test_a_training_leaves_a_delta_of_comfyuis_names_and_the_model_as_it_was(hos
     assert "diffusion_model.input_blocks.0.weight" in delta.entries
     assert delta.metadata["sara.base_name"] == "fake.safetensors" and "sara.base_identity" in delta.metadata
     assert json.loads(delta.metadata["sara.training"])["resolution"] == 64
+    assert "activations" in progress.estimate, "the memory is foretold"
     assert host.steps[-1] == (6, 6) and len(progress.losses.points) == 6
     assert sorted(progress.drawn) == [0, 3, 6] and all(len(files) == 2 for files in progress.drawn.values())
     assert snapshot_names(host) == [] and not list((host.outputs / "sara" / "snapshots").iterdir())
