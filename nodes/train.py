@@ -19,6 +19,7 @@ from .checks import checked_inputs
 from .host import folders, unsaved
 from .host.progress import show_text
 from .host.training.doubts import doubts
+from .host.training.held_out import hold_out
 from .host.training.isolation import training_model
 from .host.training.news import News
 from .host.training.noise_range import host_noise_range
@@ -126,7 +127,9 @@ def _data(lists, scalars) -> TrainingData:
     data = read_training_data(
         lists["latents"], lists["positive"], unconditional, lists["class_latents"], lists["class_positive"], dropout
     )
-    return with_captions(data, lists["captions"], lists["class_captions"]) if encodes else data
+    if encodes:
+        data = with_captions(data, lists["captions"], lists["class_captions"])
+    return hold_out(data, scalars["held_out"], scalars["seed"])
 
 
 def _samples(scalars, training, data: TrainingData, settings: RunSettings, run_name: str) -> Samples | None:

@@ -94,6 +94,11 @@ def _options():
             tooltip="A finished run leaves a snapshot of its last step, too, so that it can be trained on with more "
             "steps: about 17 bytes for each trained weight. Those of the last three runs are kept.",
         ),
+        io.Int.Input(
+            "held_out", default=0, min=0, max=1000, optional=True,
+            tooltip="So many pictures are not trained on. Their loss is drawn beside the others': when it rises again "
+            "while the others fall, the pictures are being learned by heart. 0 is off.",
+        ),
     ]
 
 

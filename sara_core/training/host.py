@@ -93,6 +93,9 @@ class Host:
     def show_step(self, step: StepDone) -> None:
         """Show where the run is."""
 
+    def show_held_out(self, step: int, loss: float) -> None:
+        """Show the mean loss on the pictures that are held out, after so many steps; NaN if it is not finite."""
+
     def saved_snapshot(self, path: Path) -> None:
         """Note a snapshot that is on the disk."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..data.held_out import HeldOut
 from ..delta import metadata as keys
 from ..errors import TrainingError
 from ..files.saved_state import whole_number
@@ -126,18 +127,20 @@ def parts_of_a_run(text: str, words: Words = Words()) -> list[float]:
 
 def metadata(
     settings: RunSettings, selection: Selection, learning_rate: float, steps: int, plan: Sequence[int], images: int,
-    fingerprint: str,
+    fingerprint: str, held_out: HeldOut | None = None,
 ) -> dict[str, str]:
     """What a delta says of the run that it comes from.
 
     learning_rate: the one that was trained with; steps: how many are done; plan: as of loop.Training, said where it was
     another; images: how many there were, class images not counted; fingerprint: of the trained weights' values before
-    the training (Store.base_fingerprint)
+    the training (Store.base_fingerprint); held_out: pictures beside these, with their losses
     """
     selected = {**selection.rule, "theta": selection.theta, "elements": selection.count, "of": selection.candidates}
     trained = {**asdict(settings), "learning_rate": learning_rate, "steps": steps, "images": images}
     if list(plan) != [steps]:
         trained["planned_steps"] = list(plan)
+    if held_out is not None:
+        trained["held_out"] = {"images": held_out.images, "losses": held_out.losses}
     return {
         keys.SELECTION: json.dumps(selected),
         keys.TRAINING: json.dumps(trained),

@@ -8,9 +8,11 @@ import torch
 from ..backward.store import Store
 from ..data.denoising_loss import DenoisingLoss, Network, Sample
 from ..data.draws import Draw
+from ..data.held_out import HeldOut
 from ..data.noise_levels import NoiseLevels
 from ..delta import SparseDelta
 from ..selection.select import Selection
+from ..wording import counted
 from .loop import Training, TrainingSettings
 from .low_rank import LowRankLoss
 from .optimizer import check_all_reached, learning_rate_for
@@ -46,6 +48,7 @@ class Run:
     about_base: what the delta says of its base, with keys of delta.metadata
     named: the delta with the names that its file has, from the one that the store gives
     scaler, average, check_reached: as of loop.Training
+    held_out: pictures that are not among those, whose loss is measured now and then
 
     learning_rate: the one that is trained with, before schedule and warmup
     """
@@ -64,7 +67,9 @@ class Run:
         scaler: torch.amp.GradScaler | None = None,
         average: Callable[[torch.Tensor], None] | None = None,
         check_reached: Callable[[Store], None] = check_all_reached,
+        held_out: HeldOut | None = None,
     ):
+        self.held_out = held_out
         self.settings, self.store, self.selection = settings, store, selection
         self.images, self.about_base, self.named = images, about_base, named
         self.learning_rate = settings.learning_rate or learning_rate_for(selection.theta)
@@ -89,7 +94,7 @@ class Run:
         """What was trained so far, with its metadata."""
         said = metadata(
             self.settings, self.selection, self.learning_rate, self.training.step, self.training.plan, self.images,
-            self.store.base_fingerprint,
+            self.store.base_fingerprint, self.held_out,
         )  # fmt: skip
         return self.named(self.store.delta({**said, **self.about_base}))
 
@@ -114,6 +119,9 @@ class Run:
             parts.append(f"{adjustment.ineffective / adjustment.trained:.1%} were below θ after step {step}")
             if not adjustment.moments_kept:
                 parts.append("the 8-bit optimizer's moments started anew there")
+        if self.held_out is not None and self.held_out.losses:
+            (_, first), (_, last) = self.held_out.losses[0], self.held_out.losses[-1]
+            parts.append(f"loss on {counted(self.held_out.images, 'image')} held out {first:.4f}, then {last:.4f}")
         if selection.theta is not None:
             still = self.store.ineffective(selection.theta) / selection.count
             parts.append(f"{still:.1%} are below θ = {selection.theta:.3g} at the end")

@@ -74,6 +74,7 @@ class TrainingSession:
 
         def on_step(step: int, loss: float):
             self.host.after_step(step)
+            self._measure_held_out()
             if self.places.snapshots.is_due(step, steps, self.places.snapshot_every):
                 self._try_a_snapshot(Sentence("Training goes on without a snapshot of step {step}.", step=step))
             if self.host.save_requested() and self.processes.is_first:
@@ -86,8 +87,14 @@ class TrainingSession:
             if self.processes.any(self.host.finish_requested()):
                 raise _FinishedEarly
 
+        self._measure_held_out()
         with contextlib.suppress(_FinishedEarly):
             self.training.run(on_step, self.host.check_interrupt)
+
+    def _measure_held_out(self) -> None:
+        step, held_out = self.training.step, self.run.held_out
+        if held_out is not None and held_out.is_due(step, self.run.settings.steps):
+            self.host.show_held_out(step, held_out.measure(step, self.host.check_interrupt))
 
     def _try_a_snapshot(self, otherwise: Sentence) -> None:
         if not self.processes.is_first:

@@ -186,6 +186,7 @@ def test_node_ids_inputs_and_outputs_are_for_ever(comfy):
     assert list(own["SaRAApply"].INPUT_TYPES()["optional"]) == ["clip", "strength_clip"]
     assert list(own["SaRATrainOptions"].INPUT_TYPES()["optional"]) == [
         "unconditional", "noise_range", "noise_from", "noise_to", "train", "keep_last_snapshot",
+        "held_out",
     ]  # fmt: skip
     assert list(own["SaRAConvert"].INPUT_TYPES()["optional"]) == ["delta", "reading", "reader"]
     assert list(own["SaRASave"].INPUT_TYPES()["optional"]) == [

@@ -58,11 +58,12 @@ class Pairs:
 @dataclass(frozen=True)
 class TrainingData:
     """images and class_images as paired; unconditional: CONDITIONING entry of the empty caption, if captions are
-    dropped"""
+    dropped; held_out: images that are not trained on, None for none"""
 
     images: Pairs
     class_images: Pairs | None = None
     unconditional: list | None = None
+    held_out: Pairs | None = None
 
     def batch_shape(self, batch_size: int) -> torch.Size:
         """Shape of the largest batch of latents that goes through the model at once."""
@@ -75,6 +76,8 @@ class TrainingData:
         parts = [self.images.describe()]
         if self.class_images:
             parts.append(self.class_images.describe())
+        if self.held_out:
+            parts.append(f"{counted(len(self.held_out), 'image')} held out")
         times = steps * images_per_step / len(self.images)
         parts.append(f"{counted(steps, 'step')} of {counted(images_per_step, 'image')} show each {times:.3g} times")
         return "; ".join(parts)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ....sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
+from ....sara_core.data.held_out import HeldOut
 from ....sara_core.delta import metadata as keys
 from ....sara_core.training.optimizer import make_inner
 from ....sara_core.training.optimizer_choice import ChosenOptimizer
@@ -30,14 +31,17 @@ def batches(
     network = HostNetwork(Denoiser(patcher))
     if encoders is not None:
         network = TextNetwork(network.denoiser, encoders, settings.seed)
-
-    def samples(pairs: Pairs) -> Sequence[Sample]:
-        if encoders is None:
-            return prepare_samples(patcher, pairs, settings.seed, data.unconditional)
-        return prepare_texts(patcher, encoders, pairs, data.unconditional, drops=settings.caption_dropout > 0)
-
-    own, of_class = (samples(pairs) if pairs else () for pairs in (data.images, data.class_images))
+    sets = (data.images, data.class_images)
+    own, of_class = (_samples(patcher, pairs, data, settings, encoders) if pairs else () for pairs in sets)
     return denoising_loss(settings, network, own, of_class)
+
+
+def _samples(
+    patcher, pairs: Pairs, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None
+) -> Sequence[Sample]:
+    if encoders is None:
+        return prepare_samples(patcher, pairs, settings.seed, data.unconditional)
+    return prepare_texts(patcher, encoders, pairs, data.unconditional, drops=settings.caption_dropout > 0)
 
 
 def first_loss(
@@ -51,16 +55,22 @@ def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSett
     """The run of a model inside `training_model`, on its images and captions."""
     patcher, store, selection, encoders = training.patcher, training.store, training.selection, training.encoders
     base = identity_metadata(patcher)  # now, as long as Δ is 0
+    losses = batches(patcher, data, settings, encoders)
+    held_out = None
+    if data.held_out:
+        samples = _samples(patcher, data.held_out, data, settings, encoders)
+        held_out = HeldOut(losses.network, samples, losses.draws.levels, settings.seed)
     return Run(
         settings, store, selection,
         make_inner(chosen.kind, store.values, selection.theta, chosen.lr, chosen.options),
-        batches(patcher, data, settings, encoders),
+        losses,
         images=len(data.images),
         about_base={**base, keys.FAMILY: model_family(patcher)},
         scaler=_loss_scaler(training),
         check_reached=lambda store: check_used_weights_reached(
             store, lambda: first_loss(patcher, data, settings, encoders)
         ),
+        held_out=held_out,
     )  # fmt: skip
 
 

@@ -85,6 +85,10 @@ class NodeHost(Host):
         memory = [] if self.estimate is None else [f"memory: {self.estimate}"]
         self._show("\n".join([f"{step}, {step.time_left}", *memory]))
 
+    def show_held_out(self, step: int, loss: float) -> None:
+        self.news.live.add_held_out(step, loss)
+        self.log(f"after step {step}: loss {loss:.4f} on pictures held out")
+
     def saved_snapshot(self, path: Path) -> None:
         self.news.is_snapshot(path)
 

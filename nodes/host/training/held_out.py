@@ -1,0 +1,36 @@
+"""What SaRA Train keeps out of its pictures, to say how it does on some that it is not trained on."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ....sara_core.data.held_out import chosen_pictures
+from ....sara_core.errors import TrainingError
+from ....sara_core.wording import counted
+from .pairing import Pairs, TrainingData, digest_of
+
+
+def hold_out(data: TrainingData, count: int, seed: int) -> TrainingData:
+    """The data with `count` of its pictures, chosen by the seed, held out: the same data for 0.
+
+    A picture that is there several times counts as one. Raises TrainingError if none would be left to train on.
+    """
+    if not count:
+        return data
+    kinds = [digest_of(image) for image in data.images.images]
+    if count >= (different := len(set(kinds))):
+        raise TrainingError(
+            f"held_out is {count}, but there {'is' if different == 1 else 'are'} only "
+            f"{counted(different, 'different picture')}: hold out fewer, so that some are left to train on."
+        )
+    chosen = set(chosen_pictures(kinds, count, seed))
+    others = set(range(len(kinds))) - chosen
+    # One of each: how often a picture is trained on says nothing of how well it is drawn.
+    chosen = {kinds[place]: place for place in sorted(chosen)}.values()
+    return replace(data, images=_only(data.images, others), held_out=_only(data.images, chosen))
+
+
+def _only(pairs: Pairs, places: Collection[int]) -> Pairs:
+    """Those of the pairs that stand at these places."""
+    parts = {name: [part[place] for place in sorted(places)] if (part := getattr(pairs, name)) else ()
+             for name in ("images", "captions", "masks", "texts")}  # fmt: skip
+    return replace(pairs, **parts)
