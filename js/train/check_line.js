@@ -1,8 +1,7 @@
 // The answer of /sara/check as one line: "20 pictures, 3 without caption, 1024 px, about 9.8 of 12 GB, about 40 min".
 
 import { say } from "../common/words.js";
-
-const GB = 1e9, MB = 1e6;
+import { GB, gigabytes, MB } from "./numbers.js";
 
 export function checkLine({ pictures, without_caption: without, resolution, memory, delta, seconds }) {
   const parts = [];
@@ -10,16 +9,12 @@ export function checkLine({ pictures, without_caption: without, resolution, memo
   if (without) parts.push(say("{count} without caption", { count: without }));
   if (resolution != null) parts.push(say("{size} px", { size: resolution }));
   if (memory) {
-    const values = { size: gigabytes(memory.size), total: Math.round(memory.total / GB) };
+    const values = { size: gigabytes(memory.size), total: gigabytes(memory.total) };
     parts.push(memory.is_least ? say("at least {size} of {total} GB", values) : say("about {size} of {total} GB", values));
   }
   if (delta != null) parts.push(say("a file of {size}", { size: fileSize(delta) }));
   parts.push(seconds == null ? say("the time is known after a few steps") : aboutTime(seconds));
   return parts.join(say(", "));
-}
-
-function gigabytes(bytes) {
-  return (bytes / GB).toFixed(bytes < 9.95e9 ? 1 : 0);
 }
 
 function fileSize(bytes) {

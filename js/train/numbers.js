@@ -1,6 +1,6 @@
 // Numbers of a training as a person reads them, and the arithmetic of its curve. Nothing here knows the page.
 
-const GIGABYTE = 1024 ** 3;
+export const GB = 1e9, MB = 1e6;
 
 // 3723 → "1:02:03", 160 → "2:40"
 export function clock(seconds) {
@@ -22,7 +22,7 @@ export function rate(value) {
 }
 
 export function gigabytes(bytes) {
-  return (bytes / GIGABYTE).toFixed(1);
+  return (bytes / GB).toFixed(1);
 }
 
 // Exponential means of [[step, value], …], over a twentieth of the points but at least 6 and at most 50 of them; the first

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sara_core.delta import SparseDelta
-from sara_core.errors import TrainingError
+from sara_core.errors import DeltaError, TrainingError
 from sara_core.files import atomic
 from sara_core.files.run_name import numbered, reserved
 from sara_core.training.free_name import save_under_a_free_name
@@ -96,11 +96,11 @@ def places(host: TrainingHost, name: str, run: str, values: Mapping[str, Any]) -
     )  # fmt: skip
 
 
-def remember(host: TrainingHost, run: str, values: Mapping[str, Any], folder: str) -> None:
+def remember(host: TrainingHost, run: str, given: Mapping[str, Any]) -> None:
     """Write down what was asked for, so that whoever resumes the run need not say it again."""
     path = _record(snapshot_folder(host), run)
-    with contextlib.suppress(OSError), atomic.replacing(path) as file:
-        file.write(json.dumps({**values, "folder": folder}, indent=1).encode())
+    with contextlib.suppress(DeltaError), atomic.replacing(path) as file:
+        file.write(json.dumps(given, indent=1).encode())
 
 
 def remembered(host: TrainingHost, snapshot: Path) -> dict[str, Any]:

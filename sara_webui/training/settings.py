@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sara_core.data.noise_levels import noise_range
 from sara_core.errors import TrainingError
 from sara_core.names.patterns import split_patterns
 from sara_core.numbers import checked
@@ -33,8 +32,8 @@ OWN = {
     "prompts": Setting("", "One prompt a line, drawn now and then while it trains, always from the same noise."),
     "sample_every": Setting(100, "Draw the prompts after so many steps.", 1, 1_000_000),
 }  # fmt: skip
-ALL = {**OWN, **SETTINGS}
-# Neither is a sentence of ComfyUI's, nor decides a number of the run.
+# Of those of every host, what means something to the models that are trained here.
+ALL = {**OWN, **{name: setting for name, setting in SETTINGS.items() if name != "noise_range"}}
 MOST_PROMPTS = 8
 
 
@@ -73,14 +72,12 @@ def _value(name: str, setting: Setting, value: Any) -> Any:
 def run_settings(values: Mapping[str, Any], data: str, clip_skip: int) -> WebSettings:
     """What decides the numbers of a run. values: of ALL; data: digest of pictures and captions"""
     amount = values["select_by"]
-    noise_from, noise_to = noise_range(values["noise_range"], values["noise_from"], values["noise_to"])
     read = {
         "selection": selection_asked_for(
             values["selection_rule"], amount, values[amount], values["per_layer"], values["seed"]
         ),
         "include": split_patterns(values["include"]), "exclude": split_patterns(values["exclude"]),
-        "adjust_at": parts_of_a_run(values["adjust_at"]), "noise_from": noise_from, "noise_to": noise_to,
-        "data": data, "clip_skip": clip_skip,
+        "adjust_at": parts_of_a_run(values["adjust_at"]), "data": data, "clip_skip": clip_skip,
     }  # fmt: skip
     named = {name: values[name] for name in WebSettings.__dataclass_fields__ if name in values}
     return WebSettings(**{**named, **read})

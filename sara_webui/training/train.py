@@ -4,14 +4,14 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from sara_core.data.captioning import Captioning
 from sara_core.data.dataset import Share, read_folders, read_pictures
 from sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
-from sara_core.data.image_folder import ImageFolder
+from sara_core.data.image_folder import ImageFolder, digest_of_both
 from sara_core.data.noising import DiffusionNoising
 from sara_core.delta import metadata as keys
 from sara_core.errors import TrainingError
@@ -33,10 +33,28 @@ from .settings import WebSettings, prompts, run_settings
 from .sparse_layers import FP16_LOSS_SCALE, Trained, sparse_layers
 
 
-def train(host: TrainingHost, progress: Progress, folder: Path, resumed: Path | None = None) -> None:
+class Folders(NamedTuple):
+    """folder: of pictures and captions; class_folder: of others of the subject's kind, which are not to be forgotten"""
+
+    folder: Path
+    class_folder: Path | None = None
+
+    def as_told(self) -> dict[str, str]:
+        """As the runner is given them."""
+        return {name: str(path) for name, path in self._asdict().items() if path is not None}
+
+
+class _Pictures(NamedTuple):
+    """images: of a folder; pixels: of each, as sara_core.data.dataset.Pictures has them"""
+
+    images: ImageFolder
+    pixels: Sequence[torch.Tensor]
+
+
+def train(host: TrainingHost, progress: Progress, folders: Folders, resumed: Path | None = None) -> None:
     """Train to the end that progress tells of then.
 
-    progress: with the values of settings.ALL; folder: of pictures and captions; resumed: a snapshot to go on from
+    progress: with the values of settings.ALL; resumed: a snapshot to go on from
 
     Raises SaRAError, in words that name what is kept, for whatever ends it early, a stop among it; the model has every
     bit that it had before, however it ends.
@@ -44,25 +62,33 @@ def train(host: TrainingHost, progress: Progress, folder: Path, resumed: Path | 
     values = progress.values
     if reason := host.refusal():
         raise TrainingError(reason)
-    images = _images(folder, values)
-    pictures = read_pictures(images.images, values["resolution"], values["buckets"])
+    pictures = _pictures(folders.folder, values, Captioning(values["trigger"], values["caption"]), values["flip"])
+    of_class = None
+    if folders.class_folder is not None:
+        of_class = _pictures(folders.class_folder, values, Captioning(), mirrored_too=False)
     with host.working():
         _check_wanted(host, progress)
         progress.tell(phase="preparing", message="Preparing the model, pictures and captions")
         with host.ready() as model:
-            batch_size = min(values["batch_size"], len(images.images))
-            settings = run_settings({**values, "batch_size": batch_size}, images.digest(), model.clip_skip)
+            batch_size = min(values["batch_size"], len(pictures.images.images))
+            digest = digest_of_both(pictures.images, of_class and of_class.images)
+            settings = run_settings({**values, "batch_size": batch_size}, digest, model.clip_skip)
             state = None if resumed is None else resumed_state(resumed, settings, WORDS)
-            samples = _samples(model, settings, images, pictures.pixels, lambda: _check_wanted(host, progress))
+            samples = [
+                _samples(model, settings, some, lambda: _check_wanted(host, progress)) if some else []
+                for some in (pictures, of_class)
+            ]
+            if batch_size > 1 or of_class:
+                samples = _stackable(samples)
             with reserved_run(host, progress.name, resumed) as run_name:
-                remember(host, run_name, values, str(folder))
+                remember(host, run_name, {**values, **folders.as_told()})
                 _train(host, progress, model, settings, samples, run_name, state)
     progress.tell(delta=host.deltas / f"{progress.name}.safetensors")
 
 
 def _train(
-    host: TrainingHost, progress: Progress, model: TrainedModel, settings: WebSettings, samples: Sequence[Sample],
-    run_name: str, state: Mapping | None,
+    host: TrainingHost, progress: Progress, model: TrainedModel, settings: WebSettings,
+    samples: Sequence[Sequence[Sample]], run_name: str, state: Mapping | None,
 ) -> None:  # fmt: skip
     values, chosen = progress.values, chosen_optimizer(settings, WORDS)
     base = {**identity_of(_by_comfyuis_names(model.unet), model.name), **_family(model)}
@@ -72,7 +98,7 @@ def _train(
     )  # fmt: skip
 
     def batches() -> DenoisingLoss:
-        return denoising_loss(settings, network, samples)
+        return denoising_loss(settings, network, *samples)
 
     progress.tell(message="Choosing the weights to train")
     with sparse_layers(
@@ -82,7 +108,7 @@ def _train(
             host, progress, model.device, _drawn(host, progress, model, settings, values),
             sample_folder(host, run_name), values["sample_every"],
         )  # fmt: skip
-        run = _assembled(trained, settings, chosen, batches(), model, base, len(samples))
+        run = _assembled(trained, settings, chosen, batches(), model, base, len(samples[0]))
         training = TrainingSession(run, places(host, progress.name, run_name, values), session)
         if state is not None:
             training.resume(state)
@@ -108,35 +134,36 @@ def _assembled(
     )  # fmt: skip
 
 
-def _images(folder: Path, values: Mapping[str, Any]) -> ImageFolder:
-    images = read_folders([Share(folder)], Captioning(values["trigger"], values["caption"]), values["flip"])
+def _pictures(folder: Path, values: Mapping[str, Any], captioning: Captioning, mirrored_too: bool) -> _Pictures:
+    images = read_folders([Share(folder)], captioning, mirrored_too)
     logging.info(f"SaRA: {images.text()}")
-    return images
+    return _Pictures(images, read_pictures(images.images, values["resolution"], values["buckets"]).pixels)
 
 
 @torch.no_grad()
 def _samples(
-    model: TrainedModel, settings: WebSettings, images: ImageFolder, pixels: Sequence[torch.Tensor],
-    check: Callable[[], None],
-) -> list[Sample]:  # fmt: skip
+    model: TrainedModel, settings: WebSettings, pictures: _Pictures, check: Callable[[], None]
+) -> list[Sample]:
     conditions = functools.cache(model.conditions)
     latents: dict[int, torch.Tensor] = {}
     samples = []
-    for image, picture in zip(images.images, pixels):
+    for image, picture in zip(pictures.images.images, pictures.pixels):
         check()
         if id(picture) not in latents:
             latents[id(picture)] = _finite(model.latent(picture, settings.seed), image.path)
         size = (picture.shape[1], picture.shape[0])
         empty = conditions("", size) if settings.caption_dropout else None
         samples.append(Sample(latents[id(picture)], conditions(image.caption, size), empty))
-    return _stackable(samples) if settings.batch_size > 1 else samples
+    return samples
 
 
-def _stackable(samples: Sequence[Sample]) -> list[Sample]:
-    told = padded([part for one in samples for part in (one.conditions, one.unconditional) if part is not None])
-    following = iter(told)
+def _stackable(sets: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+    """With conditions of equal lengths: samples of all sets may be in one batch."""
+    every = [one for samples in sets for one in samples]
+    told = iter(padded([part for one in every for part in (one.conditions, one.unconditional) if part is not None]))
     return [
-        Sample(one.latent, next(following), None if one.unconditional is None else next(following)) for one in samples
+        [Sample(one.latent, next(told), None if one.unconditional is None else next(told)) for one in samples]
+        for samples in sets
     ]
 
 

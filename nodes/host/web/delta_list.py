@@ -9,7 +9,7 @@ from ....sara_core.delta import modelspec
 from ....sara_core.delta.about import about
 from ....sara_core.delta.head import DeltaHead, read_head
 from ....sara_core.errors import DeltaError
-from ....sara_core.foreign_text import NAME, plain
+from ....sara_core.foreign_text import NAME, plain, visible
 from ....sara_core.names.family_names import layout_name
 from ....sara_core.wording import Sentence
 from .. import folders
@@ -72,7 +72,7 @@ def _read(path: Path) -> dict:
     return {
         **families_of(delta_family(head.metadata)),
         "title": plain(said["title"], NAME), "author": plain(said["author"], NAME),
-        "licence": plain(said["licence"], NAME), "trigger": " ".join(said["trigger"].split()),
+        "licence": plain(said["licence"], NAME), "trigger": visible(" ".join(said["trigger"].split())),
         "elements": head.elements, "preview": bool(head.metadata.get(modelspec.THUMBNAIL)), "error": error,
     }  # fmt: skip
 

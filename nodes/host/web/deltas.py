@@ -11,7 +11,7 @@ import aiohttp.web
 from ....sara_core.delta.about import FIELDS, about, write_about
 from ....sara_core.delta.describe import readable_settings
 from ....sara_core.delta.head import density_of_file
-from ....sara_core.errors import DeltaError
+from ....sara_core.errors import DeltaError, SaRAError
 from ....sara_core.files import header
 from ....sara_core.foreign_text import MESSAGE, NAME, plain
 from ....sara_core.models.family import family_of_file
@@ -61,8 +61,12 @@ def _preview(asked: Mapping[str, Any]) -> aiohttp.web.Response:
     path = folders.delta_path(asked.get("name"))
     if not folders.is_inside(path):
         raise DeltaError(Sentence("'{name}' is a link to a place outside of ComfyUI's folders.", name=path.name))
+    try:
+        content = previews.small(path)
+    except DeltaError:  # the card has a letter then; anything but success would be an error in the page's console
+        return aiohttp.web.Response(status=204)
     # The page asks with the preview's version, so that one may be kept as long as it has no other.
-    return aiohttp.web.Response(body=previews.small(path), content_type="image/jpeg", headers=_PREVIEW_IS_KEPT)
+    return aiohttp.web.Response(body=content, content_type="image/jpeg", headers=_PREVIEW_IS_KEPT)
 
 
 def _write_about(asked: Mapping[str, Any]) -> dict:
@@ -81,7 +85,10 @@ def _write_about(asked: Mapping[str, Any]) -> dict:
 
 def _family(asked: Mapping[str, Any]) -> dict:
     """The family of a model by its name in the menus; None where it cannot be told."""
-    path = folders.model_path(str(asked.get("model", "")))
+    try:
+        path = folders.model_path(str(asked.get("model", "")))
+    except SaRAError:  # a workflow from another machine names models that are not here
+        return families_of(None)
     key = path, folders.fingerprint(path)
     if key not in _families:
         _families[key] = family_of_file(path)

@@ -114,6 +114,11 @@ def test_a_link_out_of_the_folders_is_listed_and_not_looked_into(web, place, cla
     assert (tmp_path / "secret.safetensors").read_bytes() == before
 
 
+def test_a_trigger_that_would_be_shown_reversed_is_not(web, place, classes):
+    make(classes, place / "ink.safetensors", trigger="sks \u202egod")
+    assert row(web, "ink.safetensors")["trigger"] == "sks \ufffdgod"
+
+
 def test_the_info_has_settings_and_blocks(web, place, classes):
     make(classes, place / "ink.safetensors", family="SD1.5", description="some\nnotes", title="<b>Ink</b>")
     info = web._info(menu("ink.safetensors"))
@@ -139,13 +144,17 @@ def test_only_names_of_the_menu_are_answered(web, place, classes, name):
     for ask in (web._info, lambda name: web._preview({"name": name}), lambda name: web._write_about({"name": name})):
         with pytest.raises(web.DeltaError, match="There is no file"):
             ask(name)
-    with pytest.raises(web.DeltaError, match="There is no file"):
-        web._family({"model": name})
+    assert web._family({"model": name}) == {"family": None, "layout": None}
 
 
 def shown(response):
     assert response.content_type == "image/jpeg"
     return Image.open(io.BytesIO(response.body))
+
+
+def not_shown(response):
+    """Nothing is passed on, and nothing fails in the eyes of the page."""
+    return (response.status, response.body) == (204, None)
 
 
 def test_a_preview_is_made_small_from_the_metadata_or_from_a_picture_beside(web, place, classes):
@@ -162,16 +171,14 @@ def test_a_preview_is_made_small_from_the_metadata_or_from_a_picture_beside(web,
 @pytest.mark.parametrize("content", [b"<svg onload='alert(1)'/>", picture()[:60], b""])
 def test_what_is_no_sound_picture_is_not_passed_on(web, place, classes, content):
     make(classes, place / "ink.safetensors", thumbnail="data:text/html;base64," + base64.b64encode(content).decode())
-    with pytest.raises(web.DeltaError, match="cannot be shown"):
-        web._preview({"name": menu("ink.safetensors")})
+    assert not_shown(web._preview({"name": menu("ink.safetensors")}))
 
 
 def test_a_picture_beside_that_leads_out_is_not_read(web, place, classes, tmp_path):
     make(classes, place / "ink.safetensors")
     (tmp_path / "private.png").write_bytes(picture())
     (place / "ink.png").symlink_to(tmp_path / "private.png")
-    with pytest.raises(web.DeltaError, match="outside"):
-        web._preview({"name": menu("ink.safetensors")})
+    assert not_shown(web._preview({"name": menu("ink.safetensors")}))
 
 
 @pytest.fixture(scope="module")

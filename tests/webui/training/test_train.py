@@ -115,12 +115,24 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was_and_says_what_is_kept
     assert host.entered == ["working", "not working"]
 
 
+def test_class_pictures_are_trained_beside_the_others(host):
+    folder = host.pictures / "animals"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(folder / "a.png")
+    (folder / "a.txt").write_text("an animal of another kind, with a longer caption")
+    _, alone = entries(trained(host, name="alone").delta)
+    progress = trained(host, name="beside", class_folder="animals", caption_dropout=0.5)
+    assert progress.phase == "finished", progress.message
+    delta, beside = entries(progress.delta)
+    assert any(not torch.equal(beside[name][1], alone[name][1]) for name in alone)
+
+
 def test_what_was_asked_for_is_done(host):
     progress = Progress("style", read_values({name: value for name, value in SHORT.items() if name != "folder"}))
     progress.ask("finish")
-    from sara_webui.training.train import train
+    from sara_webui.training.train import Folders, train
 
-    train(host, progress, host.pictures / "cats")
+    train(host, progress, Folders(host.pictures / "cats"))
     assert progress.step == 1 and (host.deltas / "style.safetensors").exists()
     assert snapshot_names(host) == ["style_step0000001"], "an early end can be gone on with"
 
