@@ -15,7 +15,7 @@ from .notes import STRENGTHS
 from .ui_workflow import ObjectInfo, Workflow, inputs
 
 # Panels of our nodes, as js/ calls them.
-GALLERY, CARDS = "gallery", "cards"
+GALLERY, CARDS, CHECK, TRAINING = "gallery", "cards", "sara_check", "sara_training"
 GALLERY_HEIGHT = 420  # pixels
 
 
@@ -37,7 +37,10 @@ class App(NamedTuple):
 
 _MODEL = Field("checkpoint", "ckpt_name", "Model")
 _TO_DRAW = Field("sentence", "string_b", "What to draw")
-_LEARNING = [Field("size", "value", "Picture size"), Field("train", "steps", "Steps")]
+_LEARNING = [
+    Field("train", CHECK), Field("size", "value", "Picture size"), Field("train", "steps", "Steps"),
+    Field("train", TRAINING),
+]
 _SIDES = [Field("noise", "width", "Width"), Field("noise", "height", "Height")]
 _DELTA = Field("delta", "sara_name", "Delta")
 _STRENGTHS = ("no strength", "half", "whole", "more")

@@ -40,3 +40,30 @@ function idInPrompt(node, graph, before = "") {
   }
   return undefined;
 }
+
+// Calls `call` with the same, whenever a method of a node or a widget has been called; `object` may be missing.
+export function after(object, method, call) {
+  if (!object) return;
+  const before = object[method];
+  object[method] = function (...given) {
+    const answer = before?.apply(this, given);
+    call(...given);
+    return answer;
+  };
+}
+
+// In both renderers, and out of the way of the layout; the value stays what the prompt has.
+export function hide(widget, isHidden = true) {
+  if (!widget) return;
+  widget.hidden = isHidden;
+  widget.options ??= {};
+  widget.options.hidden = isHidden;
+}
+
+// Whether the author of the workflow has chosen this widget for App mode. Of older frontends, and in files, an entry is
+// [node, widget, …]; of newer ones the first is "graph:node:widget".
+export function isInAppMode(node, name) {
+  const inputs = (app.rootGraph ?? app.graph)?.extra?.linearData?.inputs ?? [];
+  return inputs.some(([place, widget]) => (String(place) === String(node.id) && widget === name)
+    || String(place).endsWith(`:${node.id}:${name}`));
+}

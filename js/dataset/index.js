@@ -3,6 +3,8 @@
 
 import { useStyle } from "../common/dom.js";
 import { addPanel, onNode, widgetOf } from "../common/nodes.js";
+import { onEvent } from "../common/server.js";
+import { deciding } from "../common/wires.js";
 import { say } from "../common/words.js";
 import { Gallery } from "./gallery.js";
 
@@ -12,7 +14,7 @@ const HEIGHT = 460, WIDTH = 460;
 onNode("Dataset", "SaRADataset", (node) => {
   useStyle("dataset.css", import.meta.url);
   const values = {
-    get: (name) => widgetOf(node, name)?.value,
+    get: (name) => (deciding(node, name) ?? widgetOf(node, name))?.value,
     set(name, value) {
       const widget = widgetOf(node, name);
       widget.value = value;
@@ -41,7 +43,9 @@ onNode("Dataset", "SaRADataset", (node) => {
     return result;
   };
   const removed = node.onRemoved;
+  const end = onEvent("graphChanged", () => gallery.valuesChanged());  // a primitive's value, too
   node.onRemoved = function (...given) {
+    end();
     gallery.close();
     return removed?.apply(this, given);
   };

@@ -3,7 +3,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { element, useStyle } from "../common/dom.js";
-import { addPanel, onNode, widgetOf } from "../common/nodes.js";
+import { addPanel, after, hide, isInAppMode, onNode, widgetOf } from "../common/nodes.js";
 import { say } from "../common/words.js";
 import { card } from "./card.js";
 import { deltas, onDeltas, refreshDeltas } from "./deltas.js";
@@ -55,12 +55,12 @@ class Cards {
 
   // But for those that App mode shows, which knows no cards.
   hidePlain() {
-    for (const name of SHOWN_AS_CARDS) hide(widgetOf(this.node, name), !isInAppMode(this.node, name));
+    for (const name of SHOWN_AS_CARDS) hidePlain(widgetOf(this.node, name), !isInAppMode(this.node, name));
   }
 
   connectionsChanged() {
     const isClipThere = this.node.inputs?.some((input) => input.name === "clip" && input.link != null);
-    hide(widgetOf(this.node, "strength_clip"), !isClipThere);
+    hidePlain(widgetOf(this.node, "strength_clip"), !isClipThere);
     this.show();
     this.look();
   }
@@ -140,29 +140,10 @@ function chosen(row, name) {
   return { strength: 1, ...row, name, broken: undefined };
 }
 
-// In both renderers, and out of the way of the layout; the value stays what the prompt has.
-function hide(widget, isHidden = true) {
-  if (!widget) return;
-  widget.hidden = isHidden;
-  widget.options ??= {};
-  widget.options.hidden = isHidden;
-  widget.advanced = widget.options.advanced = false;  // or the page offers to show what is hidden
-}
-
-// Of older frontends, and in files, an entry is [node, widget, …]; of newer ones the first is "graph:node:widget".
-function isInAppMode(node, name) {
-  const inputs = (app.rootGraph ?? app.graph)?.extra?.linearData?.inputs ?? [];
-  return inputs.some(([place, widget]) => (String(place) === String(node.id) && widget === name)
-    || String(place).endsWith(`:${node.id}:${name}`));
-}
-
-function after(object, method, call) {
-  const before = object[method];
-  object[method] = function (...given) {
-    const answer = before?.apply(this, given);
-    call(...given);
-    return answer;
-  };
+// Not among those that the page would offer to show either.
+function hidePlain(widget, isHidden) {
+  hide(widget, isHidden);
+  if (widget) widget.advanced = widget.options.advanced = false;
 }
 
 const all = (panel) => [...panel.querySelectorAll("button, input")];

@@ -59,10 +59,11 @@ export class Panel {
     ));
     const keep = (event) => event.stopPropagation();  // from the graph, which would move, and has commands on keys
     this.element = element("div", {
-      class: "sara-train", role: "region", "aria-label": say("Training"), onpointerdown: keep, onkeydown: keep,
+      class: "sara-train sara-train-waits", role: "region", "aria-label": say("Training"), onpointerdown: keep, onkeydown: keep,
     },
       element("div", { class: "sara-train-head" }, this.phase, this.left), this.bar, this.curve.element,
       this.warnings, this.numbers, this.ending.element, this.said, this.buttons, this.strip.element);
+    this.phase.textContent = say("After Run you see here how it learns.");
   }
 
   // Draws a run, at most once a frame, however often it changes.
@@ -82,6 +83,7 @@ export class Panel {
 
   draw(run) {
     const isDone = isOver(run) || !(run.phase in PHASES);
+    this.element.classList.remove("sara-train-waits");
     this.element.dataset.phase = run.phase;
     const doing = run.message ? told(run.message) : say(PHASES[run.phase] ?? run.phase);
     this.phase.textContent = run.step && !run.message ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;

@@ -1,10 +1,9 @@
 // SaRA Train's own widgets, without what does not count just now, and with a rate that says what it means. Values stay
 // what they are.
 
-import { app } from "../../../scripts/app.js";
-import { widgetOf } from "../common/nodes.js";
+import { hide, isInAppMode, widgetOf } from "../common/nodes.js";
+import { valueOf } from "../common/wires.js";
 import { say } from "../common/words.js";
-import { valueOf } from "./trace.js";
 
 const AMOUNTS = ["density", "count", "threshold"];
 
@@ -15,10 +14,7 @@ export function showAmount(node) {
     const widget = widgetOf(node, name);
     if (!widget) continue;
     const isLinked = node.inputs?.some((input) => input.widget?.name === name && input.link != null);
-    const isHidden = AMOUNTS.includes(chosen) && name !== chosen && !isLinked && !isInAppMode(node, name);
-    widget.hidden = isHidden;
-    widget.options ??= {};
-    widget.options.hidden = isHidden;
+    hide(widget, AMOUNTS.includes(chosen) && name !== chosen && !isLinked && !isInAppMode(node, name));
   }
   node.setDirtyCanvas?.(true, true);
 }
@@ -30,11 +26,4 @@ export function showRate(node) {
   if (widget.saraLabel === undefined) widget.saraLabel = widget.label ?? null;
   const name = widget.saraLabel ?? widget.name;
   widget.label = widget.value === 0 ? say("{name} (paper's rule)", { name }) : name;
-}
-
-// App mode shows the widgets that its author has chosen. The first of an entry is the node, or "graph:node:widget".
-function isInAppMode(node, name) {
-  const inputs = (app.rootGraph ?? app.graph)?.extra?.linearData?.inputs ?? [];
-  return inputs.some(([place, widget]) => (String(place) === String(node.id) && widget === name)
-    || String(place).endsWith(`:${node.id}:${name}`));
 }

@@ -2,12 +2,13 @@
 // take. Nothing of it is in a workflow file but the widgets' values.
 
 import { element, useStyle } from "../common/dom.js";
-import { addPanel, onNode, widgetOf } from "../common/nodes.js";
+import { addPanel, after, onNode, widgetOf } from "../common/nodes.js";
 import { ask, onEvent } from "../common/server.js";
+import { deciding, valueOf } from "../common/wires.js";
 import { say, told } from "../common/words.js";
 import { checkLine } from "./check_line.js";
 import { showAmount, showRate } from "./plain_widgets.js";
-import { traced, valueOf } from "./trace.js";
+import { traced } from "./trace.js";
 
 const GOALS = { style: "a style", subject: "one person, animal or thing", concept: "something new to the model" };
 const SETTINGS = ["select_by", "density", "count", "threshold", "steps", "batch_size", "grad_accumulation",
@@ -38,6 +39,7 @@ class Check {
     }, element("div", { class: "sara-check-row" }, element("label", {}, say("Learn")), this.goal, this.apply), this.line, this.more);
     this.height = HEIGHT;
     this.widget = addPanel(node, "sara_check", this.element, HEIGHT);
+    this.widget.label = say("Before this training");
     this.widget.options.getMinHeight = this.widget.options.getMaxHeight = () => this.height;
     this.follow();
   }
@@ -110,8 +112,8 @@ class Check {
     for (const [name, { value }] of Object.entries(preset)) set.push([this.node, name, value]);
     for (const [node, name] of sizes) set.push([node, name, resolution.value]);
     const said = set.map(([node, name, value]) => {
-      const widget = widgetOf(node, name), before = widget?.value;
-      if (!widget || before === value || valueOf(node, name) === undefined) return undefined;
+      const widget = deciding(node, name), before = widget?.value;
+      if (!widget || before === value) return undefined;
       widget.value = value;
       widget.callback?.(value);
       const why = (node === this.node ? preset[name] : resolution)?.why;
@@ -133,13 +135,3 @@ class Check {
 }
 
 const shown = (value) => (value === "" ? "–" : String(value));
-
-function after(object, method, call) {
-  if (!object) return;
-  const before = object[method];
-  object[method] = function (...given) {
-    const answer = before?.apply(this, given);
-    call(...given);
-    return answer;
-  };
-}

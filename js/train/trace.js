@@ -1,43 +1,9 @@
 // What feeds a node, before anything runs: back over wires, reroutes and the borders of subgraphs.
 
-import { app } from "../../../scripts/app.js";
-import { widgetOf } from "../common/nodes.js";
+import { origin, valueOf } from "../common/wires.js";
 
 const MOST_NODES = 200;
 const OFF = [2, 4];  // LiteGraph's modes of nodes that are muted, or bypassed
-
-// The node that an input comes from, by its index; undefined for none.
-function origin(node, index) {
-  const id = node.inputs?.[index]?.link;
-  const link = id == null ? undefined : linkOf(node.graph, id);
-  return link && owner(node.graph, link);
-}
-
-function owner(graph, link) {
-  if (graph.inputNode && link.origin_id === graph.inputNode.id) {
-    const around = subgraphNode(app.rootGraph ?? app.graph, graph);
-    return around && origin(around, link.origin_slot);
-  }
-  const node = graph.getNodeById(link.origin_id);
-  const inner = node?.subgraph?.outputNode?.slots?.[link.origin_slot]?.linkIds?.[0];
-  if (!node?.subgraph) return node ?? undefined;
-  const within = inner == null ? undefined : linkOf(node.subgraph, inner);
-  return within && owner(node.subgraph, within);
-}
-
-function linkOf(graph, id) {
-  return graph?.getLink?.(id) ?? graph?.links?.get?.(id) ?? graph?.links?.[id];
-}
-
-// The node that stands for a subgraph, in the graph that it is used in.
-function subgraphNode(graph, subgraph) {
-  for (const node of graph?._nodes ?? graph?.nodes ?? []) {
-    if (node.subgraph === subgraph) return node;
-    const found = node.subgraph && subgraphNode(node.subgraph, subgraph);
-    if (found) return found;
-  }
-  return undefined;
-}
 
 // The nodes behind an input, the nearest first; `follow(input)` says over which inputs of theirs to go on.
 function behind(node, name, follow = () => true) {
@@ -51,12 +17,6 @@ function behind(node, name, follow = () => true) {
     next.inputs?.forEach((input, index) => follow(input) && due.push(origin(next, index)));
   }
   return [...found].filter((one) => !OFF.includes(one.mode));
-}
-
-// The value of a widget, unless something is connected to it.
-export function valueOf(node, name) {
-  const isLinked = node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null);
-  return isLinked ? undefined : widgetOf(node, name)?.value;
 }
 
 // What the page can tell of a training: { model, dataset, options, sizes }, each undefined where it cannot be traced;

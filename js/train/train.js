@@ -3,7 +3,8 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { useStyle } from "../common/dom.js";
-import { addPanel, executionId, onNode } from "../common/nodes.js";
+import { addPanel, after, executionId, isInAppMode, onNode } from "../common/nodes.js";
+import { say } from "../common/words.js";
 import { HEIGHT, heightFor, Panel } from "./panel.js";
 import { follow, onRun, refresh, runOf, takeKept } from "./runs.js";
 
@@ -21,7 +22,18 @@ onNode("Train", NODE, (node) => {
   soon();
 });
 
-app.registerExtension({ name: "SaRA.TrainRuns", afterConfigureGraph: soon });
+app.registerExtension({
+  name: "SaRA.TrainRuns",
+  afterConfigureGraph() {
+    showInApps();
+    soon();
+  },
+});
+
+// A form leaves out what is not there when it is opened.
+function showInApps() {
+  for (const [node, panel] of panels) if (!panel && isInAppMode(node, WIDGET)) made(node);
+}
 
 // A page that is just being loaded has neither its graph's id yet, nor the name that the server calls it by.
 let isDue = false;
@@ -56,6 +68,7 @@ function showAll() {
 function made(node) {
   const panel = new Panel(node);
   panel.widget = addPanel(node, WIDGET, panel.element, HEIGHT);
+  panel.widget.label = say("Training");
   panel.widget.options.getMinHeight = () => panel.height ?? HEIGHT;
   panels.set(node, panel);
   return panel;
@@ -75,13 +88,4 @@ function makeRoom(node) {
   const [, needed] = node.computeSize();
   if (node.size[1] < needed) node.setSize([node.size[0], needed]);
   node.setDirtyCanvas?.(true, true);
-}
-
-function after(node, name, done) {
-  const before = node[name];
-  node[name] = function (...given) {
-    const answer = before?.apply(this, given);
-    done(...given);
-    return answer;
-  };
 }
