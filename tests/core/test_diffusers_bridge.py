@@ -204,16 +204,17 @@ def test_what_torch_puts_around_a_model_is_looked_through(wrapped):
     assert same_bits(every_bit(model), before)
 
 
-def test_a_delta_is_of_the_pipeline_s_model_whatever_its_truth_value():
+@pytest.mark.parametrize("part, other", [("unet", "transformer"), ("transformer", "unet")])
+def test_a_delta_is_of_the_pipeline_s_model_whatever_its_truth_value(part, other):
     class Counted(torch.nn.Linear):
         def __len__(self):
             return 0
 
-    pipeline = SimpleNamespace(unet=None, transformer=Counted(2, 2))
+    model = Counted(2, 2)
     entry = SparseEntry(torch.tensor([0], dtype=torch.int32), torch.ones(1), (2, 2))
-    before = pipeline.transformer.weight.detach().clone()
-    load_delta(pipeline, SparseDelta({"weight": entry}))
-    assert (pipeline.transformer.weight != before).sum() == 1
+    before = model.weight.detach().clone()
+    load_delta(SimpleNamespace(**{part: model, other: None}), SparseDelta({"weight": entry}))
+    assert (model.weight != before).sum() == 1
 
 
 def test_a_delta_of_another_model_is_refused_and_changes_nothing():

@@ -57,7 +57,12 @@ def test_weights_in_several_places_are_refused_by_them(tmp_path, base):
         read_delta(tmp_path / "x.pt", base, density=1.0)
 
 
-def test_tables_within_themselves_and_numbers_of_any_size_do_no_harm(tmp_path, base):
+def test_numbers_of_any_size_beside_the_tensors_do_no_harm(tmp_path, base, expected):
+    torch.save({"epoch": 10**400, "seed": -(10**400), **LORA}, tmp_path / "x.pt")
+    assert changes(tmp_path / "x.pt", base)[0].keys() == expected.keys()
+
+
+def test_tables_within_themselves_and_numbers_alone_do_no_harm(tmp_path, base):
     table = {f"key {number}": None for number in range(300)}
     table |= dict.fromkeys(table, table)
     for content in (table, {"a": 10**400, "lora": {"x": 10**400}}):

@@ -39,8 +39,9 @@ class Model(torch.nn.Module):
 
 
 LAYERS = {"target_modules": ["q", "o"]}
-# What a kind needs beside its layers.
+# What a kind needs beside its layers; for those that are scaled, by other than 1.
 OPTIONS = {
+    "LORA": {"lora_alpha": 20}, "LOHA": {"alpha": 20}, "LOKR": {"alpha": 20},
     "ADALORA": {"total_step": 10}, "BOFT": {"boft_block_size": 4}, "C3A": {"block_size": 8},
     "FOURIERFT": {"n_frequency": 50}, "IA3": {"feedforward_modules": ["o"]}, "LN_TUNING": {"target_modules": ["norm"]},
     "MISS": {"r": 8}, "OFT": {"r": 0, "oft_block_size": 8}, "ROAD": {"group_size": 16}, "SHIRA": {"r": 2},
