@@ -98,7 +98,7 @@ def test_few_positions_in_a_large_weight_are_read_alike(positions, numel):
 @pytest.mark.parametrize("name", [
     "down_blocks.3.attentions.99999999.norm.weight", "down_blocks.99999999.resnets.99999999.conv1.weight",
     "input_blocks.99999999.0.op.weight", f"input_blocks.{'9' * 5000}.0.op.weight",
-    f"up_blocks.0.resnets.{'٩' * 8}.conv1.weight",
+    f"down_blocks.0.resnets.{'٩' * 8}.conv1.weight",
 ])  # fmt: skip
 def test_blocks_that_a_name_makes_up_are_not_counted(name):
     ends = ["conv_in.bias", "conv_norm_out.bias"] if "_blocks" in name[:11] else ["input_blocks.0.0.bias", "out.0.bias"]
