@@ -101,7 +101,8 @@ def test_no_command_shows_anything_raw(file, tmp_path, capsys, command):
     tensors = {f"{HOSTILE}{number}.weight": torch.ones(2, 4) for number in range(5)}
     save_file(tensors, foreign, {HOSTILE: HOSTILE})
     tuned = tmp_path / "tuned.safetensors"
-    save_file({name: tensor * 2 for name, tensor in tensors.items()}, tuned)
+    beside = {f"{HOSTILE}.mean": torch.ones(2)}  # which the report names: only one of the models has it
+    save_file({name: tensor * 2 for name, tensor in tensors.items()} | beside, tuned)
     places = {
         "file": file, "other": other, "foreign": foreign, "tuned": tuned, "out": tmp_path / "out.safetensors",
     }  # fmt: skip
