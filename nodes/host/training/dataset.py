@@ -10,7 +10,7 @@ import torch
 from ....sara_core.data.denoising_loss import Sample
 from ....sara_core.errors import TrainingError
 from ....sara_core.wording import Sentence
-from .masks import check_mask, mask_is_picture, mask_of_latent
+from .masks import check_guides, check_mask, mask_is_picture, mask_of_latent
 from .pairing import CLASS_IMAGE, Pairs
 from .refusals import check_picture_given, incomplete_captions_explained
 
@@ -120,6 +120,7 @@ def conditions_of(
     model, device = patcher.model, patcher.load_device
     conditioning = {"positive": comfy.sampler_helpers.convert_cond([caption])}
     noise = torch.zeros_like(latent)
+    check_guides(mask, latent, caption[1])
     with incomplete_captions_explained(patcher, (ValueError, TypeError, KeyError, AttributeError)):
         processed = comfy.samplers.process_conds(
             model, noise, conditioning, device, latent_image=latent, denoise_mask=mask, seed=seed

@@ -92,3 +92,20 @@ def check_mask(model, masked: bool, options: dict) -> None:
             f"This {model_family(model)} MODEL fills in what is masked, and is shown the picture without it. Give "
             "every caption that picture with InpaintModelConditioning, whose latents have the mask, too."
         )
+
+
+def check_guides(mask: torch.Tensor | None, latent: torch.Tensor, options: dict) -> None:
+    """Raise TrainingError if a caption has guides, frames behind the video's that LTX looks at, and the latents have
+    none: the model would take the end of the video for them.
+
+    mask, latent: of the image, [1, channels, frames, height, width]; options: of the caption's CONDITIONING entry
+    """
+    places = options.get("keyframe_idxs")
+    if places is None or not places.shape[2]:
+        return
+    frames = max(1, places.shape[2] // latent.shape[-2:].numel())
+    if mask is None or frames >= latent.shape[2] or (mask[:, :, -frames:] == 1).all():
+        raise TrainingError(
+            "A caption carries guides (LTXVAddGuide), and its latents have none: connect 'latent' of the last "
+            "LTXVAddGuide to 'latents', with all its frames and its noise mask."
+        )

@@ -177,6 +177,8 @@ def test_videos_with_guides_go_through_alone(comfy):
         samples = masked_samples(comfy, model, network, first_frame_given(network))
         assert joinable(model.model, samples) == [[0, 1]]
         captions = [[text, {**options, "keyframe_idxs": torch.zeros(1, 3, 4)}] for text, options in network.captions(2)]
-        pairs = comfy.pack_module("nodes.host.training.pairing").Pairs(network.latents(2), captions)
+        mask = first_frame_given(network).flip(2)  # of a guide behind the video
+        latents = [{"samples": latent, "noise_mask": mask} for latent in network.latents(2)]
+        pairs = comfy.pack_module("nodes.host.training.pairing").pair(latents, [[caption] for caption in captions])
         guided = comfy.pack_module("nodes.host.training.dataset").prepare_samples(model, pairs, seed=0)
         assert joinable(model.model, guided) == [[0], [1]]
