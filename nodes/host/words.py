@@ -6,7 +6,7 @@ from . import folders
 
 WORDS = Words(
     model="this MODEL",
-    python="ComfyUI's Python",
+    python=Sentence("ComfyUI's Python"),
     place=lambda path: f"output/{folders.relative_to_output(path)}",
     go_on=lambda path: Sentence(
         "To go on with it, choose '{snapshot}' under resume.", snapshot=folders.snapshot_title(path)
@@ -16,5 +16,5 @@ WORDS = Words(
     ),
     other_run=Sentence("the node's settings are not what they were then"),
     same_run=Sentence("Set them back, or choose 'none' under resume for a new run."),
-    other_file=f"choose a file from output/{folders.SNAPSHOTS}, or update the pack",
+    other_file=Sentence("choose a file from output/{folder}, or update the pack", folder=folders.SNAPSHOTS),
 )

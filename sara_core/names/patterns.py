@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..errors import SelectionError
+from ..wording import Sentence
 
 LAYER_WEIGHT = "weight"
 # Every other kind of parameter, and what a report calls it.
@@ -125,11 +126,11 @@ class Choice:
         parameters = list(parameters)
         for pattern in (*self.patterns.include, *self.patterns.exclude):
             if not any(matches(pattern, parameter) for parameter in parameters):
-                hint = " A pattern with * must match a whole name." if _is_glob(pattern) else ""
-                raise SelectionError(
-                    f"The pattern '{pattern}' matches no weight of this model.{hint} The names of the model are made "
-                    f"of: {_vocabulary(parameters)}."
-                )
+                hint = Sentence(" A pattern with * must match a whole name.") if _is_glob(pattern) else ""
+                raise SelectionError(Sentence(
+                    "The pattern '{pattern}' matches no weight of this model.{hint} The names of the model are "
+                    "made of: {names}.", pattern=pattern, hint=hint, names=_vocabulary(parameters),
+                ))  # fmt: skip
         preset = PRESETS[self.preset]
         patterns = (*preset.include, *preset.exclude)
         layers = [parameter for parameter in parameters if parameter.kind == LAYER_WEIGHT]

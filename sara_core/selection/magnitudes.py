@@ -8,6 +8,7 @@ import torch
 from ..delta.entry import all_finite
 from ..errors import SelectionError
 from ..tensors.elements import gather
+from ..wording import Sentence
 from .one_at_a_time import OneAtATime
 
 # Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
@@ -58,15 +59,15 @@ def check_threshold(weights: Mapping[str, torch.Tensor], threshold: float) -> No
 def _refuse_all_or_none(magnitudes: "_Magnitudes", weights, threshold: float, some: bool, others: bool) -> None:
     if not some:
         least = min(magnitudes.least(weight) for weight in weights.values())
-        raise SelectionError(
-            f"No weight is smaller than the threshold {threshold}: the smallest is {least:.3g}. "
-            "Raise the threshold, or choose by density."
-        )
+        raise SelectionError(Sentence(
+            "No weight is smaller than the threshold {threshold}: the smallest is {least}. Raise the threshold, or "
+            "choose by density.", threshold=threshold, least=f"{least:.3g}",
+        ))  # fmt: skip
     if not others:
-        raise SelectionError(
-            f"Every weight is smaller than the threshold {threshold}: that is full fine-tuning. "
-            "Lower the threshold, or choose by density."
-        )
+        raise SelectionError(Sentence(
+            "Every weight is smaller than the threshold {threshold}: that is full fine-tuning. Lower the "
+            "threshold, or choose by density.", threshold=threshold,
+        ))  # fmt: skip
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:

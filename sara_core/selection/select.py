@@ -9,6 +9,7 @@ from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
 from ..numbers import LARGEST_COUNT, SEED_RANGE, checked
 from ..tensors.elements import overlaps_itself
+from ..wording import Sentence
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
 from .magnitudes import Shares, check_threshold, largest_chosen
@@ -167,12 +168,14 @@ def _amount(threshold: float | None, count: int | None, density: float | None) -
 
 def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient) -> None:
     if amount == "threshold" and not rule.has_theta:
-        raise SelectionError(
-            f"A threshold divides small weights from large ones, which the rule '{name}' does not do: "
-            "say by density or count how many weights it is to choose."
-        )
+        raise SelectionError(Sentence(
+            "A threshold divides small weights from large ones, which the rule '{rule}' does not do: say by "
+            "density or count how many weights it is to choose.", rule=name,
+        ))  # fmt: skip
     if per_layer and amount != "density":
-        raise SelectionError(f"Per layer only a density has a meaning: give one in place of the {amount}.")
+        raise SelectionError(Sentence(
+            "Per layer only a density has a meaning: give one in place of the {amount}.", amount=amount
+        ))  # fmt: skip
     if rule.needs_loss and by_gradient is None:
         raise SelectionError(f"The rule '{name}' needs a loss whose gradient it can look at.")
     if by_gradient is not None and not rule.needs_loss:
@@ -196,9 +199,9 @@ def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
     """How many elements there are."""
     total = sum(weight.numel() for weight in weights.values())
     if total == 0:
-        raise SelectionError(
+        raise SelectionError(Sentence(
             "There is no weight to choose from: the include and exclude patterns leave no Linear or Conv layer."
-        )
+        ))  # fmt: skip
     for name, weight in weights.items():
         if weight.numel() > MAX_ELEMENTS:
             raise SelectionError(f"'{name}' has more than 2^31 - 1 elements: leave it out with an exclude pattern.")
@@ -219,9 +222,13 @@ def _shares(weights: Mapping[str, torch.Tensor], amount: str, value: float, per_
         shares = [(list(weights), value if amount == "count" else round(value * total))]
     n = sum(share for _, share in shares)
     if n < 1:
-        raise SelectionError(f"{amount} {value} selects nothing of {total:,} elements: raise it.")
+        raise SelectionError(Sentence(
+            "{amount} {value} selects nothing of {total} elements: raise it.", amount=amount, value=value,
+            total=f"{total:,}",
+        ))  # fmt: skip
     if n >= total:
-        raise SelectionError(
-            f"{amount} {value} selects all of the {total:,} elements: that is full fine-tuning. Lower it."
-        )
+        raise SelectionError(Sentence(
+            "{amount} {value} selects all of the {total} elements: that is full fine-tuning. Lower it.", amount=amount,
+            value=value, total=f"{total:,}",
+        ))  # fmt: skip
     return shares

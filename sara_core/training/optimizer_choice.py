@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..errors import TrainingError
+from ..wording import Sentence
 from .words import Words
 
 ADAMW_8BIT = "AdamW 8-bit"
@@ -48,10 +49,10 @@ def chosen_optimizer(settings: OptimizerSettings, words: Words = Words()) -> Cho
     Raises TrainingError if it is not installed, or is one that the paper's learning rate is not for and is given none.
     """
     if not settings.learning_rate and not follows_the_papers_rate(settings.optimizer):
-        raise TrainingError(
-            f"The paper's learning rate is for optimizers of Adam's kind: set {words.setting('learning_rate')} for "
-            f"{settings.optimizer} (0.1 is a start), or choose AdamW."
-        )
+        raise TrainingError(Sentence(
+            "The paper's learning rate is for optimizers of Adam's kind: set {setting} for {optimizer} (0.1 is a "
+            "start), or choose AdamW.", setting=words.setting("learning_rate"), optimizer=settings.optimizer,
+        ))  # fmt: skip
     kind, options = optimizer_named(settings.optimizer, words)
     return ChosenOptimizer(kind, settings.learning_rate or None, {**options, "weight_decay": settings.weight_decay})
 
@@ -66,10 +67,10 @@ def optimizer_named(name: str, words: Words = Words()) -> tuple[type[torch.optim
         return _CLASSES[name]
     kind = _adamw_8bit()
     if kind is None:
-        raise TrainingError(
-            f"{ADAMW_8BIT} needs the package bitsandbytes or torchao, and neither is installed in {words.python}. "
-            "Choose AdamW, or install one of them (pip install bitsandbytes)."
-        )
+        raise TrainingError(Sentence(
+            "{optimizer} needs the package bitsandbytes or torchao, and neither is installed in {python}. Choose "
+            "AdamW, or install one of them (pip install bitsandbytes).", optimizer=ADAMW_8BIT, python=words.python,
+        ))  # fmt: skip
     return kind, {}
 
 

@@ -18,6 +18,7 @@ import torch
 from ..errors import DeltaError
 from ..files import atomic, container
 from ..files.saved_state import fields
+from ..wording import Sentence
 from .words import Words
 
 _TREE, _SETTINGS, _VERSION = "sara.snapshot.state", "sara.snapshot.settings", "sara.snapshot.version"
@@ -50,9 +51,10 @@ def load(path: str | os.PathLike, words: Words = Words()) -> tuple[dict, dict]:
     with container.opened_copied(path) as file:
         metadata = file.metadata() or {}
         if metadata.get(_VERSION) != VERSION:
-            raise DeltaError(
-                f"'{Path(path).name}' is no snapshot of a training that this version can resume: {words.other_file}."
-            )
+            raise DeltaError(Sentence(
+                "'{name}' is no snapshot of a training that this version can resume: {remedy}.", name=Path(path).name,
+                remedy=words.other_file,
+            ))  # fmt: skip
         try:
             unread = set(file.keys())
 
@@ -63,10 +65,10 @@ def load(path: str | os.PathLike, words: Words = Words()) -> tuple[dict, dict]:
             state = fields(_with_tensors(json.loads(metadata[_TREE]), own_copy), "it", ())
             return state, fields(json.loads(metadata[_SETTINGS]), "the table of its settings", ())
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # RecursionError too
-            raise DeltaError(
-                f"The snapshot '{Path(path).name}' is damaged ({type(error).__name__}: {shorten(str(error), 100)}): "
-                "choose an earlier one."
-            ) from error
+            raise DeltaError(Sentence(
+                "The snapshot '{name}' is damaged ({kind}: {why}): choose an earlier one.", name=Path(path).name,
+                kind=type(error).__name__, why=shorten(str(error), 100),
+            )) from error  # fmt: skip
 
 
 class RunSnapshots:

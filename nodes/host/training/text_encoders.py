@@ -7,6 +7,7 @@ import torch
 
 from ....sara_core.errors import UnsupportedModelError
 from ....sara_core.names.text_encoders import CLIP_G, CLIP_H, CLIP_L, TEXT_PREFIX, encoders_of, titles_of
+from ....sara_core.wording import Sentence
 
 TRAINABLE = frozenset((CLIP_L, CLIP_G, CLIP_H))
 # Of the training of CLIP itself: encoding a caption does not use it.
@@ -85,13 +86,13 @@ def check_trainable_clip(clip) -> None:
     names = [TEXT_PREFIX + key for key in clip.patcher.model_state_dict()]
     others = set(encoders_of(names)) - TRAINABLE
     if others:
-        raise UnsupportedModelError(
-            f"This CLIP has {titles_of([f'{TEXT_PREFIX}{name}.' for name in others])}, which SaRA does not train: it "
-            "trains CLIP-L and CLIP-G, the text encoders of SD1.5 and SDXL. Choose 'diffusion model' under 'train' of "
-            "SaRA Train Options, and disconnect 'clip' and 'captions'."
-        )
+        raise UnsupportedModelError(Sentence(
+            "This CLIP has {encoders}, which SaRA does not train: it trains CLIP-L and CLIP-G, the text encoders "
+            "of SD1.5 and SDXL. Choose 'diffusion model' under 'train' of SaRA Train Options, and disconnect "
+            "'clip' and 'captions'.", encoders=titles_of([f'{TEXT_PREFIX}{name}.' for name in others]),
+        ))  # fmt: skip
     if any(getattr(*place, None) for place in ((clip.patcher, "forced_hooks"), (clip, "apply_hooks_to_conds"))):
-        raise UnsupportedModelError(
-            "This CLIP carries hooks (scheduled LoRAs), which training cannot follow: connect the CLIP from before Set "
-            "CLIP Hooks."
-        )
+        raise UnsupportedModelError(Sentence(
+            "This CLIP carries hooks (scheduled LoRAs), which training cannot follow: connect the CLIP from before "
+            "Set CLIP Hooks."
+        ))  # fmt: skip

@@ -19,8 +19,15 @@ def sentence(key: str, **values: Any) -> dict:
     key: the English sentence, with the names of `values` in braces; or a Sentence, which has its own
     """
     said = key if isinstance(key, Sentence) else Sentence(key, **values)
-    values = {name: sentence(value) if isinstance(value, Sentence) else value for name, value in said.values.items()}
+    values = {name: _as_json(value) for name, value in said.values.items()}
     return {"key": said.key, "values": values, "english": str(said)}
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a sentence; what is no whole number as text, as in English: JSON does not have all floats."""
+    if isinstance(value, Sentence):
+        return sentence(value)
+    return value if isinstance(value, int) else str(value)
 
 
 @dataclass
