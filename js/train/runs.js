@@ -4,6 +4,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { ask, onEvent, ServerError } from "../common/server.js";
+import { say } from "../common/words.js";
 import { executionId } from "../common/nodes.js";
 
 const MOST_RUNS = 50;
@@ -56,8 +57,8 @@ function askForUnfinished() {
 }
 
 function lost(run) {
-  const words = "ComfyUI ended during this training. If a snapshot of it was saved, choose it under resume to go on.";
-  const end = { kind: "failed", sentences: [{ key: words, values: {} }], delta: null, snapshot: null, seconds: null };
+  const words = say("ComfyUI ended during this training. If a snapshot of it was saved, choose it under resume to go on.");
+  const end = { kind: "failed", sentences: [words], delta: null, snapshot: null, seconds: null };
   return { ...run, phase: "failed", message: null, end };
 }
 
