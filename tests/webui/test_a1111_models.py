@@ -30,6 +30,17 @@ def _check(webui, prompt, content):
     assert not differing(picture, {name: weight for name, weight in wanted.items() if name in picture})
 
 
+@pytest.mark.parametrize("strength", [1, 0.8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_same_bits_as_from_the_library(tmp_path, dtype, strength):
+    """Which are ComfyUI's and diffusers', as their tests say."""
+    with running(tmp_path, dtype) as webui:
+        files, weights = Files(webui), webui.base()
+        files.content["gamma"].apply_(weights, strength)
+        webui.draw(f"<sara:gamma:{strength}>")
+        assert not differing(webui.weights(), weights)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_sdxl_with_both_its_text_encoders(tmp_path, dtype):
     """OpenCLIP has query, key and value in one weight, and its attention computes with its projection's weight."""
@@ -122,7 +133,8 @@ def test_an_error_of_ours_leaves_the_picture_without_deltas(webui, monkeypatch):
         raise MemoryError("as asked for")
 
     monkeypatch.setattr("sara_webui.prompted.fitted", fail)
-    (picture,) = webui.draw("<sara:gamma:1>")
+    webui.files.path("alpha").touch()  # to be read anew, under the tags of what the text encoders made before
+    (picture,) = webui.draw("<sara:alpha:1>")
     assert not differing(picture, {name: weight for name, weight in webui.base().items() if name in picture})
     assert any("MemoryError" in line for line in webui.p.comments)
     monkeypatch.undo()

@@ -53,6 +53,7 @@ class A1111:
         self._network = SaRANetwork()
         self._lora: lora_extension.LoraExtension | None = None
         self._replaced: list[Replaced] = []
+        self._said: list[str] = []  # of the last picture, so that the console has it once
 
     def install_networks(self) -> None:
         extra_networks.register_extra_network(self._network)
@@ -121,10 +122,13 @@ class A1111:
         except Exception as error:
             self._prompted.take_off()
             _log.exception("SaRA: deltas could not be put on the model")
-            outcome = Outcome([f"Deltas could not be put on the model ({type(error).__name__}), see the console."])
+            said = f"Deltas could not be put on the model ({type(error).__name__}), see the console."
+            outcome = Outcome([said], text_changed=True)
         for line in lines + outcome.lines:
-            _log.warning("SaRA: %s", line)
+            if line not in self._said:
+                _log.warning("SaRA: %s", line)
             p.comment(f"SaRA: {line}")
+        self._said = lines + outcome.lines
         _note_hashes(p, outcome.hashes)
         if outcome.text_changed:
             _forget_texts(p)
@@ -132,7 +136,7 @@ class A1111:
     def _settle(self, problem: str) -> Outcome:
         if problem:
             self._prompted.take_off()
-            return Outcome([problem] if self._network.tags else [])
+            return Outcome([problem] if self._network.tags else [], text_changed=True)
         tags = self._network.tags + (self._lora.tags if self._lora is not None else [])
         return self._prompted.settle(self._described, self.model(), tags)
 
