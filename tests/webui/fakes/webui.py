@@ -47,7 +47,8 @@ class WebUI:
         return SimpleNamespace(name_for_extra=name, filename=f"{name}.safetensors", title=name)
 
     def state(self, name):
-        return {key: tensor.to(self.dtype, copy=True) for key, tensor in checkpoint(CHECKPOINTS[name], self.is_sdxl).items()}
+        stored = checkpoint(CHECKPOINTS[name], self.is_sdxl)
+        return {key: tensor.to(self.dtype, copy=True) for key, tensor in stored.items()}
 
     def base(self, name=None):
         """Name → weight of a checkpoint, the chosen one, as the model has it when nothing is on it."""
