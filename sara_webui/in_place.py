@@ -20,6 +20,10 @@ from sara_core.tensors.elements import union_sum
 
 Part = tuple[SparseEntry, float]
 
+# Elements of a weight by which it is seen that something else has written it: a merge or another checkpoint leaves
+# hardly one as it was, and looking at all of them would take longer than restoring them.
+_LOOKED_AT = 256
+
 
 class Place(NamedTuple):
     """A parameter of a model, and the modules in whose name the host writes it: its own, or one around that."""
@@ -40,7 +44,7 @@ class _Written:
         """Bring the weight to these parts. Raises DeltaError, with the base on the weight, if an element gets too large
         for its dtype."""
         alone = len(parts) == len(self.parts) == 1 and parts[0][0] is self.parts[0][0]
-        if self._change is not None and alone and self._change.is_in_place():
+        if self._change is not None and alone and self._change.is_in_place(_LOOKED_AT):
             self.parts = parts
             self._write(self._change, parts[0][1])
         elif self._change is None or not _same(parts, self.parts):
@@ -53,7 +57,7 @@ class _Written:
         change, self._change = self._change, None
         if change is None or change.weight.is_meta:
             return
-        if change.is_in_place():
+        if change.is_in_place(_LOOKED_AT):
             change.restore()
         else:
             self._say(

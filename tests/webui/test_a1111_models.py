@@ -6,12 +6,14 @@ import weakref
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sara_core import SparseDelta
 from sara_core.delta import metadata as keys
+from tests.webui.fakes.models import is_of_unet
 from tests.webui.fakes.stand_ins import module
 from tests.webui.fakes.webui import running
-from tests.webui.reference import delta_of, differing, expected
+from tests.webui.reference import delta_of, differing, expected, lora_of
 from tests.webui.scenarios import SCENARIOS, Files, play
 
 pytestmark = pytest.mark.bits
@@ -49,9 +51,26 @@ def test_sdxl_with_both_its_text_encoders(tmp_path, dtype):
         delta = SparseDelta(delta.entries, {keys.FAMILY: "SDXL"})
         delta.save(tmp_path / "sara" / "style.safetensors")
         assert any(name.startswith("text_encoders.clip_g.") for name in delta.entries)
-        for prompt in ("<sara:style:0.8>", "<sara:style:0:1>", "<lora:style:1:0.3>", ""):
-            _check(webui, prompt, {"style": delta})
+        lora = lora_of({name: tensor for name, tensor in webui.base().items() if is_of_unet(name)}, 5)
+        save_file(lora, tmp_path / "Lora" / "plain.safetensors")
+        for prompt in (
+            "<sara:style:0.8>", "<sara:style:0:1>", "<lora:style:1:0.3>", "<lora:style:1> <lora:plain:1>",
+            "<lora:plain:1>", "<sara:style:0.8>", "",
+        ):  # fmt: skip
+            _check(webui, prompt, {"style": delta, "plain": lora})
             assert not webui.p.comments
+
+
+def test_models_in_memory_whose_text_encoders_have_other_names(webui):
+    """The delta is read once, and given the names of the one and of the other."""
+    webui.limit = 2
+    for is_sdxl, checkpoint, prompt in (
+        (False, "one", ""), (True, "two", ""), (False, "one", "<sara:alpha:1>"), (True, "two", "<sara:alpha:1>"),
+        (False, "one", "<sara:alpha:1>"), (False, "one", ""), (True, "two", ""),
+    ):  # fmt: skip
+        webui.is_sdxl, webui.chosen = is_sdxl, checkpoint
+        _check(webui, prompt, webui.files.content)
+        assert not webui.p.comments
 
 
 @pytest.mark.parametrize("name", ["a sara tag", "hires", "another checkpoint", "rewritten", "another family"])

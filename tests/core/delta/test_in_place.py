@@ -215,3 +215,14 @@ def test_what_is_kept_is_the_positions_and_the_base_values():
     written = InPlaceChange(weight, change.indices, change.values)
     assert written.values is change.values and written.indices is change.indices
     assert written.base.nbytes == 20
+
+
+def test_some_of_the_elements_tell_whether_another_has_written_them_all():
+    weight = torch.randn(40, 50)
+    change = InPlaceChange(weight, torch.arange(0, 2000, 3, dtype=torch.int32), torch.randn(667))
+    change.write(0.8)
+    assert change.is_in_place(16)
+    weight[39, 38:] += 1  # behind the last of them
+    assert change.is_in_place(16) and not change.is_in_place()
+    weight += 0.01
+    assert not change.is_in_place(16)
