@@ -34,6 +34,16 @@ def page_server(host, checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def passing_files(page_server):
+    """For a file whose tests train and save: what they leave in the output folder goes with them."""
+    before = set(page_server.output.rglob("*"))
+    yield
+    for path in set(page_server.output.rglob("*")) - before:
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.fixture(scope="module")
 def browser(page_server):
     """For one file only: while Playwright runs, nothing else in this process can run an event loop."""
     with chromium(find_chromium()) as running:
