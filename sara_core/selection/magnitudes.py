@@ -183,13 +183,24 @@ def _sampled_bound(magnitudes: _Magnitudes, weights, n: int, total: int) -> floa
     return float(sample.nan_to_num_(nan=math.inf, posinf=math.inf).kthvalue(rank).values)
 
 
+def _up_to(magnitudes: _Magnitudes, weights, bound: float, n: int) -> dict[str, torch.Tensor]:
+    """Positions of all elements below `bound`, by name, and of those at it, of which quantised weights may have a
+    hundred times n: none more once there are n, for among equals the first are chosen."""
+    found, count = {}, 0
+    for name, weight in weights.items():
+        compared = torch.lt if count >= n else torch.le
+        found[name] = magnitudes.positions(weight, lambda a: compared(a, bound))
+        count += found[name].numel()
+    return found
+
+
 def _n_lowest(magnitudes: _Magnitudes, weights, n: int) -> dict[str, torch.Tensor]:
     """Exactly the n elements of lowest magnitude, without a copy of the weights: guess a bound, collect what lies
     at or below it, and cut there."""
     total = sum(weight.numel() for weight in weights.values())
     bound = _sampled_bound(magnitudes, weights, n, total)
     while True:
-        found = {name: magnitudes.positions(weight, lambda a: a <= bound) for name, weight in weights.items()}
+        found = _up_to(magnitudes, weights, bound, n)
         if sum(index.numel() for index in found.values()) >= n:
             break
         if bound == math.inf:
@@ -198,5 +209,6 @@ def _n_lowest(magnitudes: _Magnitudes, weights, n: int) -> dict[str, torch.Tenso
                 "merged wrongly: load another one."
             )
         bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2
-    keys = {name: magnitudes.at(weight, found[name]) for name, weight in weights.items()}
+    # A weight of which nothing was found is not asked for again: it may have to be dequantised for that.
+    keys = {name: magnitudes.at(weights[name], index) if len(index) else index.float() for name, index in found.items()}
     return cut(found, keys, n)[0]

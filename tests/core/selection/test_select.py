@@ -277,3 +277,19 @@ def test_parameters_that_ask_for_gradients_are_chosen_from_like_any_weights():
     check_selectable(parameters, threshold=1.0)
     with pytest.raises(SelectionError, match="smallest"):
         check_selectable(parameters, threshold=1e-9)
+
+
+def test_of_many_equals_no_more_are_looked_at_than_are_chosen(monkeypatch):
+    """As of weights in fp8, of which some per cent are 0."""
+    candidates, cut = [], search.cut
+    monkeypatch.setattr(search, "cut", lambda found, *others: candidates.append(found) or cut(found, *others))
+    weights = {f"layers.{number}.weight": torch.ones(50, 40) for number in range(20)}
+    for number, weight in enumerate(weights.values()):
+        weight.view(-1)[number::2] = 0.0
+    found = search.smallest(weights, [(list(weights), 1500)])
+    (looked_at,) = candidates
+    assert sum(index.numel() for index in looked_at.values()) == 2000  # two weights, each looked at as a whole
+    assert {name: len(index) for name, index in found.items() if len(index)} == {
+        "layers.0.weight": 1000, "layers.1.weight": 500,
+    }  # fmt: skip
+    assert torch.equal(found["layers.1.weight"], torch.arange(1, 1000, 2, dtype=torch.int32))
