@@ -32,9 +32,11 @@ def measure(_host, folder: Path, _device: str) -> list[dict]:
 
 def _measured(unet: Path, method: str) -> dict:
     try:
-        return measured("benchmarks.precision_.memory", [str(unet), method])
+        record = measured("benchmarks.precision_.memory", [str(unet), method])
     except HostError as error:
-        return {"method": method, "ended": str(error).splitlines()[-1]}
+        record = {"method": method, "ended": str(error).splitlines()[-1]}
+    print(json.dumps(record), file=sys.stderr, flush=True)  # each takes minutes, and the next one may be killed
+    return record
 
 
 def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:
