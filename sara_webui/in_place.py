@@ -17,6 +17,7 @@ from sara_core.delta.delta import check_range
 from sara_core.delta.in_place import InPlaceChange
 from sara_core.errors import DeltaError
 from sara_core.tensors.elements import union_sum
+from sara_core.wording import counted, listed
 
 Part = tuple[SparseEntry, float]
 
@@ -33,10 +34,13 @@ class Place(NamedTuple):
 
 
 class _Written:
-    """What is wanted of one weight, on it or lifted off. parts: entries with their strengths, at least one"""
+    """What is wanted of one weight, on it or lifted off. parts: entries with their strengths, at least one
 
-    def __init__(self, name: str, place: Place, say: Callable[[str], None]):
-        self._name, self.place, self._say = name, place, say
+    lost: takes the name if something else has written the weight, so that it was not restored
+    """
+
+    def __init__(self, name: str, place: Place, lost: list[str]):
+        self._name, self.place, self._lost = name, place, lost
         self._change: InPlaceChange | None = None
         self.parts: Sequence[Part] = ()
 
@@ -60,23 +64,13 @@ class _Written:
         if change.is_in_place(_LOOKED_AT):
             change.restore()
         else:
-            self._say(
-                f"Something else has written '{self._name}' while a delta was on it: what it has now was left. Load "
-                "the checkpoint anew, should pictures look wrong."
-            )
+            self._lost.append(self._name)
 
     def lower(self) -> None:
         """Put what is wanted on the weight as it is now. Raises as `write`."""
         if self._change is None:
             entry, strength = self.parts[0] if len(self.parts) == 1 else (_sum(self.parts), 1.0)
             self._write(InPlaceChange(self.place.weight, entry.indices, entry.values), strength)
-
-    def lower_again(self) -> None:
-        """The same in the midst of a picture, which an element that gets too large must not end."""
-        try:
-            self.lower()
-        except DeltaError as error:
-            self._say(str(error))
 
     def _write(self, change: InPlaceChange, strength: float) -> None:
         self._change = change
@@ -97,6 +91,7 @@ class InPlace:
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
+        self._lost: list[str] = []
         self._written: dict[str, _Written] = {}
         self._of_layer: dict[torch.nn.Module, list[_Written]] = {}
 
@@ -116,11 +111,14 @@ class InPlace:
         except BaseException:
             self.lift_all()
             raise
+        finally:
+            self._tell_lost()
 
     def lift_all(self) -> None:
         """Every weight has its own bits, and nothing is wanted any more."""
         for name in list(self._written):
             self._take(name)
+        self._tell_lost()
 
     def names(self) -> list[str]:
         """The weights of which something is wanted."""
@@ -139,14 +137,31 @@ class InPlace:
         try:
             yield
         finally:
+            self._tell_lost()
             for written in own:
-                written.lower_again()
+                self._lower_again(written)
+
+    def _lower_again(self, written: _Written) -> None:
+        """In the midst of a picture, which an element that gets too large must not end."""
+        try:
+            written.lower()
+        except DeltaError as error:
+            self._say(str(error))
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            self._say(
+                f"Something else has written {counted(len(self._lost), 'weight')} while deltas were on: "
+                f"{listed(self._lost)}. What they have now was left. Load the checkpoint anew, should pictures look "
+                "wrong."
+            )
+            self._lost.clear()
 
     def _stays(self, name: str, places: Mapping[str, Place], wanted: Mapping[str, Sequence[Part]]) -> bool:
         return name in wanted and places[name].weight is self._written[name].place.weight
 
     def _add(self, name: str, place: Place) -> None:
-        self._written[name] = written = _Written(name, place, self._say)
+        self._written[name] = written = _Written(name, place, self._lost)
         for layer in place.layers:
             self._of_layer.setdefault(layer, []).append(written)
 

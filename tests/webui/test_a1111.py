@@ -10,16 +10,14 @@ from tests.webui.fakes.lora import OwnLora
 from tests.webui.fakes.webui import running
 from tests.webui.scenarios import SCENARIOS, Draw, Fail, Files, ReloadUI, Rewrite, TakeOff, play
 
-pytestmark = pytest.mark.bits
 needs_checkout = pytest.mark.skipif(CHECKOUT is None, reason="A1111_DIR (a checkout of 1.10.1) is not set")
-
-
 _IN_HALF = ("several", "with a LoRA", "another checkpoint")
-_CASES = [(name, torch.float32) for name in SCENARIOS]
-_CASES += [(name, dtype) for name in _IN_HALF for dtype in (torch.float16, torch.bfloat16)]
+_CASES = [pytest.param(name, torch.float32, id=name) for name in SCENARIOS]
+_CASES += [pytest.param(name, dtype, id=f"{name}, {dtype}", marks=pytest.mark.bits)
+           for name in _IN_HALF for dtype in (torch.float16, torch.bfloat16)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "dtype"), _CASES, ids=str)
+@pytest.mark.parametrize(("name", "dtype"), _CASES)
 def test_weights_are_the_references(tmp_path, name, dtype):
     with running(tmp_path, dtype, lora_extension=OwnLora) as webui:
         play(webui, SCENARIOS[name], Files(webui))
@@ -39,7 +37,7 @@ _STEPS = st.one_of(
 
 
 @needs_checkout
-@pytest.mark.parametrize(("name", "dtype"), _CASES, ids=str)
+@pytest.mark.parametrize(("name", "dtype"), _CASES)
 def test_weights_are_the_references_with_the_hosts_own_files(tmp_path, name, dtype):
     with running(tmp_path, dtype, lora_extension=HostsLora) as webui:
         play(webui, SCENARIOS[name], Files(webui))
