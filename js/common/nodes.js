@@ -67,3 +67,9 @@ export function isInAppMode(node, name) {
   return inputs.some(([place, widget]) => (String(place) === String(node.id) && widget === name)
     || String(place).endsWith(`:${node.id}:${name}`));
 }
+
+// Makes all that has been set since the last time one change of the page's undo, and lets whoever follows the graph know.
+export function noteChange() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);  // the latter in older frontends
+}

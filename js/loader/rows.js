@@ -1,7 +1,7 @@
 // The deltas of a SaRA Loader: the first one in its plain widgets, the others as lines of its input `more`, in the form
 // that nodes/delta_rows.py reads: NAME = STRENGTH, STRENGTH_CLIP, off.
 
-import { widgetOf } from "../common/nodes.js";
+import { noteChange, widgetOf } from "../common/nodes.js";
 
 export const NO_DELTA = "(no delta yet)";
 const ENDING = ".safetensors";
@@ -48,9 +48,7 @@ export function writeRows(node, [first, ...others]) {
   set(node, "strength", first.on ? first.strength : 0);
   set(node, "more", others.map(writeLine).join("\n"));
   node.setDirtyCanvas?.(true, true);
-  // One change of the page's undo; the name of this is another in older frontends.
-  const tracker = globalThis.app?.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+  noteChange();
 }
 
 function set(node, name, value) {

@@ -2,7 +2,7 @@
 // take. Nothing of it is in a workflow file but the widgets' values.
 
 import { element, useStyle } from "../common/dom.js";
-import { addPanel, after, onNode, widgetOf } from "../common/nodes.js";
+import { addPanel, after, noteChange, onNode, widgetOf } from "../common/nodes.js";
 import { ask, onEvent } from "../common/server.js";
 import { deciding, valueOf } from "../common/wires.js";
 import { say, told } from "../common/words.js";
@@ -121,6 +121,7 @@ class Check {
       return element("li", { class: "sara-check-set" }, element("b", {}, `${name} ${shown(before)} → ${shown(value)}`), reason);
     }).filter(Boolean);
     this.node.graph?.setDirtyCanvas?.(true, true);
+    noteChange();
     return said.length ? said : [element("li", { class: "sara-check-set" }, say("Everything is so already."))];
   }
 

@@ -123,6 +123,7 @@ def prepare_training(
     person.fill(person.field(form, "Trigger word", "value"), "Trigger word", settings.STYLE)
     person.click(page.get_by_role("button", name="Apply preset"), "Apply preset")
     page.get_by_text(f"{settings.SIZE} px").first.wait_for()
+    page.get_by_text(f"{settings.SIZE} × {settings.SIZE}").first.wait_for()  # the gallery follows
     look("preset")
     if steps is not None:
         person.fill(person.field(form, "SaRA Train" if form == IN_THE_GRAPH else "Steps", "steps"), "steps", str(steps))
