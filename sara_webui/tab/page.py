@@ -18,6 +18,9 @@ def on_ui_tabs() -> list[tuple]:
         with gradio.Tab("Train"):
             _train()
         ToolTabs(Tools(A1111Files(host))).build()
+    for part in page.blocks.values():
+        # Its settings file would have one value for all inputs of one label, and keep it when the extension is gone.
+        part.do_not_save_to_config = True
     return [(page, "SaRA", "sara")]
 
 

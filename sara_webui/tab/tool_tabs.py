@@ -1,6 +1,7 @@
 """The tabs Merge, Bake, Extract, Inspect and Convert."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gradio
 
@@ -84,8 +85,19 @@ class ToolTabs:
                 _name(),
             ]
 
-    def _page(self, title: str, work: Callable[..., str]) -> "_Page":
-        return _Page(title, work, self)
+    @contextmanager
+    def _page(self, title: str, work: Callable[..., str]) -> Iterator[list]:
+        """A list for the inputs of `work`, with a button that works on them, and a place for its report."""
+        inputs: list = []
+        with gradio.Row():
+            with gradio.Column():
+                yield inputs
+                with gradio.Row():
+                    run, refresh = gradio.Button(title, variant="primary"), gradio.Button("Refresh lists")
+            with gradio.Column():
+                said = gradio.HTML()
+        run.click(reported(work), inputs, [said])
+        self._refreshing(refresh, inputs)
 
     def _of_deltas(self, label: str, **options):
         return self._listed(label, self.tools.deltas, **options)
@@ -98,7 +110,7 @@ class ToolTabs:
         self._lists.append((made, names))
         return made
 
-    def refreshing(self, button, made: list) -> None:
+    def _refreshing(self, button, made: list) -> None:
         """Let a button fill the lists of a page anew."""
         own = [(one, names) for one, names in self._lists if any(one is other for other in made)]
 
@@ -107,30 +119,6 @@ class ToolTabs:
             return found if len(found) != 1 else found[0]
 
         button.click(updates, [], [one for one, _ in own])
-
-
-class _Page(list):
-    """A list of inputs with a button that works on them, and a place for its report."""
-
-    def __init__(self, title: str, work: Callable[..., str], tabs: ToolTabs):
-        super().__init__()
-        self.title, self.work, self.tabs = title, work, tabs
-        self._row, self._column = gradio.Row(), gradio.Column()
-
-    def __enter__(self) -> "_Page":
-        self._row.__enter__()
-        self._column.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        with gradio.Row():
-            run, refresh = gradio.Button(self.title, variant="primary"), gradio.Button("Refresh lists")
-        self._column.__exit__(*error)
-        with gradio.Column():
-            said = gradio.HTML()
-        self._row.__exit__(*error)
-        run.click(reported(self.work), list(self), [said])
-        self.tabs.refreshing(refresh, list(self))
 
 
 def _name(info: str = "Of the new file, without its ending.") -> gradio.Textbox:

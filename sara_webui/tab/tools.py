@@ -66,12 +66,12 @@ class Tools:
         return sorted(self.files.deltas())
 
     def foreign(self) -> dict[str, Path]:
-        """What Convert may be given: every file among the networks, and every checkpoint, by name."""
+        """What Convert may be given: every file among the networks, and every checkpoint as "checkpoints/…"."""
         found: dict[str, Path] = {}
         for folder in self.files.networks():
             for path in sorted(path for path in folder.rglob("*") if path.suffix in (SUFFIX, ".pt", ".bin")):
                 found.setdefault(path.relative_to(folder).as_posix(), path)
-        return {**found, **self.files.checkpoints()}
+        return {**found, **{f"checkpoints/{name}": path for name, path in self.files.checkpoints().items()}}
 
     def inspect(self, name: str) -> str:
         """What a delta is."""

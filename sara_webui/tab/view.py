@@ -60,7 +60,8 @@ def curve(points: list[list], steps: int) -> str:
     return (
         f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='Loss, step by step' "
         f"style='width: 100%; background: rgba(128,128,128,.1)' fill='none' stroke='currentColor'>{lines}"
-        f"<g fill='currentColor' stroke='none' font-size='12'><text x='{MARGIN}' y='16'>loss {high:.4f}</text>"
+        "<g fill='currentColor' stroke='none' font-size='12'>"
+        f"<text x='{WIDTH - MARGIN}' y='16' text-anchor='end'>loss {high:.4f}</text>"
         f"<text x='{MARGIN}' y='{HEIGHT - MARGIN}'>{low:.4f}</text>"
         f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - MARGIN}' text-anchor='end'>step {steps}</text></g></svg>"
     )

@@ -88,6 +88,12 @@ def test_extract_keeps_the_largest_changes(tools, select_by, amount, kept):
     assert made(tools, "found").nnz == kept
 
 
+def test_a_network_and_a_checkpoint_of_one_name_are_told_apart(tools):
+    (tools.files.checkpoint_folder() / "one.safetensors").write_bytes(b"another")
+    both = [path for name, path in tools.foreign().items() if name.endswith("one.safetensors")]
+    assert [path.parent.name for path in both] == ["networks", "checkpoints"]
+
+
 def test_convert_writes_another_programs_file_and_reads_it_again(tools):
     said = tools.convert("one.safetensors", "", 0.0, "diff", 64, "comfyui", "lora")
     assert "lora.safetensors" in tools.foreign() and said
@@ -111,7 +117,7 @@ def test_convert_writes_another_programs_file_and_reads_it_again(tools):
         lambda tools: tools.bake("/etc/passwd", "one", 1.0, "as the file", "x"),
         lambda tools: tools.bake("base.safetensors", "one", 1.0, "as the file", "tuned"),
         lambda tools: tools.extract("base.safetensors", "tuned.safetensors", "colour", 1, "x"),
-        lambda tools: tools.convert("base.safetensors", "no", 0.0, "sara", 64, "comfyui", "x"),
+        lambda tools: tools.convert("one.safetensors", "no", 0.0, "sara", 64, "comfyui", "x"),
         lambda tools: tools.convert("one.safetensors", "", 0.0, "exe", 64, "comfyui", "x"),
     ],
 )
