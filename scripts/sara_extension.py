@@ -4,7 +4,7 @@ host has the extension's folder on its path."""
 from modules import script_callbacks
 
 from sara_webui import hosts
-from sara_webui.api.start import on_app_started
+from sara_webui.api.a1111 import on_app_started
 from sara_webui.tab.page import on_ui_tabs
 
 host = hosts.current()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from modules import sd_models
+from modules import sd_models, shared
 
 from ..hosts import Host
 
@@ -24,8 +24,14 @@ class A1111Files:
         return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
 
     def checkpoint_folder(self) -> Path:
-        return Path(sd_models.shared.cmd_opts.ckpt_dir or sd_models.model_path)
+        return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path)
 
     def refresh(self) -> None:
         sd_models.list_models()
         self.host.refresh()
+
+
+def may_use_paths() -> bool:
+    """Whether whoever sits before the page may train on any folder: not where the page is shared, or hides folders."""
+    options = shared.cmd_opts
+    return not any(getattr(options, name, None) for name in ("share", "listen", "ngrok", "hide_ui_dir_config"))

@@ -1,11 +1,10 @@
 """The tab SaRA of a WebUI of AUTOMATIC1111's kin."""
 
 import gradio
-from modules import shared
 
 from .. import hosts
 from ..training import hosts as training
-from .a1111 import A1111Files
+from .a1111 import A1111Files, may_use_paths
 from .tool_tabs import ToolTabs
 from .tools import Tools
 from .view import sentence
@@ -30,10 +29,4 @@ def _train() -> None:
         return
     from .training import TrainTab  # older torches cannot import what trains
 
-    TrainTab(training.runner(), _may_use_paths()).build()
-
-
-def _may_use_paths() -> bool:
-    """Whoever shares the page with others, or hides its folders, need not show them the disk."""
-    options = shared.cmd_opts
-    return not any(getattr(options, name, None) for name in ("share", "listen", "ngrok", "hide_ui_dir_config"))
+    TrainTab(training.runner(), may_use_paths()).build()
