@@ -7,9 +7,9 @@ send elsewhere without being asked first, JSON.
 import base64
 import hmac
 import ipaddress
+import urllib.parse
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -39,7 +39,7 @@ def refusal(
     elif _host_name(headers.get("host", "")) not in _LOCAL_NAMES:
         return Refusal(403, "Without --api-auth this is answered only under 127.0.0.1 and localhost.")
     origin = headers.get("origin")
-    if headers.get("sec-fetch-site") in _ELSEWHERE or (origin and urlsplit(origin).netloc != headers.get("host")):
+    if headers.get("sec-fetch-site") in _ELSEWHERE or (origin and urllib.parse.urlsplit(origin).netloc != headers.get("host")):
         return Refusal(403, "Pages of other sites may not ask.")
     if method == "POST" and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return Refusal(415, "Send JSON, as content-type application/json.")
@@ -68,6 +68,6 @@ def _is_local(client: str | None) -> bool:
 
 def _host_name(host: str) -> str | None:
     try:
-        return urlsplit(f"//{host}").hostname
+        return urllib.parse.urlsplit(f"//{host}").hostname
     except ValueError:
         return None
