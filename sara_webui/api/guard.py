@@ -39,7 +39,8 @@ def refusal(
     elif _host_name(headers.get("host", "")) not in _LOCAL_NAMES:
         return Refusal(403, "Without --api-auth this is answered only under 127.0.0.1 and localhost.")
     origin = headers.get("origin")
-    if headers.get("sec-fetch-site") in _ELSEWHERE or (origin and urllib.parse.urlsplit(origin).netloc != headers.get("host")):
+    is_elsewhere = origin and urllib.parse.urlsplit(origin).netloc != headers.get("host")
+    if is_elsewhere or headers.get("sec-fetch-site") in _ELSEWHERE:
         return Refusal(403, "Pages of other sites may not ask.")
     if method == "POST" and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return Refusal(415, "Send JSON, as content-type application/json.")
