@@ -139,3 +139,9 @@ def test_nothing_is_replaced_though_it_came_in_between(tools, monkeypatch):
     monkeypatch.setattr(SparseDelta, "save", late)
     with pytest.raises(DeltaError, match="not replaced"):
         merge(tools)
+
+
+def test_a_name_that_is_taken_is_said_before_the_work(tools, monkeypatch):
+    monkeypatch.setattr("sara_webui.tab.tools.bake", lambda *given, **options: pytest.fail("it has worked in vain"))
+    with pytest.raises(DeltaError, match="tuned.safetensors already"):
+        tools.bake("base.safetensors", "one", 1.0, "as the file", "tuned")
