@@ -109,6 +109,10 @@ class ComfyPage:
         (only,) = self.page.evaluate(script, node_class)
         return only
 
+    def node_types(self) -> list[str]:
+        """The classes of the graph's nodes, sorted."""
+        return sorted(self.page.evaluate("() => app.graph.nodes.map((node) => node.type)"))
+
     def widget(self, node: int, name: str) -> Any:
         """The value of a widget."""
         script = "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).value"
