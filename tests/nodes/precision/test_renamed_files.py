@@ -79,7 +79,7 @@ def test_what_is_trained_on_such_a_file_is_baked_into_it(comfy, tmp_path, monkey
 
 @pytest.mark.parametrize("kind", ["fp8 scaled", "nvfp4", "int8"])
 def test_a_file_whose_scales_the_host_loses_is_baked_to_one_that_it_loads(comfy, tmp_path, kind):
-    """ComfyUI gives the fused weights no scales, and says so in its log only: nothing can be trained on that MODEL."""
+    """ComfyUI gives the fused weights no scales, and says so in its log at most: that MODEL is good for nothing."""
     base, target = written(kind, tmp_path), tmp_path / "baked.safetensors"
     weights = quantised_models.bf16_weights(FAMILY)
     delta = changes_of({name: weights[name] for name in ("layers.0.attention.qkv.weight", "cap_embedder.1.bias")})
