@@ -53,7 +53,7 @@ class Runner:
         if reason := self.host.refusal():
             raise TrainingError(reason)
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self.last is not None and not self.last.is_over:
                 raise TrainingError(f"'{self.last.name}' is being trained: stop that, or wait until it has ended.")
             self.last = progress
             self._thread = threading.Thread(
@@ -75,17 +75,16 @@ class Runner:
             self._thread.join(seconds)
 
     def _work(self, progress: Progress, folders: Folders, resumed: Path | None) -> None:
+        ended = {"phase": "finished"}
         try:
             train(self.host, progress, folders, resumed)
         except BaseException as error:  # of a thread that nobody waits for
-            progress.tell(**_how_it_ended(error))
-        else:
-            progress.tell(phase="finished")
-        finally:
-            try:
-                self.host.refresh()
-            except Exception:
-                logging.exception("SaRA: the WebUI could not list its deltas anew.")
+            ended = _how_it_ended(error)
+        try:
+            self.host.refresh()
+        except Exception:
+            logging.exception("SaRA: the WebUI could not list its deltas anew.")
+        progress.tell(**ended)  # last of all: from now on another one may begin
 
     def _folder(self, given: str, before: str, may_use_paths: bool) -> Path | None:
         """before: the folder that the run which is resumed had"""

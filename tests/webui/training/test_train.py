@@ -1,6 +1,7 @@
 """Training in a WebUI's process, on a host that is none: what it leaves, however it ends, and what it trains."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -135,6 +136,17 @@ def test_what_was_asked_for_is_done(host):
     train(host, progress, Folders(host.pictures / "cats"))
     assert progress.step == 1 and (host.deltas / "style.safetensors").exists()
     assert snapshot_names(host) == ["style_step0000001"], "an early end can be gone on with"
+
+
+def test_when_a_training_says_that_it_is_over_the_next_may_begin(host):
+    runner, over = Runner(host), []
+    host.refresh = lambda: over.append(runner.last.is_over)
+    for name in ("first", "second"):
+        progress = runner.start({**SHORT, "name": name, "steps": 1})
+        while not progress.is_over:
+            time.sleep(0.001)
+    runner.wait()
+    assert over == [False, False] and progress.phase == "finished"
 
 
 def test_one_training_at_a_time(host, monkeypatch):
