@@ -99,6 +99,8 @@ class WebSession(Host):
 
     def ended_early(self, kept: str, is_said: bool) -> None:
         self.log(f"training ended early. {kept}", logging.WARNING)
+        if not is_said:
+            self.progress.tell(warnings={**self.warnings, "kept": kept})
 
     def memory_advice(self) -> str:
         return (

@@ -112,6 +112,8 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was_and_says_what_is_kept
     monkeypatch.setattr(host.model, "predict", failing)
     progress = trained(host)
     assert progress.phase == "failed" and digest(host.unet) == before
+    said = " ".join([progress.message, *progress.warnings.values()])
+    assert said.count("What was trained in 4 steps is in style.safetensors.") == 1
     assert snapshot_names(host) == ["style_step0000004"]
     assert host.entered == ["working", "not working"]
 
