@@ -1,18 +1,31 @@
 """From the tags of a prompt to changed weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.errors import DeltaError, SaRAError
 
 from .fitting import Model, fitted, is_of_unet
-from .in_place import InPlace, Part
+from .in_place import Part, Place
 from .remedies import advice
 from .shelf import Shelf, Stamp, stamp
 from .tags import Tag
+
+
+class Weights(Protocol):
+    """What puts deltas on a host's model, in the host's way."""
+
+    def bring(self, places: Mapping[str, Place], wanted: Mapping[str, Sequence[Part]]) -> None:
+        """See InPlace.bring."""
+
+    def lift_all(self) -> None:
+        """Every weight has its own bits, and nothing is wanted any more."""
+
+    def names(self) -> list[str]:
+        """The weights of which something is wanted."""
 
 
 @dataclass
@@ -49,12 +62,11 @@ class _Fitted(NamedTuple):
 class Prompted:
     """The deltas of the prompt that is drawn, on the model that draws it.
 
-    A delta stays in memory as long as a tag asks for it. say: see InPlace
+    A delta stays in memory as long as a tag asks for it.
     """
 
-    def __init__(self, shelf: Shelf, say: Callable[[str], None]):
-        self.weights = InPlace(say)
-        self._shelf = shelf
+    def __init__(self, shelf: Shelf, weights: Weights):
+        self._shelf, self.weights = shelf, weights
         self._files: dict[Path, _Fitted] = {}
         self._asked: tuple[object, list[_Asked]] = (None, [])
         self._outcome = Outcome()

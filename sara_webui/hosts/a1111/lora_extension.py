@@ -1,11 +1,11 @@
-"""The host's built-in extension for LoRAs: it lets deltas pass it by, and does not see them in the weights it copies.
+"""The host's built-in extension for LoRAs, which does not see deltas in the weights it copies.
 
 It puts LoRAs into a layer's weights in the layer's next forward: it takes a copy of the weight first, if it has none,
 brings the weight back to its copy, and adds LoRA after LoRA.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +17,7 @@ from sara_core.names.family_names import current_name
 
 from ...in_place import InPlace
 from ...shelf import Shelf
-from ...tags import Tag
-from ..replacing import Replaced
+from ..lora_files import LoraFiles
 
 _NEEDED = (
     "load_networks", "network_apply_weights", "network_forward", "network_restore_weights_from_backup",
@@ -40,42 +39,12 @@ def found() -> ModuleType | None:
     return networks
 
 
-class LoraExtension:
-    """networks: the extension's module; weights: what is on the model; shelf, own_folder: where deltas are
-
-    tags: what the last prompt says of deltas in `<lora:…>`
-    """
+class LoraExtension(LoraFiles):
+    """networks: the extension's module; weights: what is on the model; shelf, own_folder: where deltas are"""
 
     def __init__(self, networks: ModuleType, weights: InPlace, shelf: Shelf, own_folder: Callable[[], Path]):
-        self._networks, self._weights, self._shelf, self._own_folder = networks, weights, shelf, own_folder
-        self._replaced: dict[tuple[object, str], Replaced] = {}
-        self.tags: list[Tag] = []
-
-    def wrap(self) -> None:
-        """Put ours around the extension's functions; around what others have put there since, too."""
-        network, page = sys.modules.get("network"), sys.modules.get("ui_extra_networks_lora")
-        for owner, name, around in (
-            (self._networks, "load_networks", self._load_networks),
-            (self._networks, "network_apply_weights", self._apply_weights),
-            (self._networks, "network_forward", self._forward),
-            (self._networks, "process_network_files", self._process_files),
-            (getattr(network, "NetworkOnDisk", None), "detect_version", self._detect_version),
-            (getattr(page, "ExtraNetworksPageLora", None), "allowed_directories_for_previews", self._preview_folders),
-        ):
-            known = self._replaced.get((owner, name))
-            if owner is not None and (known is None or not known.is_in_place()):
-                self._replaced[owner, name] = Replaced(owner, name, around)
-
-    def unwrap(self) -> None:
-        """Give the extension its functions back."""
-        for replaced in reversed(self._replaced.values()):
-            replaced.undo()
-        self._replaced.clear()
-        self.tags = []
-
-    def list_anew(self) -> None:
-        """Let the extension read its folders, and ours, so that the cards show what there is."""
-        self._networks.list_available_networks()
+        super().__init__(networks, shelf, own_folder)
+        self._weights = weights
 
     def restore(self, sd_model: torch.nn.Module) -> None:
         """Take the extension's own LoRAs off every layer now, which it does in a layer's next forward otherwise. None
@@ -86,24 +55,11 @@ class LoraExtension:
                 if getattr(layer, "network_current_names", ()):
                     self._networks.network_apply_weights(layer)
 
-    def _load_networks(self, original, names, te_multipliers=None, unet_multipliers=None, dyn_dims=None):
-        self.tags, kept = [], []
-        for number, name in enumerate(names):
-            if (path := self._delta_of(name)) is None:
-                kept.append(number)
-                continue
-            strengths = (given[number] if given else 1.0 for given in (te_multipliers, unet_multipliers))
-            self.tags.append(Tag(name, *strengths, path))
-        lists = (names, te_multipliers, unet_multipliers, dyn_dims)
-        return original(*([given[number] for number in kept] if given else given for given in lists))
-
-    def _delta_of(self, name: str) -> Path | None:
-        """The file that the extension knows by this name, or that has come since; None for one that is no delta."""
-        networks = self._networks
-        hidden = name.lower() in networks.forbidden_network_aliases
-        listed = (networks.available_networks if hidden else networks.available_network_aliases).get(name)
-        path = Path(listed.filename) if listed is not None else self._shelf.find(name)
-        return path if path is not None and self._shelf.is_delta(path) else None
+    def _functions(self) -> Iterator[tuple[object, str, Callable]]:
+        yield from super()._functions()
+        yield self._networks, "network_apply_weights", self._apply_weights
+        yield self._networks, "network_forward", self._forward
+        yield getattr(sys.modules.get("network"), "NetworkOnDisk", None), "detect_version", self._detect_version
 
     def _apply_weights(self, original, layer):
         if not self._weights.is_on(layer) or not self._will_write(layer):
@@ -131,19 +87,6 @@ class LoraExtension:
                 self._networks.network_reset_cached_weight(layer)
         return original(layer, *args)
 
-    def _process_files(self, original, names: Sequence[str] | None = None):
-        original(names)
-        for name, path in self._shelf.deltas().items():
-            own = self._own_folder() in path.parents and path.stem not in self._networks.available_networks
-            if own and (not names or path.stem in names):
-                self._add(path)
-
-    def _add(self, path: Path) -> None:
-        entry = sys.modules["network"].NetworkOnDisk(path.stem, str(path))
-        self._networks.available_networks[path.stem] = entry
-        for alias in (path.stem, entry.alias):
-            self._networks.available_network_aliases.setdefault(alias, entry)
-
     def _detect_version(self, original, entry):
         """A card is for the family that its delta was made for; without one it is shown for all."""
         version = original(entry)
@@ -152,7 +95,3 @@ class LoraExtension:
         known = type(version)
         family = current_name(str(entry.metadata.get(keys.FAMILY, "")))
         return known[_VERSIONS[family]] if family in _VERSIONS else known.Unknown
-
-    def _preview_folders(self, original, page) -> list:
-        """From where the page may show pictures of cards."""
-        return [*original(page), str(self._own_folder())]

@@ -24,7 +24,7 @@ from .stand_ins import importable, module
 # Of a model's weights, one that no layer hooks: the host replaces what is in it with every checkpoint.
 CHECKPOINTS = {"one": 1, "two": 2}
 _TAG = re.compile(r"<(\w+):([^>]+)>")
-_FORGOTTEN = {"sara_webui", "modules", "networks", "network"}
+_FORGOTTEN = {"sara_webui", "modules", "networks", "network", "gradio"}
 _EXTENSION = Path(__file__).parents[3] / "scripts" / "sara_extension.py"
 
 
@@ -253,7 +253,7 @@ def running(folder, dtype=torch.float32, is_sdxl=False, lora_extension=OwnLora):
     webui.script_callbacks = module("modules.script_callbacks")
     modules = [module("modules"), webui.shared, webui.extra_networks, webui.processing, webui.sd_models,
                webui.script_callbacks, module("modules.paths", models_path=str(webui.folder)),
-               module("modules.sd_hijack")]  # fmt: skip
+               module("modules.sd_hijack"), module("gradio", __getattr__=lambda name: object)]  # fmt: skip
     with importable(modules, _FORGOTTEN), ExitStack() as undo:
         if lora_extension is not None:
             webui.lora = lora_extension()
