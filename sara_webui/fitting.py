@@ -1,4 +1,4 @@
-"""A delta's entries by the names that checkpoint files have for weights, which the older WebUIs' models keep."""
+"""A delta's entries by the names that a host's model has for its weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,13 +21,19 @@ from .in_place import Place
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A host's model. own: the host's object, which is another one for another model; label: what people call it
-    family: in people's words; places: its parameters by the names that a checkpoint file has for them"""
+    """A host's model.
+
+    own: an object that is another one for another model; label: what people call it; family: in people's words
+    places: its parameters by their names: those that a checkpoint file has for the diffusion model's
+    text_entries: a delta's entries of text encoders by the names that `places` has, and what is to be said of those
+        that it has not; called as stored_entries, which is for the names of checkpoint files
+    """
 
     own: object
     label: str
     family: str
     places: Mapping[str, Place]
+    text_entries: Callable[..., tuple[dict[str, SparseEntry], list[str]]] = stored_entries
 
 
 def is_of_unet(name: str) -> bool:
@@ -66,7 +72,7 @@ def _found(delta: SparseDelta, model: Model) -> tuple[dict[str, SparseEntry], li
     entries = {own: of_model.entries[name] for name, own in names.items()}
     skipped = left_out(entries, shapes)
     entries = {name: entry for name, entry in entries.items() if name not in skipped}
-    text_entries, said = stored_entries(of_text.entries, shapes, model.label)
+    text_entries, said = model.text_entries(of_text.entries, shapes, model.label)
     entries |= text_entries
     for name, entry in entries.items():
         check_precision(name, weights[name])

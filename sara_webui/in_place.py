@@ -51,7 +51,7 @@ class _Written:
         if self._change is not None and alone and self._change.is_in_place(_LOOKED_AT):
             self.parts = parts
             self._write(self._change, parts[0][1])
-        elif self._change is None or not _same(parts, self.parts):
+        elif self._change is None or not same(parts, self.parts):
             self.lift()
             self.parts = parts
             self.lower()
@@ -69,7 +69,7 @@ class _Written:
     def lower(self) -> None:
         """Put what is wanted on the weight as it is now. Raises as `write`."""
         if self._change is None:
-            entry, strength = self.parts[0] if len(self.parts) == 1 else (_sum(self.parts), 1.0)
+            entry, strength = summed(self.parts)
             self._write(InPlaceChange(self.place.weight, entry.indices, entry.values), strength)
 
     def _write(self, change: InPlaceChange, strength: float) -> None:
@@ -175,11 +175,14 @@ class InPlace:
         written.lift()
 
 
-def _same(parts: Sequence[Part], others: Sequence[Part]) -> bool:
+def same(parts: Sequence[Part], others: Sequence[Part]) -> bool:
+    """Whether the sum of both is the same one for certain."""
     return len(parts) == len(others) and all(a is b and s == t for (a, s), (b, t) in zip(parts, others))
 
 
-def _sum(parts: Sequence[Part]) -> SparseEntry:
-    """Σ strength · Δ in float32, over the positions of all."""
+def summed(parts: Sequence[Part]) -> Part:
+    """Σ strength · Δ in float32, over the positions of all, at strength 1; of one part, at least one, that itself."""
+    if len(parts) == 1:
+        return parts[0]
     scaled = [(entry.indices, entry.values.float() * strength) for entry, strength in parts]
-    return SparseEntry(*reduce(union_sum, scaled), parts[0][0].shape)
+    return SparseEntry(*reduce(union_sum, scaled), parts[0][0].shape), 1.0

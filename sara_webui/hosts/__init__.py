@@ -7,9 +7,14 @@ from .host import Host
 
 __all__ = ["Host", "current"]
 
+_UNKNOWN = (
+    "SaRA: this WebUI is not known, and nothing of it was changed. Known are AUTOMATIC1111 1.10, Forge and Forge Neo."
+)
 _A1111 = ("modules.sd_models", "modules.sd_hijack", "modules.extra_networks", "modules.script_callbacks")
-# What those have that came of it and keep weights another way: Forge and its kin, SD.Next.
-_OTHERS = ("modules_forge", "backend", "ldm_patched", "modules.sd_checkpoint")
+_FORGE = ("modules.sd_models", "modules.extra_networks", "modules.script_callbacks", "modules_forge", "backend",
+          "backend.memory_management", "backend.patcher.lora")  # fmt: skip
+# What others have that came of these and keep weights another way: reForge and Forge classic, SD.Next.
+_OTHERS = ("ldm_patched", "modules.sd_checkpoint")
 
 _found: Host | None = None
 _looked = False
@@ -24,11 +29,20 @@ def current() -> Host | None:
 
 
 def _detected() -> Host | None:
-    if all(map(_is_there, _A1111)) and not any(map(_is_there, _OTHERS)):
+    is_forge = any(map(_is_there, _FORGE[-4:]))
+    if any(map(_is_there, _OTHERS)):
+        pass
+    elif all(map(_is_there, _A1111)) and not is_forge:
         from .a1111.host import A1111
 
         return A1111()
-    logging.warning("SaRA: this WebUI is not known, and nothing of it was changed. Known is AUTOMATIC1111 1.10.")
+    elif all(map(_is_there, _FORGE)):
+        from .forge.host import Forge
+        from .forge.patching import patching
+
+        if (own := patching()) is not None:
+            return Forge(own)
+    logging.warning(_UNKNOWN)
     return None
 
 

@@ -72,12 +72,14 @@ def _lora_name(name):
     return flat.replace("model_diffusion_model", "lora_unet", 1).replace("cond_stage_model_transformer", "lora_te", 1)
 
 
-def expected(base, prompt, content, lora_in_weights=True):
+def expected(base, prompt, content, lora_in_weights=True, in_float32=False):
     """Name → weight under a prompt's tags; without the LoRAs where the host leaves weights alone.
 
     base: of the checkpoint, in the model's dtype; content: name in a tag → the delta, or a LoRA's tensors
+    in_float32: whether the host adds its LoRAs in float32, and rounds them together with the deltas
     """
-    weights = {name: tensor.clone() for name, tensor in base.items()}
+    merged_in = torch.float32 if in_float32 else None
+    weights = {name: tensor.to(merged_in or tensor.dtype, copy=True) for name, tensor in base.items()}
     tags = [(name, float(text or 1), float(unet or text or 1)) for name, text, unet in _TAG.findall(prompt)]
     sums = {}
     for name, text, unet in tags:
@@ -89,7 +91,7 @@ def expected(base, prompt, content, lora_in_weights=True):
     for name, (dense, hit) in sums.items():
         changed = (weights[name].float() + dense).to(weights[name].dtype)
         weights[name] = torch.where(hit, changed, weights[name])
-    return weights
+    return {name: weight.to(base[name].dtype) for name, weight in weights.items()}
 
 
 def _add(sums, delta, base, text, unet):

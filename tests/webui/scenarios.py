@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sara_core import SparseDelta
@@ -104,6 +105,18 @@ SCENARIOS = {
     "no number": [Draw("<sara:alpha:much>", says="is no number"), Draw("<sara:alpha:nan>", says="strength")],
     "too strong": [Draw("<sara:alpha:3e38> <sara:alpha:3e38>", says="larger than"), Draw("<sara:alpha:1>")],
 }  # fmt: skip
+# Any of them at random.
+_TAGS = st.sampled_from([f"<{kind}:{name}{strength}>" for kind, names in (
+    ("sara", ("alpha", "beta", "gamma")), ("lora", ("alpha", "beta", "plain", "other")),
+) for name in names for strength in (":1", ":0.8", ":-0.5", ":0:1")])  # fmt: skip
+_PROMPTS = st.lists(_TAGS, max_size=3, unique_by=lambda tag: tag.split(":")[1]).map(" ".join)
+_CHECKPOINTS = st.sampled_from([None, None, None, "one", "two"])
+STEPS = st.one_of(
+    st.builds(Draw, _PROMPTS, checkpoint=_CHECKPOINTS),
+    st.builds(Draw, _PROMPTS, n_iter=st.integers(1, 2), hr=_PROMPTS, hr_checkpoint=_CHECKPOINTS, lowvram=st.booleans()),
+    st.builds(Rewrite, st.sampled_from(["alpha", "beta"]), st.sampled_from(["alpha", "beta", "gamma"])),
+    st.sampled_from([Fail("<sara:alpha:1> <lora:plain:1>"), ReloadUI(), TakeOff()]),
+)
 
 
 _SARA = re.compile(r"<sara:[^>]+>")
@@ -183,14 +196,14 @@ def play(webui, steps, files):
                 webui.failing, last = "sara", step.prompt
                 (picture,) = webui.draw(step.prompt)
                 assert webui.failing is None, "it was not called"
-                _check(picture, webui.base(), _SARA.sub("", step.prompt), files, step, lora_in_weights)
+                _check(webui, picture, webui.base(), _SARA.sub("", step.prompt), files, step, lora_in_weights)
             case ReloadUI():
                 webui.reload_ui()
                 if "<lora:" not in last:  # the host takes its LoRAs off in the next forward
-                    _check(webui.weights(), _loaded(webui), "", files, step)
+                    _check(webui, webui.weights(), _loaded(webui), "", files, step)
             case TakeOff():
                 webui.host().take_off_everything()
-                _check(webui.weights(), _loaded(webui), "", files, step)
+                _check(webui, webui.weights(), _loaded(webui), "", files, step)
 
 
 def _draw(webui, step, files, lora_in_weights):
@@ -201,7 +214,7 @@ def _draw(webui, step, files, lora_in_weights):
     assert len(pictures) == step.n_iter * len(passes)
     for picture, (prompt, chosen) in zip(pictures, passes * step.n_iter):
         followed = " ".join(tag for tag in prompt.split() if not _REFUSED.search(tag))
-        _check(picture, webui.base(chosen), followed, files, step, lora_in_weights)
+        _check(webui, picture, webui.base(chosen), followed, files, step, lora_in_weights)
 
 
 def _loaded(webui):
@@ -209,7 +222,7 @@ def _loaded(webui):
     return webui.base(webui.model.sd_checkpoint_info.title)
 
 
-def _check(found, base, prompt, files, step, lora_in_weights=True):
-    wanted = expected(base, prompt, files.content, lora_in_weights)
+def _check(webui, found, base, prompt, files, step, lora_in_weights=True):
+    wanted = expected(base, prompt, files.content, lora_in_weights, webui.merges_in_float32)
     wrong = differing(found, {name: weight for name, weight in wanted.items() if name in found})
     assert not wrong, (step, wrong)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.webui.fakes.hosts_lora import CHECKOUT, HostsLora
 from tests.webui.fakes.lora import OwnLora
 from tests.webui.fakes.webui import running
-from tests.webui.scenarios import SCENARIOS, Draw, Fail, Files, ReloadUI, Rewrite, TakeOff, play
+from tests.webui.scenarios import SCENARIOS, STEPS, Files, play
 
 needs_checkout = pytest.mark.skipif(CHECKOUT is None, reason="A1111_DIR (a checkout of 1.10.1) is not set")
 _IN_HALF = ("several", "with a LoRA", "another checkpoint")
@@ -23,19 +23,6 @@ def test_weights_are_the_references(tmp_path, name, dtype):
         play(webui, SCENARIOS[name], Files(webui))
 
 
-_TAGS = st.sampled_from([f"<{kind}:{name}{strength}>" for kind, names in (
-    ("sara", ("alpha", "beta", "gamma")), ("lora", ("alpha", "beta", "plain", "other")),
-) for name in names for strength in (":1", ":0.8", ":-0.5", ":0:1")])  # fmt: skip
-_PROMPTS = st.lists(_TAGS, max_size=3, unique_by=lambda tag: tag.split(":")[1]).map(" ".join)
-_CHECKPOINTS = st.sampled_from([None, None, None, "one", "two"])
-_STEPS = st.one_of(
-    st.builds(Draw, _PROMPTS, checkpoint=_CHECKPOINTS),
-    st.builds(Draw, _PROMPTS, n_iter=st.integers(1, 2), hr=_PROMPTS, hr_checkpoint=_CHECKPOINTS, lowvram=st.booleans()),
-    st.builds(Rewrite, st.sampled_from(["alpha", "beta"]), st.sampled_from(["alpha", "beta", "gamma"])),
-    st.sampled_from([Fail("<sara:alpha:1> <lora:plain:1>"), ReloadUI(), TakeOff()]),
-)
-
-
 @needs_checkout
 @pytest.mark.parametrize(("name", "dtype"), _CASES)
 def test_weights_are_the_references_with_the_hosts_own_files(tmp_path, name, dtype):
@@ -43,7 +30,7 @@ def test_weights_are_the_references_with_the_hosts_own_files(tmp_path, name, dty
         play(webui, SCENARIOS[name], Files(webui))
 
 
-@given(st.lists(_STEPS, min_size=2, max_size=6), st.integers(1, 2))
+@given(st.lists(STEPS, min_size=2, max_size=6), st.integers(1, 2))
 @settings(max_examples=25, deadline=None)
 def test_any_sequence_of_steps(tmp_path_factory, steps, models_in_memory):
     with running(tmp_path_factory.mktemp("webui"), lora_extension=OwnLora) as webui:

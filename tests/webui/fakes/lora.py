@@ -76,7 +76,7 @@ class OwnLora:
 
     def register(self, webui):
         """What it does before the UI is made."""
-        network_class = _network_class(webui.extra_networks, webui.networks)
+        network_class = lora_class(webui.extra_networks, webui.networks)
         webui.extra_networks.register_extra_network(network_class())
 
 
@@ -213,8 +213,8 @@ def _hooks(networks, shared):
         yield kind, "_load_from_state_dict", loading_of(kind._load_from_state_dict)
 
 
-def _network_class(extra_networks, networks):
-    """`<lora:…>` for this extension."""
+def lora_class(extra_networks, networks, has_dims=True):
+    """`<lora:…>` for this extension. has_dims: whether its networks have a dimension that a tag may choose"""
 
     class ExtraNetworkLora(extra_networks.ExtraNetwork):
         def __init__(self):
@@ -225,7 +225,7 @@ def _network_class(extra_networks, networks):
             text = [_strength(params, "te", 1, 1.0) for params in params_list]
             unet = [_strength(params, "unet", 2, te) for params, te in zip(params_list, text)]
             names = [params.positional[0] for params in params_list]
-            networks.load_networks(names, text, unet, [None] * len(names))
+            networks.load_networks(names, text, unet, *([[None] * len(names)] if has_dims else []))
 
         def deactivate(self, p):
             pass

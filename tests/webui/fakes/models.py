@@ -30,7 +30,7 @@ class _Around(nn.Module):
         self.wrapped = wrapped
 
 
-def _unet():
+def unet():
     return nested({
         "diffusion_model.input_blocks.0.0": nn.Conv2d(4, 8, 3, padding=1),
         "diffusion_model.input_blocks.1.1.norm": nn.GroupNorm(4, 8),
@@ -41,14 +41,15 @@ def _unet():
     })  # fmt: skip
 
 
-def _clip():
+def clip():
+    """Name → layer."""
     layer = "transformer.text_model.encoder.layers.0"
-    return nested({
+    return {
         "transformer.text_model.embeddings.token_embedding": nn.Embedding(10, 8),
         f"{layer}.layer_norm1": nn.LayerNorm(8),
         f"{layer}.self_attn.q_proj": nn.Linear(8, 8),
         f"{layer}.mlp.fc1": nn.Linear(8, 16),
-    })
+    }
 
 
 def _open_clip():
@@ -64,13 +65,13 @@ class SDModel(nn.Module):
     def __init__(self, is_sdxl=False):
         super().__init__()
         self.is_sdxl, self.is_sd1, self.is_sd2, self.is_sd3, self.is_ssd = is_sdxl, not is_sdxl, False, False, False
-        self.model = _unet()
+        self.model = unet()
         self.first_stage_model = nested({"decoder.conv_in": nn.Conv2d(4, 4, 1)})
         if is_sdxl:
             self.conditioner = nn.Module()
-            self.conditioner.embedders = nn.ModuleList([_Around(_clip()), _Around(_open_clip())])
+            self.conditioner.embedders = nn.ModuleList([_Around(nested(clip())), _Around(_open_clip())])
         else:
-            self.cond_stage_model = _Around(_clip())
+            self.cond_stage_model = _Around(nested(clip()))
         self.sd_checkpoint_info = None
 
     def weights(self):

@@ -24,12 +24,14 @@ from .stand_ins import importable, module
 # Of a model's weights, one that no layer hooks: the host replaces what is in it with every checkpoint.
 CHECKPOINTS = {"one": 1, "two": 2}
 _TAG = re.compile(r"<(\w+):([^>]+)>")
-_FORGOTTEN = {"sara_webui", "modules", "networks", "network", "gradio"}
+FORGOTTEN = {"sara_webui", "modules", "networks", "network", "gradio"}
 _EXTENSION = Path(__file__).parents[3] / "scripts" / "sara_extension.py"
 
 
 class WebUI:
-    """What `running` makes; see there."""
+    """What `running` makes; see there. merges_in_float32: whether all that is put on a weight is rounded once"""
+
+    merges_in_float32 = False
 
     def __init__(self, folder, dtype, is_sdxl=False):
         self.folder, self.dtype, self.is_sdxl = Path(folder), dtype, is_sdxl
@@ -166,7 +168,7 @@ class WebUI:
             self.sd_models.load_model_weights(self.model, info, None, None)
 
 
-def _extra_networks(webui):
+def extra_networks_module(webui):
     it = module("modules.extra_networks", extra_network_registry={})
 
     class ExtraNetwork:
@@ -217,7 +219,7 @@ def _extra_networks(webui):
     return it
 
 
-def _processing():
+def processing_module():
     class StableDiffusionProcessingTxt2Img:
         cached_c, cached_uc = [None, None], [None, None]
         cached_hr_c, cached_hr_uc = [None, None], [None, None]
@@ -244,7 +246,7 @@ def running(folder, dtype=torch.float32, is_sdxl=False, lora_extension=OwnLora):
         cmd_opts=SimpleNamespace(lora_dir=str(webui.folder / "Lora"), lyco_dir_backcompat=None),
         opts=SimpleNamespace(lora_functional=False),
     )
-    webui.extra_networks, webui.processing = _extra_networks(webui), _processing()
+    webui.extra_networks, webui.processing = extra_networks_module(webui), processing_module()
     webui.sd_models = module(
         "modules.sd_models", load_model_weights=webui.load_model_weights,
         send_model_to_trash=webui.send_model_to_trash, reload_model_weights=webui.reload_model_weights,
@@ -254,7 +256,7 @@ def running(folder, dtype=torch.float32, is_sdxl=False, lora_extension=OwnLora):
     modules = [module("modules"), webui.shared, webui.extra_networks, webui.processing, webui.sd_models,
                webui.script_callbacks, module("modules.paths", models_path=str(webui.folder)),
                module("modules.sd_hijack"), module("gradio", __getattr__=lambda name: object)]  # fmt: skip
-    with importable(modules, _FORGOTTEN), ExitStack() as undo:
+    with importable(modules, FORGOTTEN), ExitStack() as undo:
         if lora_extension is not None:
             webui.lora = lora_extension()
             webui.networks = webui.lora.install(webui, undo)

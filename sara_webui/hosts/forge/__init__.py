@@ -1,0 +1,1 @@
+"""Stable Diffusion WebUI Forge, and Forge Neo, which goes on where it ended."""

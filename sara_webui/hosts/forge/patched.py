@@ -1,0 +1,121 @@
+"""Deltas on models whose weights the host patches: it is given what is to be added, and adds it when a model is about
+to compute, from copies of its own; on top of the LoRAs, and in one rounding with them."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sara_core.delta.delta import check_range
+from sara_core.delta.entry import SparseEntry
+from sara_core.errors import UnsupportedModelError
+from sara_core.tensors.elements import gather
+from sara_core.wording import listed
+
+from ...fitting import is_of_unet
+from ...in_place import Part, Place, same, summed
+
+# What a host calls the diffusion model, behind which are the names of its parameters; a checkpoint has this before it.
+KMODEL = "model."
+_PARTS = {"unet": is_of_unet, "clip": lambda name: not is_of_unet(name)}
+
+
+class Patching(Protocol):
+    """What Forge and Forge Neo do in ways of their own."""
+
+    def patches(self, patcher: Any, wanted: Mapping[str, tuple[SparseEntry, float]]) -> dict[str, Any]:
+        """What its `add_patches` takes, for a patcher that has none of ours. wanted: by the names of its parameters"""
+
+    def base(self, patcher: Any) -> Mapping[str, torch.Tensor]:
+        """The parameters that are patched, as they were before."""
+
+    def restore(self, patcher: Any) -> None:
+        """Every parameter as it was before any patch, now. Nothing of the model may be computing."""
+
+
+class Patched:
+    """What is wanted of the loaded model. Calls come one at a time, in the host's own threads.
+
+    patching: the host's; model: asks for the host's loaded model, None while none is loaded
+
+    Nothing here keeps a model in memory.
+    """
+
+    def __init__(self, patching: Patching, model: Callable[[], Any]):
+        self._patching, self._model = patching, model
+        self._wanted: dict[str, Sequence[Part]] = {}
+        # Our patched clone → the host's, with its LoRAs alone; and what was wanted of it.
+        self._theirs: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        # Forge patches anew only where the names of what it is given are others.
+        self._numbers = itertools.count()
+        self._put_on: WeakKeyDictionary[Any, Mapping[str, Sequence[Part]]] = WeakKeyDictionary()
+
+    def bring(self, places: Mapping[str, Place], wanted: Mapping[str, Sequence[Part]]) -> None:
+        """Bring the weights to what is wanted, and all others that were changed back to their own bits.
+
+        places: the model's parameters by their names, as they are without a patch; wanted: see in_place.InPlace.bring
+        Raises DeltaError if an element gets too large for its dtype; then nothing is on any weight.
+        """
+        try:
+            for name, parts in wanted.items():
+                entry, strength = summed(parts)
+                base = gather(places[name].weight, entry.indices.to(places[name].weight.device))
+                check_range(name, base, entry.values, strength)
+            self._wanted = dict(wanted)
+            self.put()
+        except BaseException:
+            self.lift_all()
+            raise
+
+    def lift_all(self) -> None:
+        """Nothing is wanted any more; the weights have their own bits when the model computes again."""
+        self._wanted = {}
+        self.put()
+
+    def names(self) -> list[str]:
+        """The weights of which something is wanted."""
+        return list(self._wanted)
+
+    def put(self) -> None:
+        """See to it that the host computes with what is wanted, whatever it has put in the place of ours since."""
+        if (model := self._model()) is None:
+            return
+        chosen = model.forge_objects_after_applying_lora
+        for part, is_of_part in _PARTS.items():
+            now = getattr(chosen, part)
+            wanted = {name: parts for name, parts in self._wanted.items() if is_of_part(name)}
+            if not _alike(self._put_on.get(now, {}) if now is not None else {}, wanted):
+                theirs = self._theirs.get(now, now)
+                new = self._clone(theirs, wanted) if wanted else theirs
+                for objects in (chosen, model.forge_objects):
+                    setattr(objects, part, new)
+
+    def restore(self) -> None:
+        """Every weight as its checkpoint has it, now and not only when the model computes again."""
+        if (model := self._model()) is not None:
+            for part in _PARTS:
+                if (known := getattr(model.forge_objects_original, part)) is not None:
+                    self._patching.restore(patcher_of(known))
+
+    def _clone(self, theirs: Any, wanted: Mapping[str, Sequence[Part]]) -> Any:
+        ours = theirs.clone()
+        changes = {name.removeprefix(KMODEL) if is_of_unet(name) else name: summed(parts)
+                   for name, parts in wanted.items()}  # fmt: skip
+        patches = self._patching.patches(patcher_of(ours), changes)
+        called = f"sara:{next(self._numbers)}"
+        taken = ours.add_patches(filename=called, patches=patches, strength_patch=1.0, online_mode=False)
+        if missed := patches.keys() - set(taken):
+            raise UnsupportedModelError(f"The WebUI did not take the change of {listed(missed)}. Update the extension.")
+        self._theirs[ours], self._put_on[ours] = theirs, wanted
+        return ours
+
+
+def patcher_of(part: Any) -> Any:
+    """The ModelPatcher of a diffusion model, which is one, or of a CLIP, which has one."""
+    return getattr(part, "patcher", part)
+
+
+def _alike(wanted: Mapping[str, Sequence[Part]], other: Mapping[str, Sequence[Part]]) -> bool:
+    return wanted.keys() == other.keys() and all(same(parts, other[name]) for name, parts in wanted.items())
