@@ -4,11 +4,11 @@ The fake of the other tests is written by the same rules.
 """
 
 import ast
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.webui.contract import function
 from tests.webui.fakes.hosts_lora import CHECKOUT
 
 pytestmark = pytest.mark.skipif(CHECKOUT is None, reason="A1111_DIR (a checkout of 1.10.1) is not set")
@@ -89,30 +89,18 @@ CODE = [
 ]  # fmt: skip
 
 
-@cache
-def _function(file, name):
-    """A function or method of a file, found by its dotted name; None if there is none."""
-    found = ast.parse(Path(CHECKOUT, file).read_text(encoding="utf-8"))
-    for word in name.split("."):
-        inside = [node for node in ast.walk(found) if getattr(node, "name", None) == word]
-        if not inside:
-            return None
-        found = inside[0]
-    return found
-
-
 @pytest.mark.parametrize(("file", "name", "parameters"), SIGNATURES, ids=lambda value: value[:40])
 def test_a_function_has_the_parameters_that_we_give_it(file, name, parameters):
-    function = _function(file, name)
-    assert function is not None
-    assert ast.unparse(function.args) == parameters
+    found = function(CHECKOUT, file, name)
+    assert found is not None
+    assert ast.unparse(found.args) == parameters
 
 
 @pytest.mark.parametrize(("file", "name", "code"), CODE, ids=lambda value: value[:40])
 def test_the_host_does_what_we_rely_on(file, name, code):
-    function = _function(file, name)
-    assert function is not None
-    assert code in ast.unparse(function)
+    found = function(CHECKOUT, file, name)
+    assert found is not None
+    assert code in ast.unparse(found)
 
 
 def test_forwards_of_layers_find_our_functions():

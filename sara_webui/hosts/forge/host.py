@@ -21,7 +21,7 @@ from ...prompted import Outcome
 from ..lora_files import LoraFiles
 from ..replacing import Replaced
 from ..tagged import TaggedHost
-from .patched import KMODEL, Patched, Patching, patcher_of
+from .patched import KMODEL, Patched, Patching, parameters, patcher_of
 
 _LORA = ("load_networks", "process_network_files", "list_available_networks", "available_networks",
          "available_network_aliases", "forbidden_network_aliases")  # fmt: skip
@@ -86,8 +86,10 @@ class Forge(TaggedHost):
 
     def _places(self, prefix: str, patcher: Any) -> dict[str, Place]:
         before = self._patching.base(patcher)
-        return {f"{prefix}{name}": Place(before.get(name, weight), ())
-                for name, weight in patcher.model.named_parameters()}  # fmt: skip
+        return {
+            f"{prefix}{name}": Place(before.get(parameter.path, parameter.tensor), ())
+            for name, parameter in parameters(patcher.model).items()
+        }
 
 
 def _loaded_entries(

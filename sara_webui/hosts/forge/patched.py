@@ -3,7 +3,7 @@ to compute, from copies of its own; on top of the LoRAs, and in one rounding wit
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,8 @@ from ...in_place import Part, Place, same, summed
 
 # What a host calls the diffusion model, behind which are the names of its parameters; a checkpoint has this before it.
 KMODEL = "model."
+# In a module that the host has put around another one, the other one.
+_WRAPPED = "wrapped"
 _PARTS = {"unet": is_of_unet, "clip": lambda name: not is_of_unet(name)}
 
 
@@ -101,8 +103,8 @@ class Patched:
 
     def _clone(self, theirs: Any, wanted: Mapping[str, Sequence[Part]]) -> Any:
         ours = theirs.clone()
-        changes = {name.removeprefix(KMODEL) if is_of_unet(name) else name: summed(parts)
-                   for name, parts in wanted.items()}  # fmt: skip
+        own = parameters(patcher_of(ours).model)
+        changes = {own[name.removeprefix(KMODEL)].path: summed(parts) for name, parts in wanted.items()}
         patches = self._patching.patches(patcher_of(ours), changes)
         called = f"sara:{next(self._numbers)}"
         taken = ours.add_patches(filename=called, patches=patches, strength_patch=1.0, online_mode=False)
@@ -115,6 +117,27 @@ class Patched:
 def patcher_of(part: Any) -> Any:
     """The ModelPatcher of a diffusion model, which is one, or of a CLIP, which has one."""
     return getattr(part, "patcher", part)
+
+
+class Parameter(NamedTuple):
+    """Of a model of the host's. path: by which the host patches it"""
+
+    path: str
+    tensor: torch.Tensor
+
+
+def parameters(model: torch.nn.Module) -> dict[str, Parameter]:
+    """A model's parameters by the names that they had before the host put something around a module: around a text
+    encoder's embedding, which it computes with, stands another one that only shows the weight."""
+    found = {}
+    for path, module in model.named_modules():
+        if _WRAPPED in module._modules:
+            continue
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                inner = f"{path}.{name}" if path else name
+                found[".".join(word for word in inner.split(".") if word != _WRAPPED)] = Parameter(inner, tensor)
+    return found
 
 
 def _alike(wanted: Mapping[str, Sequence[Part]], other: Mapping[str, Sequence[Part]]) -> bool:

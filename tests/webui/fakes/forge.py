@@ -43,6 +43,14 @@ class _CLIP:
         return self.patcher.add_patches(*args, **kwargs)
 
 
+class _Around(nn.Module):
+    """What the host puts around a text encoder's embedding: it computes with the inner one, and shows its weight."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.wrapped, self.weight = wrapped, wrapped.weight
+
+
 class _Engine:
     """A loaded model. rules: forge_patchers.Neo or .Forge; state: name in a checkpoint → weight"""
 
@@ -55,6 +63,8 @@ class _Engine:
                     owner, _, last = name.rpartition(".")
                     weight = state[_stored_name(name)].clone()
                     setattr(part.get_submodule(owner), last, nn.Parameter(weight, requires_grad=False))
+            embeddings = parts[1].get_submodule("clip_l.transformer.text_model.embeddings")
+            embeddings.token_embedding = _Around(embeddings.token_embedding)
         diffusion, text = (rules.patcher(part, rules) for part in parts)
         self.forge_objects = Objects(diffusion, _CLIP(text))
         self.forge_objects_original = self.forge_objects.shallow_copy()
@@ -62,10 +72,11 @@ class _Engine:
         self.current_lora_hash = str([])
 
     def weights(self):
-        """By the names that a checkpoint has for them, as they are now."""
+        """By the names that a checkpoint has for them, as they are now; of what has something around it, the inner."""
         both = self.forge_objects_original
-        return {_stored_name(name): weight for model in (both.unet.model, both.clip.cond_stage_model)
-                for name, weight in model.named_parameters()}  # fmt: skip
+        return {_stored_name(name.replace("wrapped.", "")): weight
+                for model in (both.unet.model, both.clip.cond_stage_model)
+                for name, weight in model.named_parameters(remove_duplicate=False)}  # fmt: skip
 
 
 def _stored_name(name):

@@ -1,7 +1,7 @@
-"""What Forge and Forge Neo do to weights, written anew by their rules: who keeps which copies, and when.
+"""What Forge and Forge Neo do to weights, written anew by their rules: who keeps which copies.
 
-All weights are inference tensors. A patcher is cloned, its clone is given patches, and a model is brought to the patches
-of the patcher that it is loaded for, when it is about to compute.
+All weights are inference tensors. A patcher is cloned, its clone is given patches, and a model is brought to the
+patches of the patcher that it is loaded for, when it is about to compute.
 """
 
 import itertools

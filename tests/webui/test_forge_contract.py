@@ -1,0 +1,114 @@
+"""What we rely on in the sources of Forge Neo and Forge: names, signatures and who calls whom, read without running
+anything. The fakes of the other tests are written by the same rules."""
+
+import ast
+import os
+
+import pytest
+
+from tests.webui.contract import function, parameter_names
+
+_NEO, _FORGE = "NEO_DIR", "FORGE_DIR"
+_LORA = "extensions-builtin/sd_forge_lora"
+_BOTH = (_NEO, _FORGE)
+
+# Of which hosts, file, function or method, names of its parameters: what we call, or stand around.
+SIGNATURES = [
+    (_BOTH, "modules/extra_networks.py", "activate", "p extra_network_data"),
+    (_BOTH, "modules/extra_networks.py", "register_extra_network", "extra_network"),
+    (_BOTH, "modules/extra_networks.py", "ExtraNetwork.activate", "self p params_list"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.comment", "self text"),
+    (_BOTH, "modules/script_callbacks.py", "on_before_ui", "callback * name"),
+    (_BOTH, "modules/script_callbacks.py", "on_script_unloaded", "callback * name"),
+    (_BOTH, "modules/script_callbacks.py", "on_infotext_pasted", "callback * name"),
+    (_BOTH, f"{_LORA}/networks.py", "process_network_files", "names"),
+    (_BOTH, f"{_LORA}/networks.py", "list_available_networks", ""),
+    (_BOTH, f"{_LORA}/network.py", "NetworkOnDisk.__init__", "self name filename"),
+    (_BOTH, f"{_LORA}/ui_extra_networks_lora.py", "ExtraNetworksPageLora.allowed_directories_for_previews", "self"),
+    (_BOTH, "backend/memory_management.py", "unload_all_models", ""),
+    (_BOTH, "backend/patcher/base.py", "ModelPatcher.clone", "self"),
+    (_BOTH, "backend/patcher/clip.py", "CLIP.clone", "self"),
+    ((_NEO,), f"{_LORA}/networks.py", "load_networks", "names te_multipliers unet_multipliers"),
+    ((_FORGE,), f"{_LORA}/networks.py", "load_networks", "names te_multipliers unet_multipliers dyn_dims"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.add_patches",
+     "self patches strength_patch strength_model * filename online_mode"),
+    ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.add_patches",
+     "self * filename patches strength_patch strength_model online_mode"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.unpatch_model", "self device_to unpatch_weights"),
+    ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "self lora_patches offload_device force_refresh"),
+    ((_NEO,), "modules_forge/packages/comfy/weight_adapter/base.py", "WeightAdapterBase.calculate_weight",
+     "self weight key strength strength_model offset function intermediate_dtype original_weight"),
+]  # fmt: skip
+# Of which hosts, file, function or method, a piece of code that must be in it.
+CODE = [
+    # Networks are activated through the module, for every batch and pass, and what draws is taken from there.
+    (_BOTH, "modules/processing.py", "process_images_inner", "extra_networks.activate(p, p.extra_network_data)"),
+    (_BOTH, "modules/processing.py", "process_images_inner",
+     "p.sd_model.forge_objects = p.sd_model.forge_objects_after_applying_lora.shallow_copy()"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
+     "extra_networks.activate(self, self.hr_extra_network_data)"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
+     "self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.setup_conds",
+     "extra_networks.activate(self, self.extra_network_data)"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.cached_params", "extra_network_data"),
+    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.get_conds_with_caching", "cache[0] = cached_params"),
+    # Whoever fails is called again without tags.
+    (_BOTH, "modules/extra_networks.py", "activate", "extra_network.activate(p, [])"),
+    # The extension for LoRAs begins with the unpatched models whenever its own tags are others, and only then.
+    (_BOTH, f"{_LORA}/networks.py", "load_networks", "current_sd.current_lora_hash == compiled_lora_targets_hash"),
+    (_BOTH, f"{_LORA}/networks.py", "load_networks",
+     "current_sd.forge_objects.unet = current_sd.forge_objects_original.unet"),
+    (_BOTH, f"{_LORA}/networks.py", "load_networks",
+     "current_sd.forge_objects_after_applying_lora = current_sd.forge_objects.shallow_copy()"),
+    ((_NEO,), f"{_LORA}/extra_networks_lora.py", "ExtraNetworkLora.activate",
+     "networks.load_networks(names, te_multipliers, unet_multipliers)"),
+    ((_FORGE,), f"{_LORA}/extra_networks_lora.py", "ExtraNetworkLora.activate",
+     "networks.load_networks(names, te_multipliers, unet_multipliers, dyn_dims)"),
+    # Neo: adapters are told by their class and given a copy; where the weight was is kept before.
+    ((_NEO,), "backend/patcher/lora.py", "merge_lora_to_weight", "isinstance(v, weight_adapter.WeightAdapterBase)"),
+    ((_NEO,), "backend/patcher/lora.py", "merge_lora_to_weight",
+     "v.calculate_weight(weight, key, strength, strength_model, offset, function, computation_dtype)"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.patch_weight_to_device", "self.backup[key]"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.patch_weight_to_device",
+     "memory_management.lora_compute_dtype(device_to)"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.patch_weight_to_device",
+     "stochastic_rounding(out_weight, weight.dtype, seed=string_to_seed(key))"),
+    ((_NEO,), "backend/float.py", "stochastic_rounding", "return value.to(dtype=torch.bfloat16)"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.clone", "n.backup = self.backup"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.partially_load",
+     "self.model.current_weight_patches_uuid != self.patches_uuid"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.unpatch_model", "self.backup.clear()"),
+    # Forge: a function for each kind of patch is given a copy in fp32; what is merged is told by names alone.
+    ((_FORGE,), "backend/patcher/lora.py", "merge_lora_to_weight",
+     "extra_weight_calculators[patch_type](weight, strength, v)"),
+    ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh",
+     "merge_lora_to_weight(current_patches, weight, key, computation_dtype=torch.float32)"),
+    ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "hashes = str(list(lora_patches.keys()))"),
+    ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "self.backup[key] = weight.to(device=offload_device)"),
+    ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.clone", "n.lora_patches = self.lora_patches.copy()"),
+]  # fmt: skip
+
+
+def _of_each(rows):
+    return [pytest.param(host, *row, id=f"{host}-{row[1]}-{number}")
+            for number, (hosts, *row) in enumerate(rows) for host in hosts]  # fmt: skip
+
+
+def _found(host, file, name):
+    checkout = os.environ.get(host)
+    if checkout is None:
+        pytest.skip(f"{host} (a checkout) is not set")
+    found = function(checkout, file, name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("host", "file", "name", "parameters"), _of_each(SIGNATURES))
+def test_a_function_has_the_parameters_that_we_give_it(host, file, name, parameters):
+    assert parameter_names(_found(host, file, name)) == parameters.split()
+
+
+@pytest.mark.parametrize(("host", "file", "name", "code"), _of_each(CODE))
+def test_the_host_does_what_we_rely_on(host, file, name, code):
+    assert code in ast.unparse(_found(host, file, name))
