@@ -1,35 +1,24 @@
 """AUTOMATIC1111's WebUI as a host that trains, and the model that it has loaded."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from modules import (
-    call_queue, devices, paths, paths_internal, prompt_parser, sd_hijack, sd_hijack_optimizations,
-    sd_samplers_common, sd_unet, shared,
+    devices, prompt_parser, sd_hijack, sd_hijack_optimizations, sd_samplers_common, sd_unet, shared,
 )  # fmt: skip
 
 from sara_core.errors import TrainingError, UnsupportedModelError
 
-from ..hosts import Host
+from .kin import LATENT_CHANNELS, KinTraining, as_written
 
 # Of the host's ways to encode and decode: by the model's whole VAE.
 _WHOLE_VAE = 0
-_LATENT_CHANNELS = 4
-_SPECIAL = re.compile(r"[\\()\[\]]")
-_BREAK = re.compile(r"\bBREAK\b")
 
 
-class A1111Training:
-    """See training/host.py. host: the same WebUI, as the rest of the face knows it"""
-
-    def __init__(self, host: Host):
-        self.host = host
-        self.deltas = host.folders()[0]
-        self.outputs = Path(paths_internal.default_output_dir)
-        self.pictures = Path(paths.data_path, "sara", "pictures")
+class A1111Training(KinTraining):
+    """See training/host.py."""
 
     def refusal(self) -> str | None:
         model = self.host.model()
@@ -47,17 +36,6 @@ class A1111Training:
     def loaded_unet(self) -> torch.nn.Module | None:
         model = self.host.model()
         return getattr(getattr(model, "model", None), "diffusion_model", None)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        with call_queue.queue_lock:
-            shared.state.begin(job="SaRA training")
-            shared.state.job_count = 1
-            try:
-                yield
-            finally:
-                shared.state.end()
-                shared.state.interrupted = False
 
     @contextmanager
     def ready(self) -> Iterator["A1111Model"]:
@@ -78,15 +56,6 @@ class A1111Training:
             sd_hijack_optimizations.SdOptimizationSdp().apply()
             yield A1111Model(model)
 
-    def is_interrupted(self) -> bool:
-        return shared.state.interrupted
-
-    def show_step(self, step: int, steps: int) -> None:
-        shared.state.sampling_step, shared.state.sampling_steps = step, steps
-
-    def refresh(self) -> None:
-        self.host.refresh()
-
 
 class A1111Model:
     """See training/host.py.
@@ -104,7 +73,7 @@ class A1111Model:
         self.prediction = "v" if model.parameterization == "v" else "eps"
         self.clip_skip = shared.opts.CLIP_stop_at_last_layers
         first = next(weight for weight in self.unet.parameters() if weight.dim() == 4)
-        if first.shape[1] != _LATENT_CHANNELS or model.model.conditioning_key != "crossattn":
+        if first.shape[1] != LATENT_CHANNELS or model.model.conditioning_key != "crossattn":
             raise UnsupportedModelError(
                 "This model takes something beside the noise and the caption (a picture, as for inpainting), which "
                 "training cannot give it: train the model that it was made from."
@@ -119,8 +88,7 @@ class A1111Model:
         return latent[0].float().cpu()
 
     def conditions(self, caption: str, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        text = _as_written(caption) if shared.opts.emphasis != "None" else caption
-        given = prompt_parser.SdConditioning([text], width=size[0], height=size[1])
+        given = prompt_parser.SdConditioning([as_written(caption)], width=size[0], height=size[1])
         with torch.no_grad(), devices.autocast():
             told = self.model.get_learned_conditioning(given)
         told = told if isinstance(told, Mapping) else {"crossattn": told}
@@ -138,11 +106,6 @@ class A1111Model:
         latent = latent[None].to(devices.dtype_vae)
         decoded = sd_samplers_common.samples_to_images_tensor(latent, _WHOLE_VAE, self.model)
         return (decoded[0].permute(1, 2, 0).float() / 2 + 0.5).clamp(0, 1).cpu()
-
-
-def _as_written(caption: str) -> str:
-    """A caption that the host's parser of prompts takes as it is: brackets are no emphasis, and a word no command."""
-    return _BREAK.sub("break", _SPECIAL.sub(r"\\\g<0>", caption))
 
 
 def _check_without_networks(model: torch.nn.Module) -> None:

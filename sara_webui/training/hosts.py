@@ -21,7 +21,7 @@ def refusal() -> str | None:
             f"{torch.__version__}: update it, or train elsewhere and use the delta here."
         )
     host = hosts.current()
-    if host is None or host.name != "AUTOMATIC1111":
+    if host is None:
         return "Training is not possible in this WebUI yet: train in ComfyUI, or with python -m sara_core train."
     return None
 
@@ -32,7 +32,13 @@ def runner():
     if reason := refusal():
         raise TrainingError(reason)
     # Older torches cannot import what trains.
-    from .a1111 import A1111Training
     from .runner import Runner
 
-    return Runner(A1111Training(hosts.current()))
+    host = hosts.current()
+    if host.name == "AUTOMATIC1111":
+        from .a1111 import A1111Training
+
+        return Runner(A1111Training(host))
+    from .forge import ForgeTraining
+
+    return Runner(ForgeTraining(host))
