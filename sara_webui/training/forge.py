@@ -152,9 +152,16 @@ def _plain_class(kind: type) -> type:
     """torch's own class, of whose weights the host's casts copies in ways of its own; of a block one that keeps its
     input."""
     if kind.__name__ == _BLOCK:
-        return type(_BLOCK, (kind,), {"forward": lambda block, x, *given: kind.forward(block, x.clone(), *given)})
+        return _with_its_own_input(kind)
     torchs = (other for other in kind.__mro__ if other.__module__.startswith("torch.nn.modules."))
     return next(torchs) if kind.__module__.startswith("backend.operations") else kind
+
+
+def _with_its_own_input(kind: type) -> type:
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return kind.forward(self, x.clone(), *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def _kept_apart(_: torch.nn.Module, given: tuple) -> tuple:

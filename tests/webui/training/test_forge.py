@@ -1,0 +1,98 @@
+"""What Forge's and Forge Neo's models are made of while they train: gradients as if nothing of it were inference
+tensors, and everything of the host's back afterwards."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from tests.webui.fakes.stand_ins import importable, module
+
+
+class HostsLinear(nn.Linear):
+    def forward(self, x):
+        raise AssertionError("the host's way to its weights")
+
+
+class BasicTransformerBlock(nn.Module):
+    """As the host's, it adds into what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.to_out = nn.LayerNorm(4), HostsLinear(4, 4)
+
+    def forward(self, x, context=None):
+        x += self.to_out(self.norm(x))
+        x += self.to_out(self.norm(x))
+        return x
+
+
+HostsLinear.__module__ = "backend.operations"
+
+
+@pytest.fixture
+def training():
+    unet = module("backend.nn.unet", attention_function="the host's")
+    names = ("modules", "modules.prompt_parser", "modules.sd_models", "modules.sd_samplers_common", "modules.shared",
+             "modules.call_queue", "modules.paths", "modules.paths_internal", "backend", "backend.nn")  # fmt: skip
+    attention = module("backend.attention", attention_pytorch="torch's")
+    with importable([*map(module, names), attention, unet], {"sara_webui", "modules", "backend"}):
+        from sara_webui.training import forge
+
+        yield forge
+
+
+def _block():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        return nn.Sequential(BasicTransformerBlock()), torch.randn(2, 3, 4)
+
+
+def _wanted(block, x):
+    """The gradients of the weights and of what was given, of the same without anything in place."""
+    norm, out = block[0].norm, block[0].to_out
+    weights = {name: weight.detach().clone().requires_grad_() for name, weight in block.named_parameters()}
+    given = x.clone().requires_grad_()
+    y = given
+    for _ in range(2):
+        normed = nn.functional.layer_norm(y, (4,), weights["0.norm.weight"], weights["0.norm.bias"], norm.eps)
+        y = y + nn.functional.linear(normed, weights["0.to_out.weight"], weights["0.to_out.bias"])
+    y.square().sum().backward()
+    assert out.weight.is_inference()
+    return {**{name: weight.grad for name, weight in weights.items()}, "given": given.grad}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_go_through_all_of_it(training, checkpointing):
+    from sara_webui.training.checkpointing import checkpointed
+
+    block, x = _block()
+    x = x.clone()
+    wanted = _wanted(block, x)
+    with training._trainable(block, torch.device("cpu")) as unet:
+        for weight in unet.parameters():
+            weight.requires_grad_()
+        given = x.clone().requires_grad_()
+        if checkpointing:
+            with checkpointed(unet):
+                unet(given * 1).square().sum().backward()
+        else:
+            unet(given * 1).square().sum().backward()
+        found = {**{name: weight.grad for name, weight in unet.named_parameters()}, "given": given.grad}
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_all_of_the_hosts_is_back(training):
+    block, _ = _block()
+    before = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
+    host = sys.modules["backend.nn.unet"]
+    with pytest.raises(ZeroDivisionError), training._trainable(block, torch.device("cpu")) as unet:
+        assert not any(weight.is_inference() for weight in unet.parameters())
+        assert host.attention_function == "torch's"
+        assert type(unet[0].to_out) is nn.Linear
+        1 / 0
+    after = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
+    assert after[1] == before[1] and all(after[0][name] is weight for name, weight in before[0].items())
+    assert host.attention_function == "the host's" and not block[0].norm._forward_pre_hooks
