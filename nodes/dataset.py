@@ -77,7 +77,8 @@ class SaRADataset(io.ComfyNode):
         images = _batches_of_one(pictures.pixels)
         latents = conditioning = None
         if vae is not None:
-            latents = encoded_pictures(vae, images, steps.begun("encoded picture"))
+            names = [str(image.path) for image in found.images]
+            latents = encoded_pictures(vae, images, names, steps.begun("encoded picture"))
         if clip is not None:
             conditioning = encoded_captions(clip, captions, steps.begun("caption"))
         odd = doubts(found.images)

@@ -97,7 +97,8 @@ def _options():
         io.Int.Input(
             "held_out", default=0, min=0, max=1000, optional=True,
             tooltip="So many pictures are not trained on. Their loss is drawn beside the others': when it rises again "
-            "while the others fall, the pictures are being learned by heart. 0 is off.",
+            "while the others fall, the pictures are being learned by heart. Mirror images of SaRA Dataset are held "
+            "out with them. 0 is off.",
         ),
     ]
 

@@ -41,6 +41,8 @@ def test_latents_and_conditionings_are_those_of_cores_nodes(comfy, inputs, toy):
     assert torch.equal(images[2], images[0].flip(2)) and not torch.equal(images[2], images[0])
     for image, latent in zip(images, latents, strict=True):
         assert torch.equal(latent["samples"], comfy.execute("VAEEncode", pixels=image, vae=vae).outputs[0]["samples"])
+    names = [latent["sara_picture"] for latent in latents]
+    assert names[:2] == names[2:] == [str(inputs / "cats" / name) for name in ("a.png", "b.png")]
     for caption, mine in zip(captions, conditioning, strict=True):
         core = comfy.execute("CLIPTextEncode", text=caption, clip=clip).outputs[0]
         assert torch.equal(mine[0][0], core[0][0]) and mine[0][1].keys() == core[0][1].keys()

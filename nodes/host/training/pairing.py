@@ -8,6 +8,7 @@ import torch
 
 from ....sara_core.errors import TrainingError, UnsupportedModelError
 from ....sara_core.wording import Sentence, amount, counted
+from ..encoding import PICTURE
 from .masks import image_masks
 
 # What a caption may carry that training does not follow: key in the conditioning → the user's word for it.
@@ -29,13 +30,14 @@ class Pairs:
     """images: [1, channels, *size] each, as the VAE made them; captions: one CONDITIONING entry [tensor, options] per
     image, the same object for all images that share it; kind: "image" or "class image", for messages; masks: of each
     image's shape, or None, one per image, or none at all; texts: of the captions, one per image, where text encoders
-    are trained, or none at all"""
+    are trained, or none at all; pictures: of each image the name of what it shows, or None, or none at all"""
 
     images: list[torch.Tensor]
     captions: list[list]
     kind: str = "image"
     masks: Sequence[torch.Tensor | None] = ()
     texts: Sequence[str] = ()
+    pictures: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -148,7 +150,10 @@ def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:
         ))  # fmt: skip
     captions = _one_caption_each(images, [_captions(conditioning) for conditioning in positive], kind)
     masks = sum((image_masks(latent, kind) for latent in latents), [])
-    return Pairs(flat_images, captions, kind, masks if any(mask is not None for mask in masks) else ())
+    pictures = sum((_pictures(latent) for latent in latents), [])
+    return Pairs(
+        flat_images, captions, kind, masks if any(mask is not None for mask in masks) else (), pictures=pictures
+    )
 
 
 def _one_caption_each(images: list[list], captions: list[list], kind: str) -> list[list]:
@@ -203,6 +208,12 @@ def _images(latent: dict) -> list[torch.Tensor]:
     if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
         raise UnsupportedModelError("Latents of several kinds at once (video with sound) cannot be trained on yet.")
     return [samples[number:number + 1].detach() for number in range(len(samples))]
+
+
+def _pictures(latent: dict) -> list[str | None]:
+    """Of a batch none is known: the host's nodes that join LATENTs keep all else of the first."""
+    count, name = len(latent["samples"]), latent.get(PICTURE)
+    return [name] if count == 1 and isinstance(name, str) else [None] * count
 
 
 def _captions(conditioning: list) -> list[list]:

@@ -62,6 +62,38 @@ def test_a_picture_that_is_shown_several_times_is_held_out_wholly(comfy, data, h
     assert hold_out(shown, 0, 0) is shown
 
 
+def test_a_picture_and_what_is_known_as_its_mirror_image_are_held_out_together(comfy, data, hold_out):
+    latents, captions = data
+    names = ["cats/a.png", "dogs/a.png", "cats/b.png"]
+    upright = [{**latent, "sara_picture": name} for latent, name in zip(latents, names)]
+    mirrored = [{**latent, "samples": latent["samples"] + 0.5} for latent in upright]  # no VAE's is the exact mirror
+    for seed in range(6):
+        split = hold_out(paired(comfy, [*upright, *mirrored], [*captions, *captions]), 1, seed)
+        (held,) = split.held_out.images
+        (place,) = (n for n, one in enumerate(upright) if one["samples"].equal(held))
+        others = [both[n]["samples"] for both in (upright, mirrored) for n in range(3) if n != place]
+        assert all(image.equal(other) for image, other in zip(split.images.images, others, strict=True))
+
+
+def test_a_copy_under_another_name_goes_with_its_picture_and_both_mirror_images(comfy, data, hold_out):
+    (a, b, _), captions = data
+    shown = {"a.png": a, "copy of a.png": a, "b.png": b}
+    upright = [{**latent, "sara_picture": name} for name, latent in shown.items()]
+    mirrored = [{**latent, "samples": latent["samples"] + 0.5} for latent in upright]
+    for seed in range(6):
+        split = hold_out(paired(comfy, [*upright, *mirrored], captions[:1] * 6), 1, seed)
+        assert len(split.images) == (4 if split.held_out.images[0].equal(b["samples"]) else 2)
+
+
+def test_a_batch_that_was_joined_does_not_count_as_the_first_one_s_picture(comfy, data, hold_out):
+    latents, captions = data
+    named = [{**latent, "sara_picture": "a.png"} for latent in latents]
+    joined = comfy.execute("LatentBatch", samples1=named[0], samples2=named[1]).outputs[0]
+    assert joined["sara_picture"] == "a.png" and len(joined["samples"]) == 2
+    split = hold_out(paired(comfy, [joined], [captions[0]]), 1, 0)
+    assert len(split.images) == len(split.held_out) == 1
+
+
 def test_something_must_be_left_to_train_on(comfy, model, data, output):
     with pytest.raises(Exception, match="held_out is 3, but there are only 3 different pictures: hold out fewer"):
         train(comfy, model, data, held_out=3, **OPTIONS)
