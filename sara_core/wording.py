@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from .foreign_text import NAME, plain
 
 _SHOWN = 3
-MIB, GIB = 1 << 20, 1 << 30
+MB, GB = 10**6, 10**9
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -70,8 +70,8 @@ def counted_pictures(count: int) -> Sentence:
 
 
 def readable_size(size: int) -> str:
-    """Bytes: 1536 << 20 → "1.5 GiB"."""
-    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    """Bytes: 1_500_000_000 → "1.5 GB"."""
+    unit, name = (GB, "GB") if size >= GB else (MB, "MB")
     return f"{rounded(size / unit)} {name}"
 
 

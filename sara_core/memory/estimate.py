@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..backward.store import Store
-from ..wording import GIB, MIB, Sentence, readable_size, rounded
+from ..wording import GB, MB, Sentence, readable_size, rounded
 from .simulation import LiveBytes
 
 # Δ, its gradient and the last good values of it, fp32 each.
@@ -55,7 +55,7 @@ class MemoryEstimate:
         return self.total - self.present
 
     def __str__(self) -> str:
-        unit, name = (GIB, "GiB") if self.total >= GIB else (MIB, "MiB")
+        unit, name = (GB, "GB") if self.total >= GB else (MB, "MB")
         parts = {"weights": self.weights, "sparse state": self.sparse_state, "activations": self.activations}
         listed = ", ".join(f"{part} {rounded(size / unit)}" for part, size in parts.items())
         return f"about {rounded(self.total / unit)} {name}: {listed}"

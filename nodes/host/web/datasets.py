@@ -14,13 +14,13 @@ from ....sara_core.data.pictures import readable_endings, thumbnail
 from ....sara_core.data.survey import Seen, survey
 from ....sara_core.errors import TrainingError
 from ....sara_core.files.atomic import replacing
-from ....sara_core.wording import MIB, Sentence
+from ....sara_core.wording import MB, Sentence
 from .. import datasets
 from .routes import on_get, on_post
 from .run_state import sentence
 
 SIDE = 256  # of a thumbnail, in pixels
-KEPT = 64 * MIB  # bytes of thumbnails
+KEPT = 64 * MB  # bytes of thumbnails
 LONGEST_CAPTION = 20_000  # letters; the page shows all captions at once
 MOST_PICTURES = 5000
 

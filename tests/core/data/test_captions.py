@@ -29,7 +29,7 @@ NO_TEXTS = {
     "an escape sequence": (b"\x1b[31mred", "0x1b"),
     "Windows' Latin letters": ("größe".encode("cp1252"), "is not UTF-8 text: save it as UTF-8"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text"),
-    "too long": (b"x" * (MOST_BYTES + 1), "is longer than 1.0 MiB: that is no caption"),
+    "too long": (b"x" * (MOST_BYTES + 1), "is longer than 1.0 MB: that is no caption"),
 }  # fmt: skip
 
 

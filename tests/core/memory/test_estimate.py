@@ -22,7 +22,7 @@ from sara_core.memory.estimate import (
 from sara_core.memory.simulation import simulated
 from sara_core.training.loop import Training, TrainingSettings
 from sara_core.training.optimizer import make_inner
-from sara_core.wording import GIB, MIB
+from sara_core.wording import GB, MB
 from tests.support.family_models import FAMILIES
 from tests.support.small_models import attached, counted_memory, loss_of, small_batches, small_net
 from tests.support.toy_training import denoising_loss
@@ -110,7 +110,7 @@ def test_simulated_memory_includes_what_a_convolution_takes_for_itself():
     reset_high_water_mark()
     before = memory("VmRSS")
     forward_and_backward()
-    assert simulation.peak / MIB == pytest.approx(memory("VmHWM") - before, rel=TOLERANCE)
+    assert simulation.peak / (1 << 20) == pytest.approx(memory("VmHWM") - before, rel=TOLERANCE)
     assert simulation.peak > model.weight.nbytes
 
 
@@ -255,14 +255,14 @@ def test_activations_are_those_of_the_largest_batch(comfy):
 
 
 def test_an_estimate_in_words():
-    estimate = MemoryEstimate(round(1.6 * GIB), round(0.14 * GIB), round(2.1 * GIB), present=round(1.7 * GIB))
-    assert str(estimate) == "about 3.8 GiB: weights 1.6, sparse state 0.14, activations 2.1"
-    assert str(MemoryEstimate(61 * MIB, 4 * MIB, 376 * MIB, 0)) == (
-        "about 441 MiB: weights 61, sparse state 4.0, activations 376"
+    estimate = MemoryEstimate(round(1.6 * GB), round(0.14 * GB), round(2.1 * GB), present=round(1.7 * GB))
+    assert str(estimate) == "about 3.8 GB: weights 1.6, sparse state 0.14, activations 2.1"
+    assert str(MemoryEstimate(61 * MB, 4 * MB, 376 * MB, 0)) == (
+        "about 441 MB: weights 61, sparse state 4.0, activations 376"
     )
-    assert shortage(estimate, free=3 * GIB, advice="") is None
-    warning = shortage(estimate, free=1 * GIB, advice="Do this.")
-    assert str(estimate) in warning and "1.1 GiB more" in warning and warning.endswith("Do this.")
+    assert shortage(estimate, free=3 * GB, advice="") is None
+    warning = shortage(estimate, free=1 * GB, advice="Do this.")
+    assert str(estimate) in warning and "1.1 GB more" in warning and warning.endswith("Do this.")
 
 
 @pytest.mark.parametrize("estimate, settings, order", [
@@ -307,9 +307,9 @@ def test_the_warning_compares_with_what_the_host_says_is_free(comfy, monkeypatch
     from comfy import model_management
 
     estimate = comfy.pack_module("nodes.host.training.estimate")
-    needed = MemoryEstimate(8 * GIB, GIB, GIB, present=8 * GIB)
+    needed = MemoryEstimate(8 * GB, GB, GB, present=8 * GB)
     training = SimpleNamespace(device=torch.device("cpu"))
-    monkeypatch.setattr(model_management, "get_free_memory", lambda device: 3 * GIB)
+    monkeypatch.setattr(model_management, "get_free_memory", lambda device: 3 * GB)
     assert estimate.shortage(training, needed, "") is None
-    monkeypatch.setattr(model_management, "get_free_memory", lambda device: GIB)
-    assert "1.0 GiB more" in estimate.shortage(training, needed, "")
+    monkeypatch.setattr(model_management, "get_free_memory", lambda device: GB)
+    assert "1.0 GB more" in estimate.shortage(training, needed, "")
