@@ -6,7 +6,6 @@ the pack's JavaScript puts on it.
 """
 
 import copy
-import uuid
 from typing import NamedTuple
 
 from .graph import Graph
@@ -100,7 +99,6 @@ def as_app(name: str, graph: Graph, workflow: Workflow, object_info: ObjectInfo)
             kind = "COMBO" if isinstance(kind, list) else kind
             slot = {"label": label, "name": widget, "type": kind, "widget": {"name": widget}, "link": None}
             node["inputs"].append(slot)  # the last, so that no wire ends elsewhere
-    made["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}.app"))
     made["extra"]["linearMode"] = True
     made["extra"]["linearData"] = {"inputs": chosen, "outputs": [nodes[key]["id"] for key in app.outputs]}
     return made

@@ -8,7 +8,6 @@ Needs Chromium (see devtools/browser.py), and the interpreter that `python dev.p
 import json
 import sys
 import tempfile
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ TIMEOUT = 180_000  # ms
 NODE_TITLE, GROUP_TITLE, PADDING = 30, 40, 10
 # Of nodes as they are by default, so that a theme makes them light or dark, notes too; and of groups, whose titles are
 # to be read in both.
-NOTE_COLOUR, NOTE_GROUND, GROUP_COLOUR, GROUP_TYPE = "#333", "#353535", "#8aa0bd", 28
+NOTE_COLOUR, NOTE_GROUND, GROUP_COLOUR, GROUP_TYPE = "#333", "#353535", "#4b76b3", 28
 NOTE = "MarkdownNote"
 
 IS_READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.SaRATrain"
@@ -120,8 +119,9 @@ def export(page, name: str, graph: Graph, object_info: dict) -> Workflow:
     for saved, node in zip(workflow["nodes"], graph.nodes.values(), strict=True):
         if node.type in FILE_CHOOSERS:
             del saved["widgets_values"]
-    # Neither chance nor this screen's size: the same graph gives the same file.
-    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+    # Neither chance nor this screen's size: the same graph gives the same file. To what has no id the page gives one at
+    # each opening, so that none shows what an earlier one trained.
+    del workflow["id"]
     workflow["extra"].pop("ds", None)
     return workflow
 

@@ -82,6 +82,11 @@ def test_the_host_offers_the_examples(server):
         assert _get(server, f"/api/workflow_templates/{pack}/{file.name}") == file.read_bytes()
 
 
+def test_no_opening_of_an_example_is_taken_for_an_earlier_one():
+    """The page gives a workflow without an id its own; a training's panel belongs to that id."""
+    assert not [file.name for file in TEMPLATES.glob("*.json") if "id" in _read(file)]
+
+
 def test_the_committed_files_are_those_of_the_graphs(name, workflow, info):
     """Run `python -m devtools.templates.build` after changing a graph."""
     graph = GRAPHS[name]
