@@ -3,14 +3,21 @@
 import math
 from typing import NamedTuple
 
+import numpy
 import torch
 
 from ..errors import DeltaError
-from ..tensors.elements import scatter_
+from ..tensors.elements import has_own_operations, scatter_
 
 VALUE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 2**31 - 1
+# dtype → the integer with its bits, and the bits of infinity: without the sign, NaN is above, all other numbers below.
+_INFINITY = {
+    torch.float32: (numpy.int32, 0x7F800000),
+    torch.bfloat16: (numpy.int16, 0x7F80),
+    torch.float16: (numpy.int16, 0x7C00),
+}
 
 
 class SparseEntry(NamedTuple):
@@ -72,9 +79,20 @@ def check_finite(name: str, values: torch.Tensor) -> None:
 
 
 def all_finite(values: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Whether no value is NaN or infinite. values: floating, of any shape, on any device"""
+    if values.dtype in _INFINITY and values.device.type == "cpu" and values.numel() and not has_own_operations(values):
+        return _no_bits_of_infinity(values)
     # One such value makes the sum NaN or infinite; looking at every value is thirty times slower.
     return math.isfinite(values.sum(dtype=torch.float32)) or bool(torch.isfinite(values).all())
+
+
+def _no_bits_of_infinity(values: torch.Tensor) -> bool:
+    """As all_finite, in one thread: where others are busy, torch's threads wait for each other far longer."""
+    integer, infinity = _INFINITY[values.dtype]
+    bits = values.detach().reshape(-1).contiguous().view(torch.uint8).numpy().view(integer)
+    # Signed, all negative numbers are below the positive ones; unsigned, all positive ones below the negative.
+    unsigned = bits.view(f"u{bits.dtype.itemsize}")
+    return bool(bits.max() < infinity and unsigned.max() < infinity + 2 ** (8 * bits.dtype.itemsize - 1))
 
 
 def _damaged(name: str, finding: str) -> DeltaError:

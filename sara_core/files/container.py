@@ -128,17 +128,14 @@ class Copied:
     def not_read(self, name: str) -> torch.Tensor:
         """What has a tensor's dtype and shape, and no content (on the device "meta") but for a dtype that is not in
         DTYPE_NAMES: that is any content. Raises DeltaError as `get_tensor`."""
-        shape = self._file.get_slice(name).get_shape()
-        with self._changed_if(KeyError, TypeError):
-            same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
-        if not same_shape:
-            raise self._changed()
+        shape, dtype = self._described(name)
         return self._file.get_tensor(name) if dtype is None else torch.empty(shape, dtype=dtype, device="meta")
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """A tensor in memory of its own, from any thread. Raises DeltaError if the file has changed since it was
         opened."""
-        tensor = torch.empty_like(self.not_read(name), device="cpu")
+        shape, dtype = self._described(name)
+        tensor = torch.empty(shape, dtype=self._file.get_tensor(name).dtype if dtype is None else dtype)
         with self._reading, self._changed_if(KeyError, TypeError, ValueError, OverflowError):
             start, end = self._header[name]["data_offsets"]
             if start < 0 or end - start != tensor.nbytes:
@@ -148,6 +145,15 @@ class Copied:
         if read != tensor.nbytes:
             raise self._changed()
         return tensor
+
+    def _described(self, name: str) -> tuple[list[int], torch.dtype | None]:
+        """A tensor's shape, and its dtype or None if DTYPE_NAMES has it not. Raises DeltaError as `get_tensor`."""
+        shape = self._file.get_slice(name).get_shape()
+        with self._changed_if(KeyError, TypeError):
+            same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
+        if not same_shape:
+            raise self._changed()
+        return shape, dtype
 
     @contextlib.contextmanager
     def _changed_if(self, *errors: type[Exception]) -> Iterator[None]:

@@ -269,8 +269,8 @@ def test_any_entry_is_sound_or_a_delta_error(head, stream, values, count_right):
     assert entry.indices.tolist() == reference(stream, len(values), math.prod(head[2:]))
 
 
-def test_threads_unpack_only_a_few_entries_ahead():
-    """Or the streams of many entries, each far larger than what the file has of it, would be in memory together."""
+def test_threads_work_only_a_few_entries_ahead():
+    """Or a damaged entry, and who stops the reading, would wait for the whole file."""
     made = []
     results = file_v1._each(lambda number: made.append(number) or number, range(1000), file_v1._WORTH_THREADS)
     for taken, result in enumerate(results):
