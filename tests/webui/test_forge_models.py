@@ -56,6 +56,15 @@ def test_an_embedding_is_changed_where_it_computes(webui):
     assert not torch.equal(picture[_EMBEDDING], webui.base()[_EMBEDDING])
 
 
+@pytest.mark.parametrize("rules", [Neo, Forge], ids=lambda rules: rules.name)
+def test_the_first_prompt_of_a_model_is_encoded_as_every_later_one(tmp_path, rules):
+    """The host makes the embeddings wider when it encodes: after a delta would have been rounded to fp16."""
+    with forge_running(tmp_path, rules(), torch.float16) as webui:
+        webui.files = Files(webui)
+        for prompt in ("<sara:alpha:1>", "", "<sara:alpha:1>"):
+            assert _check(webui, prompt)[_EMBEDDING].dtype == torch.float32
+
+
 def test_before_a_training_every_weight_is_the_checkpoints_at_once(webui):
     webui.draw("<sara:alpha:1> <lora:plain:1>")
     webui.host().take_off_everything()

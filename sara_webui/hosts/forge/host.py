@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from backend import memory_management
 from backend.args import dynamic_args
 from modules import extra_networks, processing, sd_models
@@ -23,6 +24,8 @@ from ..replacing import Replaced
 from ..tagged import TaggedHost
 from .patched import KMODEL, Patched, Patching, parameters, patcher_of
 
+# Of CLIP's encoders, whose prompts the host encodes so.
+_EMBEDDINGS = ("text_model.embeddings.position_embedding", "text_model.embeddings.token_embedding")
 _LORA = ("load_networks", "process_network_files", "list_available_networks", "available_networks",
          "available_network_aliases", "forbidden_network_aliases")  # fmt: skip
 
@@ -74,6 +77,8 @@ class Forge(TaggedHost):
 
     def _described(self) -> Model:
         model = self.model()
+        if model.forge_objects_original.clip is not None:
+            _widen_embeddings(model.forge_objects_original.clip.cond_stage_model)
         places = {}
         for prefix, part in ((KMODEL, model.forge_objects_original.unet), ("", model.forge_objects_original.clip)):
             if part is not None:
@@ -90,6 +95,15 @@ class Forge(TaggedHost):
             f"{prefix}{name}": Place(before.get(parameter.path, parameter.tensor), ())
             for name, parameter in parameters(patcher.model).items()
         }
+
+
+@torch.inference_mode()
+def _widen_embeddings(encoders: torch.nn.Module) -> None:
+    """Have them in fp32, as the host has them from the first prompt that it encodes: a change that was rounded to fp16
+    before that would be another one than after it."""
+    for path, module in encoders.named_modules():
+        if path.endswith(_EMBEDDINGS):
+            module.to(torch.float32)
 
 
 def _loaded_entries(

@@ -130,9 +130,7 @@ def parameters(model: torch.nn.Module) -> dict[str, Parameter]:
     """A model's parameters by the names that they had before the host put something around a module: around a text
     encoder's embedding, which it computes with, stands another one that only shows the weight."""
     found = {}
-    for path, module in model.named_modules():
-        if _WRAPPED in module._modules:
-            continue
+    for path, module in model.named_modules():  # the inner one after the one around it
         for name, tensor in module._parameters.items():
             if tensor is not None:
                 inner = f"{path}.{name}" if path else name

@@ -21,6 +21,10 @@ from .stand_ins import importable, module
 from .webui import FORGOTTEN, WebUI, extra_networks_module, processing_module
 
 
+# The host computes with them in fp32, from the first prompt that it encodes.
+_EMBEDDINGS = "clip_l.transformer.text_model.embeddings.token_embedding"
+
+
 class Objects:
     """What draws: the two models' patchers."""
 
@@ -105,6 +109,9 @@ class ForgeWebUI(WebUI):
         """As they are, whatever is to be done to them before the next picture."""
         return {name: weight.detach().clone() for name, weight in self.model.weights().items()}
 
+    def base(self, name=None):
+        return {key: tensor.float() if "embedding" in key else tensor for key, tensor in super().base(name).items()}
+
     def draw(self, prompt, n_iter=1, hr_prompt=None, hr_checkpoint=None, checkpoint=None, lowvram=False):
         """See WebUI.draw; it has no other way with little memory."""
         if checkpoint is not None:
@@ -149,6 +156,7 @@ class ForgeWebUI(WebUI):
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
         self.model.forge_objects.clip.patcher.load()
+        self.model.forge_objects.clip.cond_stage_model.get_submodule(_EMBEDDINGS).to(torch.float32)
         caches[0][:] = [key, {name: tensor for name, tensor in self.weights_now().items() if is_of_text(name)}]
         return caches[0][1]
 
