@@ -32,6 +32,25 @@ export function executionId(node) {
   return idInPrompt(node, app.rootGraph ?? app.graph) ?? String(node.id);
 }
 
+// The node that the server calls so; undefined if there is none.
+export function nodeInPrompt(id) {
+  return nodesTo(id).at(-1);
+}
+
+// The subgraph nodes around a node that the server calls so, the outermost first.
+export function nodesAround(id) {
+  return nodesTo(id).slice(0, -1).filter(Boolean);
+}
+
+function nodesTo(id) {
+  let graph = app.rootGraph ?? app.graph;
+  return id.split(":").map((own) => {
+    const node = graph?.getNodeById(own) ?? undefined;
+    graph = node?.subgraph;
+    return node;
+  });
+}
+
 function idInPrompt(node, graph, before = "") {
   for (const other of graph?._nodes ?? graph?.nodes ?? []) {
     if (other === node) return `${before}${other.id}`;

@@ -7,19 +7,15 @@ import { say, told } from "../common/words.js";
 import { goOn } from "./actions.js";
 import { Curve } from "./curve.js";
 import { Ending } from "./ending.js";
-import { clock, gigabytes, rate, short } from "./numbers.js";
-import { isOver } from "./runs.js";
+import { gigabytes, rate, short } from "./numbers.js";
 import { Strip } from "./strip.js";
+import { isDone as isRunDone, phaseWords, timeWords } from "./wording.js";
 
 const ROW = 58, HEAD = 22;  // pixels of the strip, as panel.css has them
 const MOST_ROWS = 3;
-export const HEIGHT = 340;  // pixels of the graph, without the strip
+export const HEIGHT = 340, WITHOUT_CURVE = 150;  // pixels of the graph, without the strip
 
 const WORKING = ["training", "sampling", "saving"];
-const PHASES = {
-  preparing: "Preparing", training: "Training", sampling: "Drawing pictures", saving: "Saving",
-  finished: "Finished", stopped: "Stopped", failed: "Failed",
-};
 const REQUESTS = {
   sample: {
     words: "Sample now", does: "Draws pictures after this step, and goes on",
@@ -36,9 +32,15 @@ const REQUESTS = {
 };
 const NO_SAMPLES = "Connect SaRA Train Samples before a training to draw pictures in it";
 
-// The pixels of the graph that a run's panel takes; the same from its first picture to its last.
+// The pixels of the graph that a run's panel takes, the same from its first picture to its last.
 export function heightFor(run) {
+  if (hasNoCurve(run)) return WITHOUT_CURVE;
   return run.samples ? HEIGHT + HEAD + ROW * Math.min(MOST_ROWS, run.samples.captions.length) + 6 : HEIGHT;
+}
+
+// A training that ended before its first step has nothing to draw.
+function hasNoCurve(run) {
+  return isRunDone(run) && !run.losses.length && !run.samples;
 }
 
 export class Panel {
@@ -82,14 +84,13 @@ export class Panel {
   }
 
   draw(run) {
-    const isDone = isOver(run) || !(run.phase in PHASES);
+    const isDone = isRunDone(run);
     this.element.classList.remove("sara-train-waits");
     this.element.dataset.phase = run.phase;
-    const doing = run.message ? told(run.message) : say(PHASES[run.phase] ?? run.phase);
-    this.phase.textContent = run.step && !run.message ? say("{doing}: step {step} of {steps}", { doing, step: run.step, steps: run.steps }) : doing;
-    this.phase.title = this.phase.textContent;
-    this.left.textContent = timeWords(run, isDone);
+    this.phase.textContent = this.phase.title = phaseWords(run);
+    this.left.textContent = timeWords(run);
     this.bar.firstChild.style.width = `${run.steps ? (100 * run.step) / run.steps : 0}%`;
+    this.element.classList.toggle("sara-train-no-curve", hasNoCurve(run));
     this.curve.show(run);
     this.drawWarnings(run.warnings ?? []);
     this.numbers.hidden = this.buttons.hidden = isDone;
@@ -176,11 +177,6 @@ function memoryWords({ estimate }) {
 
 function savedWords({ saved }) {
   return saved && told(saved);
-}
-
-function timeWords({ seconds_left: left, end }, isDone) {
-  if (isDone) return end?.seconds ? clock(end.seconds) : "";
-  return left ? say("{time} left", { time: clock(left) }) : "";
 }
 
 function speed(seconds) {

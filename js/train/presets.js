@@ -15,7 +15,7 @@ const SETTINGS = ["select_by", "density", "count", "threshold", "steps", "batch_
   "gradient_checkpointing", "layers", "include", "exclude"];
 const OPTIONS = ["snapshot_every", "snapshots_kept"];
 const PAUSE = 400;  // milliseconds after the last change
-const HEIGHT = 76, DOUBT = 34, MOST_MORE = 136;  // pixels of the graph
+const HEIGHT = 76, MOST_MORE = 136;  // pixels of the graph: all of it before it is laid out, and most of the list
 
 useStyle("presets.css", import.meta.url);
 
@@ -33,10 +33,11 @@ class Check {
     }, say("Apply preset"));
     this.line = element("p", { class: "sara-check-line", role: "status", "aria-live": "polite" });
     this.more = element("ul", { class: "sara-check-more", tabindex: "0", "aria-label": say("Before this training") });
+    this.row = element("div", { class: "sara-check-row" }, element("label", {}, say("Learn")), this.goal, this.apply);
     const keep = (event) => event.stopPropagation();  // from the graph, which would move, and has commands on keys
     this.element = element("div", {
       class: "sara-check", role: "region", "aria-label": say("Before this training"), onpointerdown: keep, onkeydown: keep,
-    }, element("div", { class: "sara-check-row" }, element("label", {}, say("Learn")), this.goal, this.apply), this.line, this.more);
+    }, this.row, this.line, this.more);
     this.height = HEIGHT;
     this.widget = addPanel(node, "sara_check", this.element, HEIGHT);
     this.widget.label = say("Before this training");
@@ -58,6 +59,7 @@ class Check {
       ends.forEach((end) => end());
     });
     this.element.addEventListener("pointerenter", () => this.soon(true));  // files may have changed
+    new ResizeObserver(() => this.fit()).observe(this.line);  // its words break where the node is narrow
     changed();
   }
 
@@ -92,7 +94,7 @@ class Check {
     this.line.textContent = answer.error ?? checkLine(answer);
     const doubts = (answer.doubts ?? []).map((doubt) => element("li", { class: "sara-check-doubt" }, told(doubt)));
     this.more.replaceChildren(...doubts, ...(this.changes ?? []));
-    this.fit(Math.min(MOST_MORE, DOUBT * this.more.children.length));
+    this.fit();
   }
 
   async applied() {
@@ -126,12 +128,24 @@ class Check {
   }
 
   // The node grows only as far as it lacks room: whoever has drawn it tall already keeps its size.
-  fit(more) {
-    if (this.height === HEIGHT + more) return;
-    this.height = HEIGHT + more;
+  fit() {
+    const height = this.measured();
+    if (this.height === height) return;
+    this.height = height;
     const [, needed] = this.node.computeSize();
     if (this.node.size[1] < needed) this.node.setSize([this.node.size[0], needed]);
     this.node.setDirtyCanvas?.(true, true);
+  }
+
+  // The pixels that all parts take as they stand; of the list at most so many, and the rest can be scrolled to.
+  measured() {
+    if (!this.element.offsetHeight) return this.height;  // not laid out: in a collapsed node, or another graph's
+    const { paddingTop, paddingBottom, rowGap } = getComputedStyle(this.element);
+    const items = [...this.more.children], last = items.at(-1);
+    const more = last ? last.offsetTop + last.offsetHeight - items[0].offsetTop : 0;
+    const parts = [this.row.offsetHeight, this.line.offsetHeight, ...(more ? [Math.min(MOST_MORE, more)] : [])];
+    const around = parseFloat(paddingTop) + parseFloat(paddingBottom) + parseFloat(rowGap) * (parts.length - 1);
+    return Math.ceil(parts.reduce((sum, part) => sum + part, around)) + 2 * (this.widget.margin ?? 0);
   }
 }
 

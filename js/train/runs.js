@@ -5,7 +5,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { ask, onEvent, ServerError } from "../common/server.js";
 import { say } from "../common/words.js";
-import { executionId } from "../common/nodes.js";
+import { executionId, nodeInPrompt } from "../common/nodes.js";
 
 const MOST_RUNS = 50;
 const OVER = ["finished", "stopped", "failed"];
@@ -25,7 +25,13 @@ export function onRun(listener) {
 export function runOf(node) {
   const id = executionId(node), workflow = openWorkflow();
   const isOurs = (run) => (run.workflow && workflow ? run.workflow === workflow : queuedHere.has(run.prompt));
-  return [...runs.values()].reverse().find((run) => run.node === id && isOurs(run));
+  const isOf = (run) => run.node === id || (ownId(run.node) === ownId(id) && !nodeInPrompt(run.node));
+  return [...runs.values()].reverse().find((run) => isOf(run) && isOurs(run));
+}
+
+// A node that is made part of a subgraph keeps its own id, but the server has known it by another name: "8", not "12:8".
+function ownId(id) {
+  return id.split(":").at(-1);
 }
 
 // Takes what a node has kept of its run with the workflow's results, unless more is known of that run.

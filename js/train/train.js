@@ -7,6 +7,7 @@ import { addPanel, after, executionId, isInAppMode, onNode } from "../common/nod
 import { say } from "../common/words.js";
 import { HEIGHT, heightFor, Panel } from "./panel.js";
 import { follow, onRun, refresh, runOf, takeKept } from "./runs.js";
+import { showAround } from "./subgraph_line.js";
 
 const NODE = "SaRATrain", WIDGET = "sara_training";
 const panels = new Map();  // node → its Panel, undefined as long as it has nothing to show
@@ -61,7 +62,9 @@ function takeOutputs() {
 function showAll() {
   for (const [node, panel] of panels) {
     const run = node.graph && runOf(node);
-    if (run) show(node, panel ?? made(node), run);
+    if (!run) continue;
+    show(node, panel ?? made(node), run);
+    showAround(node, run);
   }
 }
 

@@ -24,6 +24,9 @@ def test_the_check_follows_the_graph_and_a_preset_fills_it_in(page, checkpoint):
     count = len(list((page.server.input / "digits").glob("*.png")))
     assert f"{count} pictures" in line.inner_text()
     page.until(lambda: "made for 64 px" in page.page.locator(CHECK).inner_text())
+    # The list of doubts has the room that it takes, however many lines stand above it.
+    doubts = page.page.locator(".sara-check-more")
+    page.until(lambda: doubts.evaluate("(list) => list.scrollHeight <= list.clientHeight"))
 
     page.page.get_by_role("button", name="Apply preset").evaluate("(button) => button.click()")
     page.until(lambda: page.widget(train, "density") == 4)

@@ -4,7 +4,7 @@ import json
 import uuid
 
 from devtools.comfyui.install import PACK_FOLDER, ROOT
-from tests.support.browser import ComfyPage
+from tests.support.browser import CLASSIC, ComfyPage
 
 PANEL = "[...document.querySelectorAll('.sara-train')].find((panel) => panel.offsetParent)"
 
@@ -56,9 +56,9 @@ def test_a_node_without_a_run_is_as_ever_and_one_with_a_run_grows_once(page):
     page.settle()
     before = node_size(page, node)
     assert text(page) is None
-    run = state(page, node, estimate=sentence("Memory: about {size} MiB", size=87))
+    run = state(page, node, estimate=sentence("Memory: about {size} MB", size=87))
     send(page, run)
-    assert text(page, ".sara-train-said") == "Memory: about 87 MiB"
+    assert text(page, ".sara-train-said") == "Memory: about 87 MB"
     send(page, run, LOSSES)
     during = node_size(page, node)
     kept = "What was trained in 3 steps is in output/sara/unsaved/x.safetensors."
@@ -74,6 +74,33 @@ def test_a_node_without_a_run_is_as_ever_and_one_with_a_run_grows_once(page):
     send(page, {**run, "phase": "stopped", "step": 4, "end": ended}, [[4, 0.1]], first=3)
     assert "Stopped after 4 steps." in text(page, ".sara-train-ending") and not text(page, ".sara-train-said")
     assert node_size(page, node) == during
+
+
+def test_a_training_whose_node_is_made_part_of_a_subgraph_keeps_its_panel_and_is_told_of_around_it(page):
+    node = train_node(page)
+    run = state(page, node)
+    send(page, run, LOSSES)
+    around = page.page.evaluate("""(id) => {
+      const graph = app.graph;
+      return graph.convertToSubgraph(new Set([graph.getNodeById(id)])).node.id }""", node)
+    page.settle()
+    send(page, {**run, "step": 4}, [[4, 0.1]], first=3)
+    badges = page.page.evaluate("(id) => app.graph.getNodeById(id).badges.map((badge) => badge.text)", around)
+    assert badges[1:] == (["Training: step 4 of 10 · 2:40 left"] if page.renderer == CLASSIC else [])
+    enter = "(id) => { const node = app.graph.getNodeById(id); app.canvas.openSubgraph(node.subgraph, node) }"
+    page.page.evaluate(enter, around)
+    page.until(lambda: "step 4 of 10" in (text(page, ".sara-train-head") or ""))
+
+
+def test_a_training_that_failed_before_its_first_step_says_so_at_the_top(classic_page):
+    page = classic_page
+    node = train_node(page)
+    error = "There is no image to train on."
+    ended = {"kind": "failed", "sentences": [], "delta": None, "snapshot": None, "seconds": 5.0, "error": error}
+    send(page, {**state(page, node, step=0), "phase": "failed", "end": ended})
+    places = page.page.evaluate(f"""() => [".sara-train-head", ".sara-train-words"].map(
+      (part) => {PANEL}.querySelector(part).getBoundingClientRect()).map((box) => [box.top, box.bottom])""")
+    assert places[1][0] - places[0][1] < 30 and error in text(page, ".sara-train-words")
 
 
 def test_a_run_of_another_workflow_or_node_is_not_shown(classic_page):
