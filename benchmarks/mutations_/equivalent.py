@@ -118,8 +118,8 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
     ("sara_core/delta/file_v1.py", "stream_positions"): {
         ("if len(stream) > _MANY_ESCAPES * (count + 1):", "if len(stream) >= _MANY_ESCAPES * (count + 1):"):
             "both ways give the same positions",
-        ("could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX",
-         "could_overflow = len(stream) * _ESCAPE + count >= _INT32_MAX"):
+        ("could_overflow = len(stream) * ESCAPE + count > _INT32_MAX",
+         "could_overflow = len(stream) * ESCAPE + count >= _INT32_MAX"):
             "what the sum then refuses, the last position would be refused for, in the same words",
     },
     ("sara_core/delta/file_v1.py", "_each"): {

@@ -12,6 +12,7 @@ from ..names.blocks import block_of, natural_order
 from ..tensors.elements import sum_of_squares
 from . import metadata as keys
 from .delta import SparseDelta
+from .file_v1 import ESCAPE, STORED_BYTES, STORED_DISTANCE
 from .text_part import Changes, changes_of_encoders
 
 # Entropy coding of the positions comes this close to its limit (docs/format.md: Huffman codes of gap bytes).
@@ -56,14 +57,17 @@ def density_by_block(delta: SparseDelta) -> dict[str, BlockDensity]:
 
 
 def file_size(elements: int, density: float, weights: int = 0, value_bytes: int = 4) -> int:
-    """About how large a delta's file is, in bytes: values, and positions at their entropy.
+    """About how large a delta's file is, in bytes: values, and positions as gap bytes or at their entropy.
 
     density: elements as a share of all; weights: how many weights they are in; value_bytes: 4 for fp32, 2 for bf16
     """
     if not 0 < density < 1:
         return elements * value_bytes + weights * _BYTES_PER_ENTRY
-    entropy = -(density * math.log2(density) + (1 - density) * math.log2(1 - density)) / density
-    return round(elements * (value_bytes + _CODING_OVERHEAD * entropy / 8)) + weights * _BYTES_PER_ENTRY
+    position_bytes = 1 / (1 - (1 - density) ** ESCAPE)
+    if position_bytes > STORED_BYTES or density * STORED_DISTANCE > 1:
+        entropy = -(density * math.log2(density) + (1 - density) * math.log2(1 - density)) / density
+        position_bytes = _CODING_OVERHEAD * entropy / 8
+    return round(elements * (value_bytes + position_bytes)) + weights * _BYTES_PER_ENTRY
 
 
 @dataclass

@@ -32,13 +32,13 @@ VALUE_BYTES = 4
 _MARK = ".sara1_"
 _PART_NAME = re.compile(r"(?P<stem>.+)\.sara(?P<version>\d+)_(?P<part>\w+)", re.DOTALL)
 _KIND_WEIGHT, _KIND_WHOLE_KEY = 0, 1
-_ESCAPE = 255
+ESCAPE = 255
 _INT32_MAX = 2**31 - 1
 _MANY_ESCAPES = 8  # for each position
 # What zlib only stores is read several times as fast. That is worth its room where the stream has no more bytes for a
 # position than this (with bf16 values a file stays within 3.1 bytes a change), and where positions are this far apart
 # on average, or it would take more than twice the room.
-_STORED_BYTES, _STORED_DISTANCE = 1.05, 8
+STORED_BYTES, STORED_DISTANCE = 1.05, 8
 # zlib, numpy and reading let other threads run meanwhile; small deltas are not worth it.
 _THREADS = min(8, os.cpu_count() or 1)
 # Results that wait to be taken: whoever stops, or the first damaged entry, ends the work soon.
@@ -235,14 +235,14 @@ def encode_indices(indices: numpy.ndarray) -> bytes:
     """Strictly increasing int32 [n], from 0 on → gap bytes (docs/format.md) as zlib data: stored as they are, or
     through zlib's Huffman-only strategy."""
     gaps = numpy.diff(indices, prepend=numpy.int32(-1)) - 1
-    if not len(gaps) or gaps.max() < _ESCAPE:
+    if not len(gaps) or gaps.max() < ESCAPE:
         stream = gaps.astype(numpy.uint8)
     else:
-        escapes = gaps // _ESCAPE
+        escapes = gaps // ESCAPE
         ends = numpy.cumsum(escapes + 1, dtype=numpy.int64) - 1
-        stream = numpy.full(int(ends[-1]) + 1, _ESCAPE, dtype=numpy.uint8)
-        stream[ends] = gaps - escapes * _ESCAPE
-    if len(gaps) and len(stream) <= _STORED_BYTES * len(gaps) and indices[-1] >= _STORED_DISTANCE * len(gaps):
+        stream = numpy.full(int(ends[-1]) + 1, ESCAPE, dtype=numpy.uint8)
+        stream[ends] = gaps - escapes * ESCAPE
+    if len(gaps) and len(stream) <= STORED_BYTES * len(gaps) and indices[-1] >= STORED_DISTANCE * len(gaps):
         return zlib.compress(stream.data, zlib.Z_NO_COMPRESSION)
     # Gaps of a sparse support have no repetitions to find: matching costs time and gains nothing.
     packer = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
@@ -272,19 +272,19 @@ def unpacked_stream(packed: bytes | numpy.ndarray, count: int, numel: int) -> by
 
 def _longest_stream(count: int, numel: int) -> int:
     """The gaps of `count` positions below `numel` add up to at most numel - count, each escape standing for 255."""
-    return count + (numel - count) // _ESCAPE
+    return count + (numel - count) // ESCAPE
 
 
 def stream_positions(unpacked: bytes, count: int, numel: int) -> numpy.ndarray:
     """What unpacked_stream gave as int32 [count], strictly increasing, all below numel. Raises ValueError otherwise."""
     stream = numpy.frombuffer(unpacked, dtype=numpy.uint8)
-    is_end = stream != _ESCAPE
+    is_end = stream != ESCAPE
     if numpy.count_nonzero(is_end) != count or (len(stream) and not is_end[-1]):
         raise ValueError(f"does not hold {count} positions")
     if len(stream) > _MANY_ESCAPES * (count + 1):
         return _few_positions(stream, is_end, numel)
     # Where int32 could overflow below, the sum is taken in int64 first.
-    could_overflow = len(stream) * _ESCAPE + count > _INT32_MAX
+    could_overflow = len(stream) * ESCAPE + count > _INT32_MAX
     if could_overflow and int(stream.sum(dtype=numpy.int64)) + count > numel:
         raise ValueError(f"points outside a weight of {numel} elements")
     # One more for each position, which counts them as it adds; no byte exceeds 255 by it, as escapes get none.
@@ -302,7 +302,7 @@ def _few_positions(stream: numpy.ndarray, is_end: numpy.ndarray, numel: int) -> 
     """As stream_positions, from what it has found, with numbers for the positions alone: most bytes are escapes."""
     ends = numpy.flatnonzero(is_end)
     order = numpy.arange(len(ends))
-    positions = stream[ends].cumsum(dtype=numpy.int64) + _ESCAPE * (ends - order) + order
+    positions = stream[ends].cumsum(dtype=numpy.int64) + ESCAPE * (ends - order) + order
     if len(positions) and positions[-1] >= numel:
         raise ValueError(f"points outside a weight of {numel} elements")
     return positions.astype(numpy.int32)

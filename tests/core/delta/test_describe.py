@@ -34,11 +34,17 @@ def test_the_text_has_a_line_for_every_block():
 
 
 @pytest.mark.parametrize("density, bits", [(0.5, 2.0), (0.25, 3.2451125)])
-def test_positions_take_their_entropy(density, bits):
+def test_positions_that_are_packed_take_their_entropy(density, bits):
     """H(p) / p bits for each chosen element, and two in a hundred more; the values as they are."""
     assert file_size(1000, density, value_bytes=2) == round(1000 * (2 + 1.02 * bits / 8))
     assert file_size(1000, density, weights=3) - file_size(1000, density) == 1500
     assert file_size(1000, 1.0) == 4000 and file_size(1000, 1.0, weights=3) == 5500
+
+
+@pytest.mark.parametrize("density, stored", [(0.0118, False), (0.012, True), (0.125, True), (0.126, False)])
+def test_positions_that_are_stored_take_a_byte_and_their_escapes(density, stored):
+    a_position = file_size(10**6, density, value_bytes=0) / 10**6
+    assert (a_position == pytest.approx(1 / (1 - (1 - density) ** 255), abs=1e-5)) == stored
 
 
 def test_only_weights_that_share_memory_overlap():
