@@ -1,11 +1,11 @@
-"""How large delta files are and how long they take, beside plain safetensors of int32 positions and bf16 values.
+"""How large delta files are and how long they take, beside plain safetensors of int32 positions and the same values.
 
     python dev.py bench files [--elements N …] [--json FILE]
 
 Random supports in weights of 1280 × 1280. Sizes are in bytes for each changed element, the whole file; the index is
-compared with the entropy of its positions. Times are of deltas at 6 % density, in rounds that take the kinds of file in
-turn: the median, and the fastest and slowest. All kinds are written by the same atomic, fsynced save, and read whole
-into memory, from the page cache and (on Linux) from the disk.
+compared with the entropy of its positions. Times are of deltas at 0.6 and 6 % density, in rounds that take the kinds of
+file in turn: the median, and the fastest and slowest; ratios are of a round each. All kinds are written by the same
+atomic, fsynced save, and read whole into memory, from the page cache and (on Linux) from the disk.
 """
 
 import argparse
@@ -17,22 +17,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.lib.report import add_json_option, check_json_option, machine, machine_text, save
+from benchmarks.lib.report import Spread, add_json_option, check_json_option, machine, machine_text, save
 from sara_core.delta import SparseDelta, SparseEntry
 from sara_core.delta import file_v1
 from sara_core.files import atomic, container
 
-DENSITIES = (0.005, 0.01, 0.02, 0.06)
+DENSITIES = (0.006, 0.01, 0.02, 0.06)
+TIMED_DENSITIES = (0.006, 0.06)
 SIDE = 1280
 SIZED_ELEMENTS = 1_000_000
 TIMED_ELEMENTS = (1_000_000, 10_000_000, 50_000_000)
 ROUNDS = 5
 STEPS = ("save", "load, cached", "load, from disk")
-PLAIN, SMALL, EXACT = "plain", "delta, bf16", "delta, fp32"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 Seconds = dict[str, list[float]]
 
@@ -52,39 +54,44 @@ def main() -> int:
         for density, size in sizes.items():
             print(f"| {density:.1%} | {size['fp32']:.3f} | {size['bf16']:.3f} | {size['index']:.4f} |")
         times = {}
-        for elements in arguments.elements:
-            times[elements] = timed(Path(folder), random_delta(elements, DENSITIES[-1]))
-            print_times(elements, times[elements])
-    versions = {"torch": torch.__version__, "Python": platform.python_version()}
+        for density in TIMED_DENSITIES:
+            for elements in arguments.elements:
+                case = f"{elements:,} elements at {density:.1%}"
+                times[case] = timed(Path(folder), random_delta(elements, density))
+                print_times(case, times[case])
+    versions = {"torch": torch.__version__, "Python": platform.python_version(), "threads": torch.get_num_threads()}
     print(machine_text(machine(), versions))
     report = {
         "machine": machine(),
         "versions": versions,
         "sizes": {f"{density:.1%}": size for density, size in sizes.items()},
         "seconds": times,
-        "ratios": {elements: ratios(of_size) for elements, of_size in times.items()},
+        "ratios": {case: {name: ratios(of_case, name) for name in DTYPES} for case, of_case in times.items()},
     }
     save(report, arguments.json, lambda figure: draw(figure, report))
     return 0
 
 
-def print_times(elements: int, times: dict[str, Seconds]) -> None:
-    print(f"\n{elements:,} elements, {os.cpu_count()} processors, ms\n\n| | {' | '.join(STEPS)} |\n|---|---|---|---|")
+def print_times(case: str, times: dict[str, Seconds]) -> None:
+    print(f"\n{case}, {os.cpu_count()} processors, ms\n\n| | {' | '.join(STEPS)} |\n|---|---|---|---|")
     for kind, seconds in times.items():
         cells = (
             f"{statistics.median(rounds) * 1000:.0f} ({min(rounds) * 1000:.0f} … {max(rounds) * 1000:.0f})"
             for rounds in seconds.values()
         )
         print(f"| {kind} | {' | '.join(cells)} |")
-    said = ", ".join(f"{name} {ratio:.2f} ×" for name, ratio in ratios(times).items())
-    print(f"\nThe bf16 delta takes, of plain safetensors: {said}")
+    for name in DTYPES:
+        said = ", ".join(
+            f"{step} {ratio.median:.2f} × ({ratio.low:.2f} … {ratio.high:.2f})"
+            for step, ratio in ratios(times, name).items()
+        )
+        print(f"\nThe {name} delta takes, of plain safetensors: {said}")
 
 
-def ratios(times: dict[str, Seconds]) -> dict[str, float]:
-    """Median time of the bf16 delta over that of the plain file: of each step, and of saving and loading together."""
-    ours, plain = ([statistics.median(rounds) for rounds in times[kind].values()] for kind in (SMALL, PLAIN))
-    both = (ours[0] + ours[1]) / (plain[0] + plain[1])
-    return {**{step: mine / other for step, mine, other in zip(STEPS, ours, plain)}, "save and load, cached": both}
+def ratios(times: dict[str, Seconds], dtype: str) -> dict[str, Spread]:
+    """Step → time of the delta over that of the plain file in the same round."""
+    ours, plain = times[f"delta, {dtype}"], times[f"plain, {dtype}"]
+    return {step: Spread.of(mine / other for mine, other in zip(ours[step], plain[step])) for step in STEPS}
 
 
 def draw(figure, report: dict) -> None:
@@ -93,9 +100,9 @@ def draw(figure, report: dict) -> None:
         sizes.plot(list(report["sizes"]), [size[values] for size in report["sizes"].values()], "o-", label=values)
     sizes.set(title="size of the file", xlabel="density", ylabel="bytes an element", ylim=(0, None))
     for step in STEPS:
-        elements = list(report["ratios"])
-        times.plot(elements, [report["ratios"][count][step] for count in elements], "o-", label=step)
-    times.set(title="time, bf16 delta ÷ plain safetensors", xlabel="elements", xscale="log", ylim=(0, None))
+        cases = [case.replace(" elements at ", "\n") for case in report["ratios"]]
+        times.plot(cases, [of_case["bf16"][step].median for of_case in report["ratios"].values()], "o", label=step)
+    times.set(title="time, bf16 delta ÷ plain safetensors", xlabel="elements and density", ylim=(0, None))
     for axes in (sizes, times):
         axes.legend()
 
@@ -104,7 +111,7 @@ def sized(folder: Path, density: float) -> dict[str, float]:
     """Bytes per element of the whole file in either dtype, and the index as a multiple of its entropy."""
     delta, path = random_delta(SIZED_ELEMENTS, density), folder / "sized.safetensors"
     result = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for name, dtype in DTYPES.items():
         delta.save(path, dtype)
         result[name] = path.stat().st_size / delta.nnz
     index = sum(len(file_v1.encode_indices(entry.indices.numpy())) for entry in delta.entries.values())
@@ -113,15 +120,11 @@ def sized(folder: Path, density: float) -> dict[str, float]:
 
 def timed(folder: Path, delta: SparseDelta) -> dict[str, Seconds]:
     """Kind of file → step → seconds of each round."""
-    plain = {}
-    for name, (indices, values, _) in delta.entries.items():
-        plain[f"{name}.indices"], plain[f"{name}.values"] = indices, values.to(torch.bfloat16)
     path = folder / "timed.safetensors"
-    kinds = {
-        PLAIN: (lambda: save_plain(path, plain), lambda: load_plain(path)),
-        SMALL: (lambda: delta.save(path, torch.bfloat16), lambda: SparseDelta.load(path)),
-        EXACT: (lambda: delta.save(path), lambda: SparseDelta.load(path)),
-    }
+    kinds = {}
+    for name, dtype in DTYPES.items():
+        kinds[f"plain, {name}"] = (partial(save_plain, path, plain_tensors(delta, dtype)), partial(load_plain, path))
+        kinds[f"delta, {name}"] = (partial(delta.save, path, dtype), partial(SparseDelta.load, path))
     times = {kind: {step: [] for step in STEPS} for kind in kinds}
     for _ in range(ROUNDS):
         for kind, (write, read) in kinds.items():
@@ -130,6 +133,15 @@ def timed(folder: Path, delta: SparseDelta) -> dict[str, Seconds]:
             forget(path)
             times[kind]["load, from disk"].append(seconds_of(read))
     return times
+
+
+def plain_tensors(delta: SparseDelta, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A delta's positions, int32, and values as tensors of a plain file."""
+    return {
+        f"{name}.{part}": tensor
+        for name, entry in delta.entries.items()
+        for part, tensor in (("indices", entry.indices), ("values", entry.values.to(dtype)))
+    }
 
 
 def save_plain(path: Path, tensors: dict[str, torch.Tensor]) -> None:
