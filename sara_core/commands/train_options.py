@@ -2,12 +2,11 @@
 command's own."""
 
 import argparse
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.dataset import MOST_REPEATS, Share
-from ..data.image_folder import ImageFolder
+from ..data.image_folder import ImageFolder, digest_of_both
 from ..data.noise_levels import noise_range
 from ..errors import TrainingError
 from ..names.patterns import split_patterns
@@ -138,7 +137,7 @@ def run_settings(
         "exclude": split_patterns(arguments.exclude),
         "batch_size": arguments.batch_size * processes,
         "adjust_at": [] if _is_zero(arguments.adjust_at) else parts_of_a_run(arguments.adjust_at, WORDS),
-        "data": _digest(images, class_images),
+        "data": digest_of_both(images, class_images),
     }
     return PipelineSettings(**{**named, **read})
 
@@ -148,13 +147,6 @@ def _is_zero(text: str) -> bool:
         return float(text) == 0
     except ValueError:
         return False
-
-
-def _digest(images: ImageFolder, class_images: ImageFolder | None) -> str:
-    if class_images is None:
-        return images.digest()
-    both = f"{images.digest()} {class_images.digest()}"
-    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
 
 def _add(group: argparse._ArgumentGroup, names: Iterable[str], **more: str) -> None:

@@ -115,6 +115,14 @@ class ImageFolder:
         return result.hexdigest()
 
 
+def digest_of_both(images: ImageFolder, class_images: ImageFolder | None) -> str:
+    """Identity of the images of a training and of its class images, if it has any. Raises what `digest` raises."""
+    if class_images is None:
+        return images.digest()
+    both = f"{images.digest()} {class_images.digest()}"
+    return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+
+
 def read_image_folder(path: str | os.PathLike, captioning: Captioning = Captioning()) -> ImageFolder:
     """The images of a folder with their captions, as UTF-8, without white space around them.
 

@@ -138,7 +138,8 @@ def test_what_a_run_left_out_of_a_damaged_base_is_in_its_report():
     selection = SimpleNamespace(count=7, theta=None, not_finite=1234)
     training = SimpleNamespace(step=3, adjustments=[], losses=[0.5, 0.25, 0.125])
     run = SimpleNamespace(
-        selection=selection, training=training, learning_rate=1e-3, settings=SimpleNamespace(steps=3, adjust_at=())
+        selection=selection, training=training, learning_rate=1e-3, settings=SimpleNamespace(steps=3, adjust_at=()),
+        held_out=None,
     )
     assert Run.report(run) == (
         "7 weights trained in 3 steps, learning rate 0.001; "

@@ -115,7 +115,7 @@ def test_a_link_out_of_the_folders_is_listed_and_not_looked_into(web, place, cla
 
 
 def test_a_trigger_that_would_be_shown_reversed_is_not(web, place, classes):
-    make(classes, place / "ink.safetensors", trigger="sks \u202egod")
+    make(classes, place / "ink.safetensors", trigger_phrase="sks \u202egod")
     assert row(web, "ink.safetensors")["trigger"] == "sks \ufffdgod"
 
 

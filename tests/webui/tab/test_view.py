@@ -36,7 +36,7 @@ def test_the_curve_has_a_point_for_each_step_and_ends_at_the_last(progress):
 def test_where_it_is_fits_one_line(progress):
     progress.add_loss(3, 0.5)
     progress.tell(phase="training", step=3, seconds_per_step=0.25, seconds_left=61.0, memory=(1 << 30, 2 << 30))
-    line = "step 3 of 10, loss 0.5000, 0.25 s per step, 1:01 left, 1.0 GiB of memory, 2.0 GiB at most"
+    line = "step 3 of 10, loss 0.5000, 0.25 s per step, 1:01 left, 1.1 GB of memory, 2.1 GB at most"
     assert progress.line() == line
 
 
