@@ -90,7 +90,8 @@ def _gpus() -> list[str]:
         for module, runtime in ((torch.cuda, built_for), (torch.xpu, "XPU")):
             if module.is_available():
                 found = map(module.get_device_properties, range(module.device_count()))
-                return [f"{one.name}, {readable_size(one.total_memory)}, {runtime}" for one in found]
+                # A card of "24 GB" has 24 GiB: in tens it would seem to be another card.
+                return [f"{one.name}, {one.total_memory / 2**30:.0f} GiB, {runtime}" for one in found]
         return ["Apple's, in main memory"] if torch.backends.mps.is_available() else ["none that torch can use"]
     except (RuntimeError, AssertionError) as error:  # a driver that is broken, or too old for this torch
         return [f"torch cannot use it: {error}"]

@@ -50,7 +50,7 @@ def test_the_demo_is_foretold(check, past, named_model, pictures):
     assert (answer["family"], answer["resolution"], answer["steps"]) == ("SD1.5", 64, 400)
     assert answer["pictures"] == len(list(pictures.glob("*.png"))) and answer["without_caption"] == 0
     assert answer["trained"] == pytest.approx(634_982, rel=0.001)  # what the demo trains
-    assert answer["delta"] == pytest.approx(3.0e6, rel=0.05)  # and writes
+    assert answer["delta"] == pytest.approx(3.19e6, rel=0.01)  # and writes
     assert answer["seconds"] is None and kinds(answer) == []
     assert answer["preset"]["density"]["value"] == 4 and answer["preset"]["resolution"]["value"] == 64
 

@@ -75,4 +75,4 @@ def test_doubts_say_what_is_odd():
     assert "0.01 % learns little" in only(plan=dataclasses.replace(PLAN, value=0.0001))
     assert "30 % is much" in only(plan=dataclasses.replace(PLAN, value=0.3))
     assert "more memory than there is" in only(machine=Machine(memory=4 << 30))
-    assert "1.0 GiB are free" in only(plan=dataclasses.replace(PLAN, value=0.04), machine=Machine(free=1 << 30))
+    assert "1.1 GB are free" in only(plan=dataclasses.replace(PLAN, value=0.04), machine=Machine(free=1 << 30))
