@@ -24,7 +24,7 @@ class HostsLora:
 
     def install(self, webui, undo):
         folder = Path(CHECKOUT, "extensions-builtin", "Lora")
-        undo.enter_context(importable(_stand_ins(webui), {"gradio", *_FILES}))
+        undo.enter_context(importable(_stand_ins(webui), set(_FILES)))
         sys.path.insert(0, str(folder))
         undo.callback(sys.path.remove, str(folder))
         import lora_patches
@@ -55,7 +55,7 @@ def _stand_ins(webui):
     hijack = sys.modules["modules.sd_hijack"]
     hijack.model_hijack = SimpleNamespace(embedding_db=embeddings, comments=[])
     return [
-        module("gradio"), module("modules.scripts"), module("modules.textual_inversion"),
+        module("modules.scripts"), module("modules.textual_inversion"),
         module("modules.textual_inversion.textual_inversion"), module("modules.models"),
         module("modules.models.sd3"), module("modules.models.sd3.mmdit", QkvLinear=type("QkvLinear", (nn.Linear,), {})),
         module("modules.devices", cpu=torch.device("cpu"), device=torch.device("cpu"), dtype=webui.dtype,
