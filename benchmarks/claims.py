@@ -1,6 +1,6 @@
 """The paper's claims on pictures that anyone may use: methods of equal size, tuned alike, judged by what they draw.
 
-    python dev.py bench claims [--tier T1] [--quick] [--json FILE] [--work FOLDER] [--threads N]
+    python dev.py bench claims [--tier T1 | --part PART] [--quick] [--json FILE] [--work FOLDER] [--threads N]
 
 The base model, benchmarks/claims_/unet.safetensors, knows Noto's icons by name; each cell teaches it another set's
 style by one method and measures pictures of names that nobody trained on (benchmarks/claims_/protocol.py says what is
@@ -25,6 +25,8 @@ QUICK_STEPS, QUICK_JUDGED, QUICK_SEEDS, QUICK_METHODS = 100, 60, (0, 1, 2), ("Lo
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
+    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging"],
+                        help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
     parser.add_argument("--work", type=Path, default=Path("claims-training"), help="where icons are kept")
@@ -44,45 +46,62 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     try:
-        lines = (quick if arguments.quick else table)(arguments, file)
+        measure = quick if arguments.quick else part if arguments.part else table
+        measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\n{tables.overview(lines)}\n{tables.differences(lines)}")
+    print(tables.of_part(arguments.part, measured) if arguments.part else tables.of_methods(measured))
     print(f"{(time.perf_counter() - begin) / 3600:.2f} hours; lines in {file}")
     return 0
 
 
 def table(arguments: argparse.Namespace, file: Path) -> list[dict]:
     """Tune every method of the tier, then measure its cells; the lines of the latter."""
-    from benchmarks.claims_ import bench, plan
+    from benchmarks.claims_ import bench, lines, plan
 
     measuring = bench.Bench(arguments.work / "icons")
+    cells = plan.cells(arguments.tier, tuned_rate(measuring, file))
+    return lines.run([measuring.job(cell) for cell in cells], measuring.made_with, file)
+
+
+def part(arguments: argparse.Namespace, file: Path) -> list[dict]:
+    """The lines of what the paper says beside its table."""
+    from benchmarks.claims_ import bench, lines, parts
+
+    measuring = bench.Bench(arguments.work / "icons")
+    jobs = parts.PARTS[arguments.part](measuring, tuned_rate(measuring, file))
+    return lines.run(jobs, measuring.made_with, file)
+
+
+def tuned_rate(measuring, file: Path):
+    """A function (method, share) → learning rate, which measures the method's tries first if they are not yet there."""
+    from benchmarks.claims_ import lines, plan
 
     def rate(method: str, share: float) -> float:
-        return plan.best_rate(bench.run(measuring, plan.tuning(method, share), file))
+        jobs = [measuring.job(cell) for cell in plan.tuning(method, share)]
+        return plan.best_rate(lines.run(jobs, measuring.made_with, file))
 
-    return bench.run(measuring, plan.cells(arguments.tier, rate), file)
+    return rate
 
 
 def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:
     """A few short runs in one style, at the rates that the committed results have."""
-    from benchmarks.claims_ import bench, plan, protocol
+    from benchmarks.claims_ import bench, lines, plan, protocol
     from benchmarks.claims_.training import Settings
 
     measuring = bench.Bench(arguments.work / "icons", Settings(steps=QUICK_STEPS), QUICK_JUDGED)
-    share, tuned = protocol.BUDGETS[1], bench.lines(RESULTS)
+    share, tuned = protocol.BUDGETS[1], lines.read(RESULTS)
 
     def rate(method: str) -> float:
-        tries = set(plan.tuning(method, share))
-        found = [line for line in tuned if bench.cell_of(line) in tries]
-        return plan.best_rate(found) if found else protocol.MIDDLE_RATE[method]
+        tries = [lines.of(tuned, cell._asdict()) for cell in plan.tuning(method, share)]
+        return plan.best_rate(tries) if all(tries) else protocol.MIDDLE_RATE[method]
 
     chosen = [
         protocol.Cell(method, share, protocol.T1_STYLES[0], seed, rate(method))
         for seed in QUICK_SEEDS for method in QUICK_METHODS
     ]  # fmt: skip
-    return bench.run(measuring, chosen, file)
+    return lines.run([measuring.job(cell) for cell in chosen], measuring.made_with, file)
 
 
 if __name__ == "__main__":

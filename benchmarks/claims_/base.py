@@ -61,8 +61,19 @@ def base_pictures(folder: Path) -> tuple[list[str], torch.Tensor]:
     return chosen, torch.from_numpy(pixels).float() / 255
 
 
-def named_pictures(checkpoint_file: Path, folder: Path) -> NamedPictures:
-    """Noto's pictures and captions, encoded by a checkpoint's own autoencoder and text encoder, through ComfyUI."""
+def named_pictures(checkpoint_file: Path, folder: Path, kept: Path) -> NamedPictures:
+    """Noto's pictures and captions, encoded by a checkpoint's own autoencoder and text encoder, through ComfyUI.
+
+    kept: encoded ones, which take minutes; written if it is not there, or older than the autoencoder
+    """
+    if kept.is_file() and kept.stat().st_mtime > AUTOENCODER_FILE.stat().st_mtime:
+        return NamedPictures(*torch.load(kept, weights_only=True))
+    encoded = _encoded(checkpoint_file, folder)
+    torch.save(tuple(encoded), kept)
+    return encoded
+
+
+def _encoded(checkpoint_file: Path, folder: Path) -> NamedPictures:
     import comfy.sd
 
     import nodes

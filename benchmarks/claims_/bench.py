@@ -1,7 +1,6 @@
-"""Trains and measures one cell of the table after another, each a line of JSON in a file that a stopped run goes on."""
+"""Trains the base by a cell's method and measures what it draws: what the tables' lines are made of."""
 
 import hashlib
-import json
 import time
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -13,8 +12,9 @@ from demo import base_unet, checkpoint
 from demo.autoencoder import LATENT_SCALE
 
 from . import base, drawing, icon_sets, judge, measures, names, render
+from .lines import Job
 from .protocol import JUDGED, PICTURES, Cell
-from .training import Settings, Task, train
+from .training import Settings, Task, Trained, train
 
 _SETS = {icons.name: icons for icons in icon_sets.ALL}
 
@@ -32,25 +32,45 @@ class Bench:
             "judge": _digest(judge.FILE), "judged": judged, **asdict(settings),
         }  # fmt: skip
 
+    def job(self, cell: Cell) -> Job:
+        """A cell's training and what is measured of it."""
+        return Job(cell._asdict(), lambda: self.measured(cell))
+
     def measured(self, cell: Cell) -> dict:
         """Train and measure a cell; what it took is among the figures."""
         start = time.perf_counter()
+        trained = self.trained(cell)
+        seconds = time.perf_counter() - start
+        figures = self.figures(trained.model, cell.style)
+        return {
+            "trained": trained.count, "loss": sum(trained.losses[-50:]) / len(trained.losses[-50:]),
+            "training seconds": round(seconds, 1), "seconds": round(time.perf_counter() - start, 1), **figures,
+        }  # fmt: skip
+
+    def trained(self, cell: Cell) -> Trained:
+        """The base model after a cell's training."""
         size = sum(parameter.numel() for parameter in self.new_model().parameters())
-        trained = train(
+        return train(
             self.new_model, cell.method, round(cell.share * size), cell.rate, self.task(cell.style), cell.seed,
             self.settings, **dict(cell.options),
         )  # fmt: skip
-        seconds = time.perf_counter() - start
-        asked = self.asked(cell.style)
-        figures = measures.measure(
-            self.verdicts, cell.style, self._drawn(trained.model, asked, cell.style), self._drawn(trained.model, asked),
-            self._base_drawn(tuple(asked)), self._style_pictures(cell.style), asked, self.choice,
+
+    def figures(self, model: torch.nn.Module, style: str) -> dict[str, float]:
+        """What measures.measure says of a model's pictures of held-out names, with the style's trigger and without."""
+        asked = self.asked(style)
+        return measures.measure(
+            self.verdicts, style, self._drawn(model, asked, style), self._drawn(model, asked),
+            self._base_drawn(tuple(asked)), self._style_pictures(style), asked, self.choice,
         )  # fmt: skip
-        return {
-            **cell._asdict(), "trained": trained.count, "loss": sum(trained.losses[-50:]) / len(trained.losses[-50:]),
-            "training seconds": round(seconds, 1), "seconds": round(time.perf_counter() - start, 1), **figures,
-            "made with": self.made_with,
-        }  # fmt: skip
+
+    def base_figures(self, model: torch.nn.Module, style: str) -> dict[str, float]:
+        """How well a model still does what the base does, by pictures without a trigger of the names that `style` is
+        judged by: text, right and drift of measures.measure."""
+        asked = self.asked(style)
+        return measures.kept(
+            self.verdicts, self._drawn(model.requires_grad_(False).eval(), asked), self._base_drawn(tuple(asked)),
+            asked, self.choice,
+        )  # fmt: skip
 
     def new_model(self) -> torch.nn.Module:
         """The base UNet, untouched."""
@@ -123,34 +143,3 @@ def trigger(style: str) -> str:
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
-
-def run(bench: Bench, cells: list[Cell], file: Path, say=print) -> list[dict]:
-    """Measure the cells that are not yet in the file, adding a line for each; returns those of all of them."""
-    before = lines(file)
-    known = {cell_of(line): line for line in before if line["made with"] == bench.made_with}
-    # Without a last line that a stop cut off.
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in before), encoding="utf-8")
-    partial.replace(file)
-    for number, cell in enumerate(cells, 1):
-        if cell in known:
-            continue
-        line = bench.measured(cell)
-        known[cell] = line
-        with file.open("a", encoding="utf-8") as added:
-            added.write(json.dumps(line) + "\n")
-        say(f"{number} of {len(cells)}: {line}")
-    return [known[cell] for cell in cells]
-
-
-def lines(file: Path) -> list[dict]:
-    """What a file of results has; nothing if there is none. A line that a stop cut off does not count."""
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def cell_of(line: dict) -> Cell:
-    """The cell that a line is of."""
-    options = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in line["options"])
-    return Cell(*(line[name] for name in Cell._fields[:-1]), options)

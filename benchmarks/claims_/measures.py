@@ -38,6 +38,18 @@ def measure(
     }
 
 
+def kept(
+    verdicts: Verdicts, pictures: torch.Tensor, base: torch.Tensor, asked: Sequence[str], choice: Sequence[str]
+) -> dict[str, float]:
+    """text, right and drift of pictures without a trigger, beside the base's own of the same names and noise."""
+    ours, before = verdicts.features(pictures), verdicts.features(base)
+    return {
+        "text": verdicts.text_score(pictures, asked).mean().item(),
+        "right": _share(verdicts.is_right(pictures, asked, choice)),
+        "drift": (1 - F.cosine_similarity(ours, before)).mean().item(),
+    }
+
+
 def _share(true: torch.Tensor) -> float:
     return true.float().mean().item()
 

@@ -159,9 +159,9 @@ def super_tuning(model: torch.nn.Module, budget: int) -> Trainable:
 
 
 def sara(
-    model: torch.nn.Module, budget: int, low_rank_weight: float = 0.0, adjust_at: tuple[float, ...] = (), **options
+    model: torch.nn.Module, budget: int, low_rank_weight: float = 0.0, adjust_at: tuple[float, ...] = (0.5,), **options
 ) -> Trainable:
-    """Ours: the smallest of all weights, by default as it is shipped.
+    """Ours: the smallest of all weights, by default as SaRA Train has it.
 
     low_rank_weight: λ of the low-rank loss; adjust_at: parts of the run after which the adjustment takes place
     options: of sara_core.SaRA, as a rule and a seed

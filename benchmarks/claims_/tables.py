@@ -4,6 +4,7 @@ Two trainings are a pair if they have the same budget, style and seed, and so th
 p value is that of the sign-flip test, which needs no distribution; the interval of the mean difference is Student's.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -73,6 +74,56 @@ def differences(lines: Sequence[dict], reference: str = REFERENCE) -> str:
         if method != reference and None not in found.values():
             cells = [_difference(figure, difference) for figure, difference in found.items()]
             rows.append([f"{method} − {reference}", *cells, str(found["kid"].pairs)])
+    return _markdown(rows)
+
+
+def of_methods(lines: Sequence[dict]) -> str:
+    """Means of every method, and differences to the reference."""
+    return f"\n{overview(lines)}\n{differences(lines)}"
+
+
+def of_part(part: str, lines: Sequence[dict]) -> str:
+    """The table of a part of parts.PARTS."""
+    return {"premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging}[part](lines)
+
+
+def _premise(lines: Sequence[dict]) -> str:
+    rows = [["at 0", "of", "share", "θ", "right", "text", "drift"]]
+    for line in lines:
+        figures = (_number(name, line[name]) for name in ("right", "text", "drift"))
+        rows.append([line["chosen"], line["layers"], f"{line['share']:.2%}", f"{line['theta']:.2g}", *figures])
+    return _markdown(rows)
+
+
+def _ablation(lines: Sequence[dict]) -> str:
+    """Lines of parts.ABLATIONS: each named, and its paired differences to training without any of them."""
+    from .parts import ABLATIONS
+
+    names = {_options_text(tuple(options.items())): name for name, options in ABLATIONS.items()}
+    named = [{**line, "method": names[_options_text(line["options"])]} for line in lines]
+    return f"\n{overview(named)}\n{differences(named, reference='neither')}"
+
+
+def _options_text(options) -> str:
+    return json.dumps(options, sort_keys=True)
+
+
+def _strength(lines: Sequence[dict]) -> str:
+    rows = [["method", "strength", *FIGURES]]
+    rows += [[line["method"], f"{line['strength']:g}", *(_number(n, line[n]) for n in FIGURES)] for line in lines]
+    return _markdown(rows)
+
+
+def _merging(lines: Sequence[dict]) -> str:
+    """Means over seeds and both styles."""
+    ways = defaultdict(list)
+    for line in lines:
+        styles = [value for value in line.values() if isinstance(value, dict) and "kid" in value]
+        ways[line["method"], line["how"], line["weight"]] += styles
+    rows = [["method", "merged by", "weight of each", *FIGURES]]
+    for (method, how, weight), own in ways.items():
+        means = (_number(name, float(np.mean([one[name] for one in own]))) for name in FIGURES)
+        rows.append([method, how, f"{weight:g}", *means])
     return _markdown(rows)
 
 

@@ -42,7 +42,7 @@ def main() -> None:
 
     untrained = arguments.work / "untrained.safetensors"
     checkpoint.assemble(untrained, base_unet.tensors(base_unet.new().state_dict()), load_file(base.AUTOENCODER_FILE))
-    examples = base.named_pictures(untrained, icons)
+    examples = base.named_pictures(untrained, icons, arguments.work / "examples.pt")
     plan = base_unet.Plan(arguments.steps, batch=32, learning_rate=arguments.rate, warm_up=200)
     unet = base_unet.train(
         examples, SEED, arguments.work / "unet.pt", Report("UNet", every=100), plan, base.trained_so_far()

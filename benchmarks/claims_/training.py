@@ -2,7 +2,7 @@
 the seed alone, so that runs of different methods can be compared pair by pair."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from . import methods
 
 LT_SFT = "LT-SFT"
+CHOSEN_BY = 32  # pictures whose gradient a rule chooses by
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def train(
         before, after = dict(model.named_parameters()), dict(tuned.named_parameters())
         changes = {name: (after[name].detach() - before[name]).abs() for name in before}
         method, options = "SaRA", {"rule": methods.largest_of(changes)}
+    if options.get("rule") == "gradient":
+        chosen_by = replace(settings, batch=CHOSEN_BY)
+        options = {**options, "loss": lambda: _loss(model, task, chosen_by, _generator(seed, settings.steps))}
     torch.manual_seed(seed)  # what a method begins with
     trainable = methods.METHODS[method](model, budget, **options)
     optimizer = torch.optim.AdamW(trainable.parameters, rate, weight_decay=0)

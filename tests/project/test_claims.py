@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.claims_ import bench, icon_sets, methods, names, plan, protocol, tables
+from benchmarks.claims_ import changes, icon_sets, lines, methods, names, parts, plan, premise, protocol, tables
 from benchmarks.claims_.measures import fid, kid
 
 BUDGET = 700
@@ -110,17 +110,17 @@ def line(method, seed, style="openmoji", share=0.023, **figures):
 
 
 def test_differences_are_of_pairs_and_clear_only_if_their_interval_excludes_nothing():
-    lines = [line("LoRA", seed, kid=10.0 * seed, text=0.5, drift=0.1) for seed in range(6)]
-    lines += [line("SaRA", seed, kid=10.0 * seed - 2 - 0.1 * seed, text=0.5 + (-1) ** seed / 100, drift=0.1)
+    given = [line("LoRA", seed, kid=10.0 * seed, text=0.5, drift=0.1) for seed in range(6)]
+    given += [line("SaRA", seed, kid=10.0 * seed - 2 - 0.1 * seed, text=0.5 + (-1) ** seed / 100, drift=0.1)
               for seed in range(6)]  # fmt: skip
-    kid, text, drift = (tables.paired(lines, "SaRA", figure) for figure in ("kid", "text", "drift"))
+    kid, text, drift = (tables.paired(given, "SaRA", figure) for figure in ("kid", "text", "drift"))
     assert kid.mean == pytest.approx(-2.25) and kid.is_clear and kid.p == pytest.approx(2 / 2**6) and kid.pairs == 6
     assert text.mean == pytest.approx(0) and not text.is_clear and text.p == 1
     assert drift == (0, 0, 0, 1, 6)
     # Another style's runs have no partner.
-    assert tables.paired([*lines, line("SaRA", 0, style="fxemoji", kid=1e6)], "SaRA", "kid") == kid
-    assert tables.paired(lines, "DoRA", "kid") is None
-    shown = tables.differences(lines)
+    assert tables.paired([*given, line("SaRA", 0, style="fxemoji", kid=1e6)], "SaRA", "kid") == kid
+    assert tables.paired(given, "DoRA", "kid") is None
+    shown = tables.differences(given)
     assert "**-2.2 (" in shown and "| 6 |" in shown and "**" not in shown.split("|")[-4]
 
 
@@ -137,27 +137,109 @@ def test_a_tier_has_every_method_in_every_style_and_seed_once_at_its_own_rate():
     assert plan.best_rate(scored) == 2
 
 
-class Measuring:
-    made_with = {"base": "a"}
-
-    def __init__(self):
-        self.asked = []
-
-    def measured(self, cell):
-        self.asked.append(cell)
-        return {**cell._asdict(), "kid": len(self.asked), "made with": self.made_with}
-
-
 def test_a_run_goes_on_behind_the_last_whole_line_and_trusts_no_other_base(tmp_path):
-    file, cells = tmp_path / "lines.jsonl", [protocol.Cell("SaRA", 0.1, "noto", n, 1e-3, (("adjust_at", (0.5,)),))
-                                             for n in range(3)]  # fmt: skip
-    first = Measuring()
-    lines = bench.run(first, cells[:2], file, say=lambda text: None)
+    file, asked = tmp_path / "lines.jsonl", []
+
+    def jobs(numbers):
+        def measure(number):
+            asked.append(number)
+            return {"kid": len(asked)}
+
+        cells = (protocol.Cell("SaRA", 0.1, "noto", n, 1e-3, (("adjust_at", (0.5,)),)) for n in numbers)
+        return [lines.Job(cell._asdict(), lambda seed=cell.seed: measure(seed)) for cell in cells]
+
+    first = lines.run(jobs(range(2)), {"base": "a"}, file, say=lambda text: None)
     file.write_text(file.read_text()[:-20])
-    second = Measuring()
-    again = bench.run(second, cells, file, say=lambda text: None)
-    assert second.asked == cells[1:] and again[0] == json.loads(json.dumps(lines[0])) | {"options": again[0]["options"]}
-    other = Measuring()
-    other.made_with = {"base": "b"}
-    bench.run(other, cells, file, say=lambda text: None)
-    assert other.asked == cells
+    again = lines.run(jobs(range(3)), {"base": "a"}, file, say=lambda text: None)
+    assert asked == [0, 1, 1, 2] and again[0] == first[0] and [line["kid"] for line in again] == [1, 3, 4]
+    lines.run(jobs(range(3)), {"base": "b"}, file, say=lambda text: None)
+    assert asked == [0, 1, 1, 2, 0, 1, 2]
+    # The other base's lines stay, and are found again.
+    assert lines.run(jobs(range(3)), {"base": "a"}, file, say=lambda text: None) == again
+
+
+def test_a_line_is_found_by_all_of_its_key():
+    known = [{"method": "SaRA", "options": [["adjust_at", [0.5]]], "kid": 1},
+             {"method": "SaRA", "options": [], "kid": 2}]  # fmt: skip
+    assert lines.of(known, {"method": "SaRA", "options": (("adjust_at", (0.5,)),)}) == known[0]
+    assert lines.of(known, {"method": "SaRA", "options": ()}) == known[1]
+    assert lines.of(known, {"method": "LoRA"}) is None
+
+
+def test_changes_of_sara_and_of_lora_give_the_trained_model_back():
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+    for name in ("SaRA", "LoRA", "LoRA everywhere", "full"):
+        model = Net().requires_grad_(False)
+        trainable = methods.METHODS[name](model, BUDGET)
+        optimizer = torch.optim.AdamW(trainable.parameters, 1e-2, weight_decay=0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+            trainable.after_step()
+        found = changes.changes_of(model, Net())
+        with torch.no_grad():
+            expected, base = model(x), Net()(x)
+            assert not torch.allclose(expected, base, atol=1e-3), name
+            assert torch.allclose(changes.add(Net(), found)(x), expected, atol=1e-5), name
+            assert torch.equal(changes.add(Net(), found, 0.0)(x), base), name
+        same = changes.dense(changes.sparse(found))
+        assert all(torch.equal(same[name], change) for name, change in found.items())
+
+
+def test_an_adaptformer_is_no_change_of_weights():
+    model = Net().requires_grad_(False)
+    methods.adaptformer(model, BUDGET)
+    with pytest.raises(ValueError, match="no weight of the base"):
+        changes.changes_of(model, Net())
+
+
+def test_the_premise_zeroes_the_smallest_those_above_them_or_random_ones():
+    def zeroed(chosen, names=None):
+        model = Net()
+        theta, count = premise.zero(model, 0.1, chosen, names)
+        weights = {name: module.weight for name, module in methods.layers(model).items()}
+        assert count == sum(int((weight == 0).sum()) for weight in weights.values())
+        return theta, count, weights
+
+    before = {name: module.weight for name, module in methods.layers(Net()).items()}
+    sizes = torch.cat([weight.flatten().abs() for weight in before.values()]).sort().values
+    theta, count, weights = zeroed("smallest")
+    assert theta == sizes[count - 1] and count == round(0.1 * len(sizes))
+    assert all(torch.equal(weights[name] == 0, before[name].abs() <= theta) for name in before)
+    above, _, weights = zeroed("just above")
+    assert above == sizes[2 * count - 1]
+    assert all(not (weights[name] == 0)[before[name].abs() <= theta].any() for name in before)
+    assert zeroed("random")[0] > above
+    _, count, weights = zeroed("smallest", ["conv"])
+    assert count == round(0.1 * before["conv"].numel())
+    assert not any((weight == 0).any() for name, weight in weights.items() if name != "conv")
+
+
+class Jobs:
+    """A bench that measures nothing: what the parts ask of it is enough."""
+
+    def job(self, cell):
+        return lines.Job(cell._asdict(), dict)
+
+
+def test_every_part_has_a_job_for_everything_that_its_table_shows():
+    made = {name: jobs(Jobs(), lambda method, share: 1e-3) for name, jobs in parts.PARTS.items()}
+    for jobs in made.values():
+        keys = [json.dumps(dict(job.key)) for job in jobs]
+        assert len(set(keys)) == len(keys)
+    figures = {"kid": 1.0, "text": 0.5, "drift": 0.1, "fid": 2.0, "styled": 0.3, "right": 0.4, "leaked": 0.0}
+    extra = {
+        "premise": {"theta": 1e-3, "zeroed": 5, **figures},
+        "ablation": {"trained": 5, "training seconds": 1.0, **figures},
+        "strength": figures,
+        "merging": {"openmoji": figures, "fluent-emoji-flat": figures},
+    }
+    shown = {
+        name: tables.of_part(name, [json.loads(json.dumps({**job.key, **extra[name]})) for job in jobs])
+        for name, jobs in made.items()
+    }
+    assert "| smallest | convolutions | 2.30% | 0.001 |" in shown["premise"]
+    assert all(f"| {name} |" in shown["ablation"] for name in parts.ABLATIONS)
+    assert "both − neither" in shown["ablation"] and "| LoRA | -0.5 |" in shown["strength"]
+    assert "| SaRA | dare | 0.6 | 1.0 |" in shown["merging"] and "| LoRA | sum | 1 |" in shown["merging"]

@@ -1,0 +1,52 @@
+"""Figures as lines of JSON in a file, added as they come, so that a stopped run goes on where it was."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Job(NamedTuple):
+    """key: what a line is of; measure: its figures. Both of values that JSON has, tuples counting as lists."""
+
+    key: Mapping[str, object]
+    measure: Callable[[], dict]
+
+
+def run(jobs: Sequence[Job], made_with: dict, file: Path, say=print) -> list[dict]:
+    """Measure what is not yet in the file, adding a line for each; returns the lines of all jobs, in their order.
+
+    made_with: what the figures depend on; lines that were made with something else do not count
+    """
+    known = [line for line in read(file) if line["made with"] == made_with]
+    _cut_to_whole_lines(file)
+    found = []
+    for number, job in enumerate(jobs, 1):
+        line = of(known, job.key)
+        if line is None:
+            line = json.loads(json.dumps({**job.key, **job.measure(), "made with": made_with}))
+            known.append(line)
+            with file.open("a", encoding="utf-8") as added:
+                added.write(json.dumps(line) + "\n")
+            say(f"{number} of {len(jobs)}: {line}")
+        found.append(line)
+    return found
+
+
+def read(file: Path) -> list[dict]:
+    """What a file of results has; nothing if there is none. A line that a stop cut off does not count."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def of(known: Sequence[dict], key: Mapping[str, object]) -> dict | None:
+    """The first line of what `key` says; None if there is none."""
+    plain = json.loads(json.dumps(dict(key)))
+    return next((line for line in known if all(line.get(name) == value for name, value in plain.items())), None)
+
+
+def _cut_to_whole_lines(file: Path) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in read(file)), encoding="utf-8")
+    partial.replace(file)
