@@ -25,7 +25,7 @@ QUICK_STEPS, QUICK_JUDGED, QUICK_SEEDS, QUICK_METHODS = 100, 60, (0, 1, 2), ("Lo
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
-    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging"],
+    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject"],
                         help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")

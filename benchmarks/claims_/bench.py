@@ -49,10 +49,14 @@ class Bench:
 
     def trained(self, cell: Cell) -> Trained:
         """The base model after a cell's training."""
+        return self.trained_on(self.task(cell.style), cell)
+
+    def trained_on(self, task: Task, cell: Cell) -> Trained:
+        """The base model after a cell's training on another task than its style."""
         size = sum(parameter.numel() for parameter in self.new_model().parameters())
         return train(
-            self.new_model, cell.method, round(cell.share * size), cell.rate, self.task(cell.style), cell.seed,
-            self.settings, **dict(cell.options),
+            self.new_model, cell.method, round(cell.share * size), cell.rate, task, cell.seed, self.settings,
+            **dict(cell.options),
         )  # fmt: skip
 
     def figures(self, model: torch.nn.Module, style: str) -> dict[str, float]:
@@ -97,15 +101,21 @@ class Bench:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PICTURES]
         rows = [rows[k] for k in order]
         pictures = torch.from_numpy(pixels[rows]).float() / 255
-        with torch.no_grad():
-            latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
-        contexts = self._contexts([names.caption(chosen[row], trigger(style)) for row in rows])
-        return Task(latents, contexts, self._contexts([""])[0].float())
+        return self.task_of(pictures, [names.caption(chosen[row], trigger(style)) for row in rows])
+
+    @torch.no_grad()
+    def task_of(self, pictures: torch.Tensor, captions: list[str]) -> Task:
+        """Pictures, float [n, 64, 64, 3] in 0..1, and their captions as a training takes them."""
+        latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
+        return Task(latents, self._contexts(captions), self._contexts([""])[0].float())
+
+    def drawn(self, model: torch.nn.Module, captions: list[str], seed: int = 0) -> torch.Tensor:
+        """A picture of each caption, float [n, 64, 64, 3] in 0..1; the same noise for the same place and seed."""
+        empty = self._contexts([""])[0].float()
+        return drawing.decode(self.autoencoder, drawing.draw(model, self._contexts(captions), empty, seed))
 
     def _drawn(self, model, asked: list[str], style: str | None = None) -> torch.Tensor:
-        contexts = self._contexts([names.caption(name, trigger(style) if style else "") for name in asked])
-        empty = self._contexts([""])[0].float()
-        return drawing.decode(self.autoencoder, drawing.draw(model, contexts, empty, seed=0))
+        return self.drawn(model, [names.caption(name, trigger(style) if style else "") for name in asked])
 
     @lru_cache
     def _base_drawn(self, asked: tuple[str, ...]) -> torch.Tensor:

@@ -4,6 +4,7 @@ premise   that the smallest weights do nothing: the base with some of its weight
 ablation  what the adjustment, the low-rank loss and the choice of weights are worth
 strength  one style at strengths from -0.5 to 2
 merging   two styles in one model: deltas added, by TIES and by DARE, and two LoRAs added
+subject   one thing from five pictures (subject.py)
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from . import changes, premise
+from . import changes, premise, subject
 from .bench import Bench
 from .lines import Job
 from .methods import attention, feed_forwards, layers
@@ -125,4 +126,5 @@ def merging_jobs(bench: Bench, rate: Rate) -> list[Job]:
 
 PARTS = {
     "premise": premise_jobs, "ablation": ablation_jobs, "strength": strength_jobs, "merging": merging_jobs,
+    "subject": subject.jobs,
 }  # fmt: skip

@@ -84,7 +84,10 @@ def of_methods(lines: Sequence[dict]) -> str:
 
 def of_part(part: str, lines: Sequence[dict]) -> str:
     """The table of a part of parts.PARTS."""
-    return {"premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging}[part](lines)
+    tables = {
+        "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
+    }  # fmt: skip
+    return tables[part](lines)
 
 
 def _premise(lines: Sequence[dict]) -> str:
@@ -124,6 +127,19 @@ def _merging(lines: Sequence[dict]) -> str:
     for (method, how, weight), own in ways.items():
         means = (_number(name, float(np.mean([one[name] for one in own]))) for name in FIGURES)
         rows.append([method, how, f"{weight:g}", *means])
+    return _markdown(rows)
+
+
+def _subject(lines: Sequence[dict]) -> str:
+    """Means over subjects."""
+    ways = defaultdict(list)
+    for line in lines:
+        ways[line["method"], line["preserved"]].append(line)
+    figures = ("subject", "leaked", "drift")
+    rows = [["method", "prior preservation", *figures, "subjects"]]
+    for (method, preserved), own in ways.items():
+        means = (_number(name, float(np.mean([line[name] for line in own]))) for name in figures)
+        rows.append([method, "yes" if preserved else "no", *means, str(len(own))])
     return _markdown(rows)
 
 

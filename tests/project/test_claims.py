@@ -2,10 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims_ import changes, icon_sets, lines, methods, names, parts, plan, premise, protocol, tables
+from benchmarks.claims_ import (
+    changes,
+    icon_sets,
+    lines,
+    methods,
+    names,
+    parts,
+    plan,
+    premise,
+    protocol,
+    render,
+    subject,
+    tables,
+)
 from benchmarks.claims_.measures import fid, kid
 
 BUDGET = 700
@@ -216,14 +230,28 @@ def test_the_premise_zeroes_the_smallest_those_above_them_or_random_ones():
     assert not any((weight == 0).any() for name, weight in weights.items() if name != "conv")
 
 
+def test_a_subject_is_the_icon_in_colours_of_its_own_each_time_elsewhere():
+    icon = np.full((64, 64, 3), 255, np.uint8)
+    icon[20:44, 20:44] = 200, 30, 30
+    drawn = subject.pictures(icon, 5, seed=0)
+    assert drawn.shape == (5, 64, 64, 3) and drawn.min() >= 0 and drawn.max() <= 1
+    assert torch.equal(subject.pictures(icon, 5, seed=0), drawn)
+    inside = drawn[:, 32, 32]
+    assert (inside[:, 0] < inside.max(1).values).all()  # red no more
+    assert len({tuple(corner.tolist()) for corner in drawn[:, 0, 0]}) == 5
+
+
 class Jobs:
+    work = None
+
     """A bench that measures nothing: what the parts ask of it is enough."""
 
     def job(self, cell):
         return lines.Job(cell._asdict(), dict)
 
 
-def test_every_part_has_a_job_for_everything_that_its_table_shows():
+def test_every_part_has_a_job_for_everything_that_its_table_shows(monkeypatch):
+    monkeypatch.setattr(render, "pictures", lambda icons, folder: ([], []))
     made = {name: jobs(Jobs(), lambda method, share: 1e-3) for name, jobs in parts.PARTS.items()}
     for jobs in made.values():
         keys = [json.dumps(dict(job.key)) for job in jobs]
@@ -233,6 +261,7 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows():
         "premise": {"theta": 1e-3, "zeroed": 5, **figures},
         "ablation": {"trained": 5, "training seconds": 1.0, **figures},
         "strength": figures,
+        "subject": {"subject": 0.9, "leaked": 0.2, "drift": 0.1},
         "merging": {"openmoji": figures, "fluent-emoji-flat": figures},
     }
     shown = {
@@ -242,4 +271,5 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows():
     assert "| smallest | convolutions | 2.30% | 0.001 |" in shown["premise"]
     assert all(f"| {name} |" in shown["ablation"] for name in parts.ABLATIONS)
     assert "both − neither" in shown["ablation"] and "| LoRA | -0.5 |" in shown["strength"]
+    assert "| SaRA | yes | 0.900 | 0.200 | 0.100 | 5 |" in shown["subject"]
     assert "| SaRA | dare | 0.6 | 1.0 |" in shown["merging"] and "| LoRA | sum | 1 |" in shown["merging"]
