@@ -25,7 +25,7 @@ QUICK_STEPS, QUICK_JUDGED, QUICK_SEEDS, QUICK_METHODS = 100, 60, (0, 1, 2), ("Lo
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
-    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject"],
+    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject", "candidates"],
                         help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
@@ -46,7 +46,8 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     try:
-        measure = quick if arguments.quick else part if arguments.part else table
+        own = {None: table, "candidates": candidates}
+        measure = quick if arguments.quick else own.get(arguments.part, part)
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,6 +73,19 @@ def part(arguments: argparse.Namespace, file: Path) -> list[dict]:
     measuring = bench.Bench(arguments.work / "icons")
     jobs = parts.PARTS[arguments.part](measuring, tuned_rate(measuring, file))
     return lines.run(jobs, measuring.made_with, file)
+
+
+def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:
+    """The lines of what could make the defaults better, halved round by round."""
+    from benchmarks.claims_ import bench, protocol
+    from benchmarks.claims_ import candidates as tried
+    from benchmarks.claims_.training import Settings
+
+    def bench_of(length: float) -> bench.Bench:
+        return bench.Bench(arguments.work / "icons", Settings(steps=round(length * Settings.steps)))
+
+    rate = tuned_rate(bench_of(1.0), file)("SaRA", protocol.BUDGETS[1])
+    return tried.halved(bench_of, rate, file)
 
 
 def tuned_rate(measuring, file: Path):

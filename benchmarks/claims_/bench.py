@@ -101,13 +101,17 @@ class Bench:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PICTURES]
         rows = [rows[k] for k in order]
         pictures = torch.from_numpy(pixels[rows]).float() / 255
-        return self.task_of(pictures, [names.caption(chosen[row], trigger(style)) for row in rows])
+        wanted = [chosen[row] for row in rows]
+        return self.task_of(
+            pictures, [names.caption(name, trigger(style)) for name in wanted], list(map(names.caption, wanted))
+        )
 
     @torch.no_grad()
-    def task_of(self, pictures: torch.Tensor, captions: list[str]) -> Task:
-        """Pictures, float [n, 64, 64, 3] in 0..1, and their captions as a training takes them."""
+    def task_of(self, pictures: torch.Tensor, captions: list[str], plain: list[str]) -> Task:
+        """Pictures, float [n, 64, 64, 3] in 0..1, and their captions with and without a trigger, as a training takes
+        them."""
         latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
-        return Task(latents, self._contexts(captions), self._contexts([""])[0].float())
+        return Task(latents, self._contexts(captions), self._contexts(plain), self._contexts([""])[0].float())
 
     def drawn(self, model: torch.nn.Module, captions: list[str], seed: int = 0) -> torch.Tensor:
         """A picture of each caption, float [n, 64, 64, 3] in 0..1; the same noise for the same place and seed."""

@@ -3,14 +3,14 @@
     method(model, budget) → Trainable
 
 LT-SFT (https://arxiv.org/abs/2110.07560) is two runs: full fine-tuning, and then, from the base again, the elements
-that it has changed most, which is `sara` with the rule `largest_of` those changes (training.py).
+that it has changed most, which is `sara` with a rule for those changes (training.py, choices.py).
 
 What a method leaves of its budget because its ranks are whole numbers is in the table. Where the paper says how a
 method is set up, it is set up so; LoRA, which the paper puts on the attention, is tried on every layer as well, where
 ours is.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -24,11 +24,13 @@ class Trainable(NamedTuple):
     """parameters: what an optimizer changes
     before_step: (step, steps, optimizer), called with the gradients of a step that is to be taken, counted from 0
     after_step: brings the model up to date with the parameters
+    finish: called once, after the last step
     """
 
     parameters: list[torch.nn.Parameter]
     before_step: Callable[[int, int, torch.optim.Optimizer], None] = lambda step, steps, optimizer: None
     after_step: Callable[[], None] = lambda: None
+    finish: Callable[[], None] = lambda: None
 
     @property
     def count(self) -> int:
@@ -159,45 +161,67 @@ def super_tuning(model: torch.nn.Module, budget: int) -> Trainable:
 
 
 def sara(
-    model: torch.nn.Module, budget: int, low_rank_weight: float = 0.0, adjust_at: tuple[float, ...] = (0.5,), **options
-) -> Trainable:
+    model: torch.nn.Module, budget: int, low_rank_weight: float = 0.0, adjust_at: tuple[float, ...] = (0.5,),
+    decay: float = 0.0, average: float = 0.0, scaled: bool = False, **options,
+) -> Trainable:  # fmt: skip
     """Ours: the smallest of all weights, by default as SaRA Train has it.
 
     low_rank_weight: λ of the low-rank loss; adjust_at: parts of the run after which the adjustment takes place
+    decay: AdamW's decay of Δ; average: decay of a moving average of Δ, which is what the run ends with
+    scaled: whether a step is longer where a layer's weights are larger, by their root mean square beside the mean one
     options: of sara_core.SaRA, as a rule and a seed
+    Raises ValueError for `average` or `scaled` with an adjustment, after which the elements are others.
     """
     from sara_core import SaRA
     from sara_core.training.adjustment import adjust
     from sara_core.training.low_rank import LowRankLoss
 
-    engine = SaRA(model, count=budget, **options)
-    store = engine.store
+    if adjust_at and (average or scaled):
+        raise ValueError("An average and scaled steps are for runs without an adjustment.")
+    size = sum(module.weight.numel() for module in layers(model).values())
+    amount = {"density": budget / size} if options.get("per_layer") else {"count": budget}
+    engine = SaRA(model, **amount, **options)
+    store, values = engine.store, engine.values
     low_rank = LowRankLoss(store, low_rank_weight, seed=0) if low_rank_weight else None
+    scale = _sizes(engine) if scaled else None
+    before, mean, taken = torch.zeros_like(values), torch.zeros_like(values), 0
 
     def before_step(step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = decay
         if low_rank is not None:
             low_rank.add_gradient()
         if step in {round(part * steps) for part in adjust_at}:
             adjust(store, optimizer, engine.selection.theta)
+        if scale is not None:
+            before.copy_(values.detach())
 
-    return Trainable([engine.values], before_step, store.write)
+    @torch.no_grad()
+    def after_step() -> None:
+        nonlocal taken
+        if scale is not None:
+            values.copy_(before + scale * (values - before))
+        store.write()
+        taken += 1
+        if average:
+            mean.lerp_(values, 1 - min(average, taken / (taken + 9)))
+
+    @torch.no_grad()
+    def finish() -> None:
+        if average:
+            values.copy_(mean)
+            store.write()
+
+    return Trainable([values], before_step, after_step, finish)
 
 
-def largest_of(scores: Mapping[str, torch.Tensor]):
-    """A selection rule: the elements with the largest scores, each weight's of its shape, over the whole model."""
-
-    def chosen(request):
-        positions = {}
-        for share, wanted in request.shares:
-            flat = torch.cat([scores[name].flatten() for name in share])
-            best = flat.topk(wanted).indices.sort().values
-            ends = torch.tensor([scores[name].numel() for name in share]).cumsum(0)
-            borders = [0, *torch.searchsorted(best, ends).tolist()]
-            for name, end, first, last in zip(share, ends.tolist(), borders, borders[1:]):
-                positions[name] = best[first:last] - (end - scores[name].numel())
-        return positions
-
-    return chosen
+def _sizes(engine) -> torch.Tensor:
+    """Of each trained element the root mean square of its layer's weights beside the mean of all of them, fp32."""
+    weights = dict(engine.model.named_parameters())
+    entries = engine.delta().entries
+    sizes = {name: weights[name].detach().float().square().mean().sqrt() for name in entries}
+    flat = torch.cat([sizes[name].expand(len(entry.indices)) for name, entry in entries.items()])
+    return flat / flat.mean()
 
 
 METHODS: dict[str, Callable[[torch.nn.Module, int], Trainable]] = {

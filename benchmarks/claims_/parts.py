@@ -32,7 +32,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     **{f"both, λ = {weight:g}": {"low_rank_weight": weight} for weight in (5e-5, 5e-3)},
     **{f"adjustment at {part}": {"adjust_at": (part,)} for part in (0.25, 0.75)},
     "adjustment twice": {"adjust_at": (1 / 3, 2 / 3)},
-    **{f"{rule} weights": {"rule": rule} for rule in ("largest", "random", "gradient")},
+    **{f"{rule} weights": {"adjust_at": (), "rule": rule} for rule in ("largest", "random", "gradient")},
 }
 STRENGTHS = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 MERGES = ("sum", "ties", "dare")

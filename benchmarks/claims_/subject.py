@@ -79,7 +79,7 @@ def jobs(bench: Bench, rate: Callable[[str, float], float]) -> list[Job]:
             taught, captions = torch.cat([taught.repeat(OF_CLASS, 1, 1, 1), own]), captions * OF_CLASS
             captions = captions + [plain] * len(own)
         cell = Cell(method, share, name, 0, rate(method, share))
-        model = bench.trained_on(bench.task_of(taught, captions), cell).model
+        model = bench.trained_on(bench.task_of(taught, captions, [plain] * len(captions)), cell).model
         others = [names.caption(other) for other in NAMES if other != name] * 5
         return measure(
             bench.verdicts, pictures(icons[name], JUDGED, seed=1), bench.drawn(model, [with_word] * JUDGED),

@@ -86,6 +86,7 @@ def of_part(part: str, lines: Sequence[dict]) -> str:
     """The table of a part of parts.PARTS."""
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
+        "candidates": _candidates,
     }  # fmt: skip
     return tables[part](lines)
 
@@ -140,6 +141,19 @@ def _subject(lines: Sequence[dict]) -> str:
     for (method, preserved), own in ways.items():
         means = (_number(name, float(np.mean([line[name] for line in own]))) for name in figures)
         rows.append([method, "yes" if preserved else "no", *means, str(len(own))])
+    return _markdown(rows)
+
+
+def _candidates(lines: Sequence[dict]) -> str:
+    """Means over seeds, the best of each round first."""
+    tried = defaultdict(list)
+    for line in lines:
+        tried[line["round"], line["candidate"], line["rate"]].append(line)
+    rows = [["round", "candidate", "rate", "score", *PRIMARY, "runs"]]
+    order = sorted(tried.items(), key=lambda item: (item[0][0], -np.mean([line["score"] for line in item[1]])))
+    for (number, name, rate), own in order:
+        means = (_number(figure, float(np.mean([line[figure] for line in own]))) for figure in ("score", *PRIMARY))
+        rows.append([str(number + 1), name, f"{rate:.2g}", *means, str(len(own))])
     return _markdown(rows)
 
 

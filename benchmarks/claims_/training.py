@@ -1,16 +1,27 @@
 """One training of the base model by one method, the same for all: pictures, noise, noise levels and batches come from
 the seed alone, so that runs of different methods can be compared pair by pair."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
-from . import methods
+from sara_core.selection.rules import Rule
+
+from . import choices, methods
 
 LT_SFT = "LT-SFT"
 CHOSEN_BY = 32  # pictures whose gradient a rule chooses by
+TIMES = 1000
+Levels = Callable[[torch.Tensor], torch.Tensor]
+# Timesteps of numbers that are even in 0..1, by name.
+LEVELS: dict[str, Levels] = {
+    "all": lambda u: (u * TIMES).long(),
+    "low": lambda u: (u**1.5 * TIMES).long(),
+    "middle": lambda u: ((u + (2 * math.pi * u).sin() / (2 * math.pi) * 0.7) * TIMES).long().clamp(0, TIMES - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -25,11 +36,12 @@ class Settings:
 
 
 class Task(NamedTuple):
-    """latents [n, 4, 8, 8] as diffusion sees them, contexts [n, 77, 768] of their captions with the trigger, empty
-    [77, 768] of no caption."""
+    """latents [n, 4, 8, 8] as diffusion sees them, contexts [n, 77, 768] of their captions with the trigger and plain
+    of those without, empty [77, 768] of no caption."""
 
     latents: torch.Tensor
     contexts: torch.Tensor
+    plain: torch.Tensor
     empty: torch.Tensor
 
 
@@ -43,28 +55,35 @@ class Trained(NamedTuple):
 
 def train(
     new_model: Callable[[], torch.nn.Module], method: str, budget: int, rate: float, task: Task, seed: int,
-    settings: Settings = Settings(), **options,
+    settings: Settings = Settings(), levels: str = "all", prior: float = 0.0, **options,
 ) -> Trained:  # fmt: skip
     """Train a base model, a new one by `new_model`, by a method of methods.METHODS or LT-SFT; options are the method's.
 
     rate: AdamW's learning rate
+    levels: which of LEVELS the noise is drawn by
+    prior: weight of a penalty on leaving the base's own predictions for captions without the trigger; a step then
+        takes two passes more
     """
     model = new_model().requires_grad_(False)
     if method == LT_SFT:
         tuned = train(new_model, "full", budget, rate, task, seed, settings).model
         before, after = dict(model.named_parameters()), dict(tuned.named_parameters())
         changes = {name: (after[name].detach() - before[name]).abs() for name in before}
-        method, options = "SaRA", {"rule": methods.largest_of(changes)}
-    if options.get("rule") == "gradient":
-        chosen_by = replace(settings, batch=CHOSEN_BY)
-        options = {**options, "loss": lambda: _loss(model, task, chosen_by, _generator(seed, settings.steps))}
+        method, options = "SaRA", {"rule": choices.largest_of(changes), "adjust_at": ()}
+    noise = LEVELS[levels]
+    options = _with_rule(options, model, task, seed, settings)
     torch.manual_seed(seed)  # what a method begins with
     trainable = methods.METHODS[method](model, budget, **options)
     optimizer = torch.optim.AdamW(trainable.parameters, rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    base = new_model().requires_grad_(False).eval() if prior else None
     count, losses = trainable.count, []
     for step in range(settings.steps):
-        loss = _loss(model, task, settings, _generator(seed, step))
+        batch = _batch(task, settings, _generator(seed, step), noise)
+        loss = _loss(model, batch)
+        losses.append(loss.item())
+        if base is not None:
+            loss = loss + prior * _left(model, base, batch, task.plain)
         optimizer.zero_grad()
         loss.backward()
         trainable.before_step(step, settings.steps, optimizer)
@@ -72,24 +91,63 @@ def train(
         optimizer.step()
         schedule.step()
         trainable.after_step()
-        losses.append(loss.item())
+    trainable.finish()
     return Trained(model.eval(), count, losses)
+
+
+def _with_rule(options: dict, model: torch.nn.Module, task: Task, seed: int, settings: Settings) -> dict:
+    """The options with a rule's name exchanged for what it needs of this task."""
+    chosen_by = replace(settings, batch=CHOSEN_BY, dropout=0.0)
+
+    def loss() -> torch.Tensor:
+        return _loss(model, _batch(task, chosen_by, _generator(seed, settings.steps), LEVELS["all"]))
+
+    match options.get("rule"):
+        case "gradient":
+            return {**options, "loss": loss}
+        case "steep":
+            return {**options, "rule": Rule(choices.steepest, needs_loss=True), "loss": loss}
+        case "small effect":
+            return {**options, "rule": choices.of_small_effect(model, loss)}
+    return options
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def _loss(model: torch.nn.Module, task: Task, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """Mean squared error of the predicted noise on a batch that the generator alone decides."""
+class Batch(NamedTuple):
+    """noisy, noise [n, 4, 8, 8]; timesteps [n]; contexts [n, 77, 768]; rows [n]: which of the task's pictures."""
+
+    noisy: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    contexts: torch.Tensor
+    rows: torch.Tensor
+
+
+def _batch(task: Task, settings: Settings, generator: torch.Generator, levels: Levels) -> Batch:
+    """A batch that the generator alone decides."""
     rows = torch.randint(len(task.latents), (settings.batch,), generator=generator)
     latents, contexts = task.latents[rows], task.contexts[rows].float()
     contexts[torch.rand(settings.batch, generator=generator) < settings.dropout] = task.empty
-    timesteps = torch.randint(1000, (settings.batch,), generator=generator)
+    timesteps = levels(torch.rand(settings.batch, generator=generator))
     noise = torch.randn(latents.shape, generator=generator)
     sigma = sigmas()[timesteps].view(-1, 1, 1, 1)
-    noisy = (latents + sigma * noise) / (sigma**2 + 1).sqrt()
-    return (model(noisy, timesteps, contexts) - noise).square().mean()
+    return Batch((latents + sigma * noise) / (sigma**2 + 1).sqrt(), noise, timesteps, contexts, rows)
+
+
+def _loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean squared error of the predicted noise."""
+    return (model(batch.noisy, batch.timesteps, batch.contexts) - batch.noise).square().mean()
+
+
+def _left(model: torch.nn.Module, base: torch.nn.Module, batch: Batch, plain: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance from the base's predictions, for the same noisy pictures and captions without a trigger."""
+    given = batch.noisy, batch.timesteps, plain[batch.rows].float()
+    with torch.no_grad():
+        before = base(*given)
+    return (model(*given) - before).square().mean()
 
 
 def sigmas() -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.claims_ import (
     changes,
+    choices,
     icon_sets,
     lines,
     methods,
@@ -97,7 +98,7 @@ def test_the_largest_scores_are_chosen_over_all_weights_together():
 
     model = Net()
     scores = {name: torch.rand(p.shape) for name, p in model.named_parameters()}
-    optimizer = SaRA(model, count=50, rule=methods.largest_of(scores))
+    optimizer = SaRA(model, count=50, rule=choices.largest_of(scores))
     layer = {name: scores[name] for name in optimizer.delta().entries}
     all_scores = torch.cat([score.flatten() for name, score in scores.items() if name.endswith("weight")])
     threshold = all_scores.sort().values[-50]

@@ -1,0 +1,129 @@
+"""Trainings of the claims' bench, on a model of a few hundred weights: what the candidates of a better default do."""
+
+import pytest
+import torch
+
+from benchmarks.claims_ import candidates, choices, methods, parts, training
+from benchmarks.claims_.lines import Job
+
+BUDGET, SETTINGS = 60, training.Settings(steps=12, batch=4)
+
+
+class Net(torch.nn.Module):
+    """Called as a UNet is: noisy latents, timesteps, contexts → noise."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(4, 8, 3, padding=1)
+        self.out = torch.nn.Conv2d(8, 4, 3, padding=1)
+        self.text = torch.nn.Linear(16, 8)
+
+    def forward(self, noisy, timesteps, contexts):
+        hidden = self.conv(noisy) + self.text(contexts.mean(1))[:, :, None, None] + timesteps.view(-1, 1, 1, 1) / 1000
+        return self.out(torch.nn.functional.silu(hidden))
+
+
+@pytest.fixture(scope="module")
+def task():
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(8, 4, 8, 8, generator=generator)
+    contexts, plain = torch.randn(2, 8, 5, 16, generator=generator).half()
+    return training.Task(latents, contexts, plain, torch.zeros(5, 16))
+
+
+def trained(task, method="SaRA", rate=1e-2, **options):
+    return training.train(Net, method, BUDGET, rate, task, 0, SETTINGS, **options)
+
+
+def changed(model):
+    after = {name: tensor for name, tensor in model.named_parameters() if name != "sara_values"}
+    return {name: (after[name] != tensor).detach() for name, tensor in Net().named_parameters()}
+
+
+def distance(model, other):
+    ours = dict(model.named_parameters())
+    return sum((ours[name] - theirs).square().sum() for name, theirs in other.named_parameters()).sqrt().item()
+
+
+@pytest.fixture(autouse=True)
+def noise_levels(monkeypatch):
+    monkeypatch.setattr(training, "sigmas", lambda: torch.linspace(0.03, 14, training.TIMES))
+
+
+def test_trainings_of_one_seed_are_equal_and_methods_see_the_same_batches(task):
+    first, again = trained(task), trained(task)
+    assert first.losses == again.losses
+    assert trained(task, "LoRA everywhere").losses[0] == pytest.approx(first.losses[0], rel=1e-5)
+
+
+def test_every_candidate_trains_as_many_elements_within_the_budget_and_is_not_what_is_shipped(task):
+    shipped = trained(task)
+    for name, options in candidates.CANDIDATES.items():
+        found = trained(task, **options)
+        count = sum(int(mask.sum()) for mask in changed(found.model).values())
+        assert 0.8 * BUDGET < count <= BUDGET + len(methods.layers(Net())), name
+        same = all(torch.equal(a, b) for a, b in zip(found.model.parameters(), shipped.model.parameters()))
+        assert same == (options == {}), name
+
+
+def test_the_elements_of_small_effect_are_those_of_weight_times_input():
+    x = torch.randn(9, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.1, 3, 16)
+    model, before = torch.nn.Sequential(Net().text), Net().text.weight.detach()
+    chosen = methods.sara(model, 10, rule=choices.of_small_effect(model, lambda: model(x)))
+    model(x).sum().backward()
+    torch.optim.SGD(chosen.parameters, 1.0).step()
+    chosen.after_step()
+    scores = (before.abs() * x.square().mean(0).sqrt()).flatten()
+    moved = (model[0].weight.detach() != before).flatten().nonzero().view(-1)
+    assert moved.tolist() == scores.argsort()[:10].sort().values.tolist()
+
+
+def test_the_average_lags_and_decay_and_prior_keep_near_the_base(task):
+    plain = trained(task, adjust_at=())
+    base = Net()
+    for options in ({"average": 0.98}, {"decay": 10.0}, {"prior": 30.0}):
+        lagging = trained(task, adjust_at=(), **options)
+        assert distance(lagging.model, base) < 0.99 * distance(plain.model, base), options
+
+
+def test_averages_are_not_taken_over_an_adjustment(task):
+    with pytest.raises(ValueError, match="without an adjustment"):
+        trained(task, average=0.9)
+
+
+def test_noise_levels_are_where_their_names_say():
+    even = torch.arange(0.5, 1000) / 1000
+    assert training.LEVELS["all"](even).tolist() == list(range(1000))
+    low, middle = (training.LEVELS[name](even) for name in ("low", "middle"))
+    assert (low < 500).float().mean() > 0.6 and ((middle > 250) & (middle < 750)).float().mean() > 0.6
+    assert all(times.min() >= 0 and times.max() <= 999 for times in (low, middle))
+
+
+class Bench:
+    """Whose score is the better the longer a candidate's name, and best at the second rate."""
+
+    def __init__(self, length):
+        self.made_with, self.measured = {"steps": length}, []
+
+    def job(self, cell):
+        def measure():
+            self.measured.append(cell)
+            return {"text": len(str(cell.options)) + (cell.rate > 2e-3), "kid": 0.0, "drift": 0.0}
+
+        return Job(cell._asdict(), measure)
+
+
+def test_candidates_are_halved_and_what_is_shipped_comes_through(tmp_path):
+    benches = {}
+    lines = candidates.halved(lambda part: benches.setdefault(part, Bench(part)), 1e-3, tmp_path / "lines.jsonl")
+    counts = [len(bench.measured) for bench in benches.values()]
+    (_, _, first), (_, second, then), (_, third, _) = candidates.ROUNDS
+    assert counts == [len(candidates.CANDIDATES) * 2, (first + 1) * second, (then + 1) * third]
+    assert {line["candidate"] for line in lines if line["round"] == 2} >= {"as shipped"}
+    assert all(line["rate"] == pytest.approx(3e-3) for line in lines if line["round"])
+
+
+def test_ablations_are_options_that_a_training_takes(task):
+    for name, options in parts.ABLATIONS.items():
+        assert len(trained(task, **options).losses) == SETTINGS.steps, name
