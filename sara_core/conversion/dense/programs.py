@@ -15,9 +15,10 @@ from ...names.text_encoders import (
 from ...wording import one_of
 
 COMFYUI = "comfyui"
-# On which layers of text encoders the others train LoRAs.
+# On which layers of text encoders the others train LoRAs; T5's attention has a table of biases beside them.
 _TEXT_LAYERS = re.compile(
-    r"\.encoder\.(layers\.\d+\.(self_attn|mlp)|block\.\d+\.layer\.\d\.(SelfAttention|DenseReluDense))\.\w+$"
+    r"\.encoder\.(layers\.\d+\.(self_attn|mlp)|block\.\d+\.layer\.\d\.(SelfAttention|DenseReluDense))"
+    r"\.(?!relative_attention_bias)\w+$"
 )
 _KOHYA, _PEFT = ("lora_down", "lora_up"), ("lora_A", "lora_B")
 

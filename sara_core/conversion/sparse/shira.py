@@ -27,6 +27,7 @@ from ...names.diffusers import diffusers_parts
 from ...names.resolve import WEIGHT, prefix_of
 from ...names.text_encoders import titles_of
 from ...tensors.elements import sum_of_squares
+from ...wording import counted
 from ..foreign_file import ForeignFile
 from ..formats import Reader, Sign, Writer
 from ..peft import CONFIG, PREFIX, WEIGHT_FILES, WEIGHTS
@@ -75,7 +76,10 @@ class ShiraWriter(Writer):
         lost = sum(squares[name] for name in left_out) / (sum(squares.values()) or 1.0)
         lines = [f"Saved {len(entries) - len(left_out)} Linear layers for PEFT in '{path.name}'."]
         if of_text.entries:
-            lines.append(f"Left out, because such a file is of one model: {titles_of(of_text.entries)}.")
+            lines.append(
+                f"Left out, because such a file is of one model: {counted(len(of_text.entries), 'parameter')} of "
+                f"{titles_of(of_text.entries)}."
+            )
         if left_out:
             lines.append(
                 f"Left out, because SHiRA holds Linear layers only: {len(left_out)} other parameters with {lost:.2%} "

@@ -35,6 +35,16 @@ def test_each_program_gets_the_names_it_looks_for(tmp_path, reader, first, secon
     assert ("Left out" in report and "t5xxl" in report.split("Left out")[1]) == (reader != "comfyui")
 
 
+def test_of_t5s_attention_kohya_gets_the_layers_and_not_the_table_of_biases(tmp_path):
+    names = [T5, T5[:-1] + "o", T5[:-1] + "relative_attention_bias"]
+    delta = SparseDelta({f"{name}.weight": entry() for name in names}, {"sara.family": "Flux"})
+    report = write_delta(delta, tmp_path / "x.safetensors", "lora", rank=2, reader="kohya")
+    written = {name.partition(".")[0] for name in load_file(tmp_path / "x.safetensors")}
+    assert written == {f"lora_te3_encoder_block_0_layer_0_SelfAttention_{row}" for row in "qo"}
+    assert "LoRAs of these layers are not taken by kohya" in report and "relative_attention_bias" in report
+
+
 def test_shira_holds_one_model_and_says_so(tmp_path):
     delta = SparseDelta({f"{UNET}.weight": entry(), f"{T5}.weight": entry()})
-    assert "Left out, because such a file is of one model: T5-XXL." in write_delta(delta, tmp_path / "folder", "shira")
+    report = write_delta(delta, tmp_path / "folder", "shira")
+    assert "Left out, because such a file is of one model: 1 parameter of T5-XXL." in report
