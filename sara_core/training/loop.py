@@ -232,7 +232,7 @@ class Training:
         for entry in sequence(state["adjustments"], "its list of adjustments"):
             after, (trained, ineffective, kept) = _pair(entry)
             whole_number(after, "the step of an adjustment", 1, step)
-            whole_number(trained, "the number of elements before an adjustment", 0, LARGEST_COUNT)
+            whole_number(trained, "the number of elements before an adjustment", 1, LARGEST_COUNT)
             whole_number(ineffective, "the number of elements after an adjustment", 0, trained)
             if not isinstance(kept, bool):
                 raise damaged("whether moments were kept is neither true nor false")

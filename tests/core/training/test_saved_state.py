@@ -272,6 +272,7 @@ RUNS = {
     "an adjustment after the step": put("adjustments", 0, 0, 4),
     "half an adjustment": put("adjustments", 0, 1, lambda x: x[:2]),
     "an adjustment that gains elements": put("adjustments", 0, 1, 1, lambda x: 10**9),
+    "an adjustment of no elements": put("adjustments", 0, 1, [0, 0, True]),
     "an adjustment in words": put("adjustments", 0, 1, 2, "yes"),
     "caution of two": put("caution", lambda x: x[:2]),
     "a rate factor of 0": put("caution", 0, 0.0),
