@@ -32,6 +32,9 @@ NESTED = {
     "model": {"model": LORA},
     "lora, and an optimizer": {"lora": LORA, "optimizer_states": [OPTIMIZER], "step": 7},
     "state_dict beside its mean": {"state_dict": LORA, "ema": {name: tensor * 2 for name, tensor in LORA.items()}},
+    "parameters with a gradient": {
+        name: torch.nn.Parameter(tensor) if tensor.dim() else tensor for name, tensor in LORA.items()
+    },
     "deep": {"module": {"network": {"weights": LORA}}},
 }  # fmt: skip
 

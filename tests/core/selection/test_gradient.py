@@ -195,6 +195,17 @@ def test_the_rounding_of_a_large_loss_is_no_other_loss():
     assert result.count == 10
 
 
+def test_a_loss_that_comes_to_0_chooses_as_well():
+    batch, model = small_batches(1)[0], small_net()
+
+    def loss(network):
+        value = loss_of(network, batch)
+        return value - value.detach()
+
+    names = list(trainable_weights(model))
+    assert_largest(by_gradient(model, loss, count=50).indices, dense_scores(small_net(), loss), names, 50)
+
+
 @pytest.mark.parametrize("share, is_the_same", [(0.009, True), (0.011, False)])
 def test_losses_that_differ_by_more_than_a_hundredth_are_not_the_same(share, is_the_same):
     passes = iter(range(9))

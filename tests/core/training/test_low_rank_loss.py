@@ -14,7 +14,7 @@ from sara_core.backward.store import Store
 from sara_core.backward.support import Support
 from sara_core.training import low_rank
 from sara_core.training.low_rank import (
-    LowRankLoss, drawing_probabilities, expected_cost, is_matrix, largest_rank, nuclear_norm_gradient,
+    PAIR_COST, LowRankLoss, drawing_probabilities, expected_cost, is_matrix, largest_rank, nuclear_norm_gradient,
 )  # fmt: skip
 from tests.support.small_models import attached, loss_of, relative_error, repeatable, small_batches, small_net
 
@@ -129,6 +129,19 @@ def test_the_expected_cost_is_the_budget_and_no_other_probabilities_have_less_va
         other = (chosen * torch.exp(0.3 * torch.randn(len(chosen)))).clamp(max=1)
         if float(other @ cost) <= allowed:
             assert float((rank / other).sum()) >= float((rank / chosen).sum()) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("elements", [128, 256, 2000])
+def test_the_pairs_that_are_expected_are_those_that_there_are(elements):
+    """Two elements in one line of the longer side are a pair, and so is each with itself; spread at random, there are
+    as many as the cost is made of, but for the draw."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        index = torch.randperm(64 * 128, generator=generator)[:elements].sort().values.to(torch.int32)
+        (segment,) = Support.from_indices({"w": index}, {"w": (64, 128)}).segments
+        found.append(float(torch.bincount(segment.col.long()).square().sum()))
+    expected = (expected_cost(segment) - largest_rank(segment) ** 3) / PAIR_COST
+    assert sum(found) / len(found) == pytest.approx(expected, rel=0.1)
 
 
 def test_more_samples_per_step_allow_more_matrices():
