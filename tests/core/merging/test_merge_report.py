@@ -44,6 +44,13 @@ def test_a_negative_weight_turns_the_signs_and_its_amounts_stay_positive():
     assert report.total.amounts.tolist() == [7.0, 12.0]
 
 
+def test_changes_in_other_places_are_not_opposed():
+    down, up = delta({FIRST: ([0, 6], [-1.0, -1.0])}), delta({FIRST: ([1, 7], [1.0, 1.0])})
+    for deltas in ((down, up), (up, down)):
+        report = report_of(*deltas)
+        assert not report.opposed.any() and int(report.counts[0, 1]) == 0 and report.conflict(0, 1) == 0
+
+
 def test_blocks_are_counted_by_themselves_and_named_in_natural_order():
     report = report_of(INK, OIL)
     assert report.ordered_blocks() == ["output_blocks.2", "output_blocks.10"]
