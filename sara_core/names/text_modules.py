@@ -18,12 +18,13 @@ _NUMBERED = re.compile(
     r"|(?P<alone>text_model\..+)"
 )  # fmt: skip
 
-# Names whose dots are underscores: (what such a name is, the same with dots).
+# Names whose dots are underscores: (what such a name is, the same with dots). CLIP has no `text_model` in transformers 5,
+# nor in what is trained there.
 _FLAT = (
-    (r"text_model_encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", r"text_model.encoder.layers.\1.\2.\3"),
-    (r"text_model_encoder_layers_(\d+)_(layer_norm[12])", r"text_model.encoder.layers.\1.\2"),
-    (r"text_model_embeddings_((?:token|position)_embedding)", r"text_model.embeddings.\1"),
-    (r"text_model_final_layer_norm", r"text_model.final_layer_norm"),
+    (r"(?:text_model_)?encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", r"text_model.encoder.layers.\1.\2.\3"),
+    (r"(?:text_model_)?encoder_layers_(\d+)_(layer_norm[12])", r"text_model.encoder.layers.\1.\2"),
+    (r"(?:text_model_)?embeddings_((?:token|position)_embedding)", r"text_model.embeddings.\1"),
+    (r"(?:text_model_)?final_layer_norm", r"text_model.final_layer_norm"),
     (r"encoder_block_(\d+)_layer_(\d)_(SelfAttention|DenseReluDense)_(\w+)", r"encoder.block.\1.layer.\2.\3.\4"),
     (r"encoder_block_(\d+)_layer_(\d)_layer_norm", r"encoder.block.\1.layer.\2.layer_norm"),
     (r"encoder_final_layer_norm", r"encoder.final_layer_norm"),
