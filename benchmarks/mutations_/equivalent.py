@@ -13,6 +13,7 @@ def _other_sizes(line: str, size: str, *others: str) -> dict[tuple[str, str], st
     return {(line, said + other): "how much is held at a time; the results are the same" for other in others}
 
 
+_WHOLE_NAME = "a layer's weight is asked for by its whole name, whichever part of it is the parameter's own"
 EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
     ("sara_core/backward/ops.py", ""): {
         **_other_sizes("UNFOLD_BYTES = 24 << 20", "24 << 20", "25 << 20", "24 << 21"),
@@ -98,12 +99,27 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
          "parts.append(rows.reshape(-1).index_select(0, position))"):
             "they are added in float32 afterwards, to which every precision converts exactly",
     },
+    ("sara_core/backward/weight_gradient.py", "_add_sampled_product"): {
+        ("pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)",
+         "pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=True)"):
+            "the rows and columns of a segment are sound, so that a check of them takes time alone",
+    },
     ("sara_core/backward/weight_gradient.py", "_measure"): {
         ("_wait(x.device)", "pass"): "it times ways that give the same, and waits for a GPU only",
     },
     ("sara_core/selection/magnitudes.py", "_Magnitudes.at"): {
         ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
             "they are compared only, which is exact between precisions",
+    },
+    ("sara_core/selection/magnitudes.py", "_sampled_bound"): {
+        ("chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)",
+         "chunk[::stride].cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)"):
+            "another sample guesses another bound, within which the same elements are found",
+    },
+    ("sara_core/selection/gradient.py", "_bound"): {
+        ("rank = min(len(sample), int(MARGIN * share * len(sample)) + 16)",
+         "rank = min(len(sample), int(MARGIN * share / len(sample)) + 16)"):
+            "another guess at a bound, within which the same elements are found",
     },
     ("sara_core/selection/magnitudes.py", "_n_lowest"): {
         ("bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2",
@@ -123,8 +139,24 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
             "what the sum then refuses, the last position would be refused for, in the same words",
     },
     ("sara_core/delta/file_v1.py", "_each"): {
+        ("if len(waiting) == _WAITING:", "if len(waiting) != _WAITING:"):
+            "each is waited for before the next begins; the results are the same, in order",
         ("if elements < _WORTH_THREADS:", "if elements <= _WORTH_THREADS:"):
             "the results are the same with threads or none",
+    },
+    ("sara_core/training/block_moments.py", "_InTwoParts._parts"): {
+        ("parts = [torch.nn.Parameter(part) for part in vector.detach().tensor_split([border])]",
+         "parts = [torch.nn.Parameter(part) for part in vector.tensor_split([border])]"):
+            "a Parameter is made of the tensor without its graph",
+    },
+    **dict.fromkeys(
+        [("sara_core/selection/trainable.py", refusal) for refusal in ("_refuse_computed", "_refuse_quantised")],
+        {("if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):",
+          "if choice.takes([NamedParameter(name, LAYER_WEIGHT, 1)]):"): _WHOLE_NAME},
+    ),
+    ("sara_core/selection/trainable.py", "_occurrence"): {
+        ("return _Occurrence(NamedParameter(name, LAYER_WEIGHT, 0), module)",
+         "return _Occurrence(NamedParameter(name, LAYER_WEIGHT, 1), module)"): _WHOLE_NAME,
     },
     ("sara_core/backward/weight_gradient.py", "_let_torch_say_that_csr_is_beta"): {
         ("torch.zeros(1, 1).to_sparse_csr()", "torch.zeros(1, 0).to_sparse_csr()"): "torch warns of any size",

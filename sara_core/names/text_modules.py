@@ -18,8 +18,8 @@ _NUMBERED = re.compile(
     r"|(?P<alone>text_model\..+)"
 )  # fmt: skip
 
-# Names whose dots are underscores: (what such a name is, the same with dots). CLIP has no `text_model` in transformers 5,
-# nor in what is trained there.
+# Names whose dots are underscores: (what such a name is, the same with dots). What is trained with
+# transformers 5 has no `text_model` before CLIP's.
 _FLAT = (
     (r"(?:text_model_)?encoder_layers_(\d+)_(self_attn|mlp)_(\w+)", r"text_model.encoder.layers.\1.\2.\3"),
     (r"(?:text_model_)?encoder_layers_(\d+)_(layer_norm[12])", r"text_model.encoder.layers.\1.\2"),
