@@ -111,16 +111,6 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
         ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
             "they are compared only, which is exact between precisions",
     },
-    ("sara_core/selection/magnitudes.py", "_sampled_bound"): {
-        ("chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)",
-         "chunk[::stride].cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)"):
-            "another sample guesses another bound, within which the same elements are found",
-    },
-    ("sara_core/selection/gradient.py", "_bound"): {
-        ("rank = min(len(sample), int(MARGIN * share * len(sample)) + 16)",
-         "rank = min(len(sample), int(MARGIN * share / len(sample)) + 16)"):
-            "another guess at a bound, within which the same elements are found",
-    },
     ("sara_core/selection/magnitudes.py", "_n_lowest"): {
         ("bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2",
          "bound = math.inf if bound == 0 else bound * 3 if bound > 0 else bound / 2"):
