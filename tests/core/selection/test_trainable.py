@@ -188,3 +188,27 @@ def test_overlapping_weights_are_refused_wherever_they_lie():
             trainable_weights(model)
     untrained = torch.nn.ModuleList([layer(0), layer(20), layer(4)])
     assert list(trainable_weights(untrained, include="1.weight")) == ["1.weight"]
+
+
+class Scaled(torch.nn.Module):
+    """A block of layers, with a parameter of its own beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.scale = torch.nn.Linear(4, 4), torch.nn.Parameter(torch.ones(4))
+
+
+@pytest.mark.parametrize("include, trained", [
+    ("block", ["block.inner.weight"]), ("scale", ["block.scale"]), ("block.scale", ["block.scale"]),
+    ("inner,parameter", ["block.inner.weight", "block.scale"]),
+])  # fmt: skip
+def test_a_blocks_own_parameter_is_trained_where_it_is_named_and_not_with_its_layers(include, trained):
+    assert sorted(trainable_weights(torch.nn.ModuleDict({"block": Scaled()}), include)) == trained
+
+
+def test_a_weight_that_every_forward_computes_anew_is_refused_or_left_out():
+    layers = [torch.nn.Linear(4, 4), torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4))]
+    model = torch.nn.Sequential(*layers)
+    with pytest.raises(UnsupportedModelError, match=r"'1\.weight' is computed anew in each forward"):
+        trainable_weights(model)
+    assert list(trainable_weights(model, exclude="1.")) == ["0.weight"]
