@@ -139,6 +139,10 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
          "parts = [torch.nn.Parameter(part) for part in vector.tensor_split([border])]"):
             "a Parameter is made of the tensor without its graph",
     },
+    ("sara_core/training/low_rank.py", "drawing_probabilities"): {
+        ("beyond = (best >= 1) & ~certain", "beyond = (best > 1) & ~certain"):
+            "what comes to exactly 1 has that probability either way",
+    },
     **dict.fromkeys(
         [("sara_core/selection/trainable.py", refusal) for refusal in ("_refuse_computed", "_refuse_quantised")],
         {("if choice.takes([NamedParameter(name, LAYER_WEIGHT, 0)]):",
