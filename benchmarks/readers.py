@@ -4,7 +4,8 @@
 
 ComfyUI's, diffusers' and PEFT's functions run here; InvokeAI's, and LyCORIS' for kohya's files, in environments of
 their own in the cache, which the first run downloads. Models are small and random, and the delta of each changes
-something in everything that it has. What arrives in the reader's model is compared with the delta, layer by layer.
+something in everything that it has, of some families a second one also in their text encoders. What arrives in the
+reader's model is compared with the delta, layer by layer.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.lib.report import check_json_option, machine, machine_text
 from benchmarks.readers_ import in_comfyui, in_diffusers, in_peft
-from benchmarks.readers_.cases import FAMILIES_TRIED, RANK, Case, in_diffusers_names, judged, make_case, read_changes
+from benchmarks.readers_.cases import (
+    FAMILIES_TRIED, RANK, WITH_TEXT, Case, in_diffusers_names, judged, make_case, read_changes,
+)  # fmt: skip
 from benchmarks.readers_.environments import ENVIRONMENTS, prepare as prepare_reader
 from benchmarks.readers_.tables import markdown
 from devtools.comfyui.install import DEFAULT_VERSION, ROOT, prepare
@@ -76,7 +79,7 @@ def measure(folder: Path, interpreters: dict[str, Path]) -> list[dict]:
     reader's "error", or "wrong"; for what arrived what `judged` says, and how many things are left out for each reason.
     """
     results, jobs = [], {reader: [] for reader in interpreters}
-    for family in FAMILIES_TRIED:
+    for family in (*FAMILIES_TRIED, *WITH_TEXT):
         home = folder / family
         case = make_case(family, home)
         case.save(home)
@@ -135,13 +138,17 @@ def job(case: Case, reader: str, to: str, path: Path) -> dict:
             },
             weights,
         )
-        return {"weights": str(weights), "lora": str(path), "to": f"{path}.changes.safetensors"}
+        return {
+            "family": case.family, "weights": str(weights), "text": str(home / "text.safetensors"), "lora": str(path),
+            "to": f"{path}.changes.safetensors",
+        }  # fmt: skip
     recognised = path
     if to == "lora":
         recognised = path.with_suffix(".real.safetensors")
         save_file(as_wide_as_real(load_file(path), REAL_WIDTH.get(case.family, 1)), recognised)
     return {
         "family": case.family, "model": str(home / "diffusers"), "comfyui": str(home / "comfyui.safetensors"),
+        "text": {encoder: str(home / encoder) for encoder in case.encoders},
         "lora": str(path), "recognised": str(recognised), "to": f"{path}.changes.safetensors",
     }  # fmt: skip
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.readers_.in_invokeai JOBS.json      in an environment with InvokeAI
 
-JOBS.json: a list of {family, model (a diffusers folder), comfyui (weights by ComfyUI's names), lora, recognised (a file
-with the LoRA's names and widths as those of the family's real models), to}. Of each job, `to` and `to`.json are written
-(cases.read_changes).
+JOBS.json: a list of {family, model (a diffusers folder), comfyui (weights by ComfyUI's names), text (text encoder →
+transformers' folder of it), lora, recognised (a file with the LoRA's names and widths as those of the family's real
+models), to}. Of each job, `to` and `to`.json are written (cases.read_changes).
 """
 
 import json
@@ -18,6 +18,12 @@ BASES = {
     "SD1.5": "sd-1", "SDXL": "sdxl", "Flux": "flux", "Flux.2": "flux2", "Wan 2.1": "wan", "Z-Image": "z-image",
     "Qwen-Image": "qwen-image",
 }  # fmt: skip
+# What it puts before the names of a text encoder's layers: compel.py, flux_text_encoder.py of its invocations.
+TEXT = {
+    "SD1.5": {"clip_l": "lora_te_"},
+    "SDXL": {"clip_l": "lora_te1_", "clip_g": "lora_te2_"},
+    "Flux": {"clip_l": "lora_clip-", "t5xxl": "lora_t5-"},
+}
 
 
 def main() -> int:
@@ -45,17 +51,24 @@ def recognised(path: Path) -> str:
 
 
 def changes_in(job: dict) -> dict[str, torch.Tensor]:
-    """Name → change, of each parameter that the LoRA changes while InvokeAI's patcher has it on the model."""
+    """Name → change, of each parameter that the LoRA changes while InvokeAI's patcher has it on the models."""
+    lora = _loaded(job)
+    changes = {_own(name): change for name, change in _patched(lora, *_model(job)).items()}
+    for encoder, folder in job["text"].items():
+        changed = _patched(lora, _text_encoder(folder), TEXT[job["family"]][encoder])
+        changes |= {f"text_encoders.{encoder}.transformer.{name}": change for name, change in changed.items()}
+    return changes
+
+
+def _patched(lora, model: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
     from invokeai.backend.patches.layer_patcher import LayerPatcher
 
-    model, prefix = _model(job)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    patches = [(_loaded(job), 1.0)]
     with LayerPatcher.apply_smart_model_patches(
-        model=model, patches=patches, prefix=prefix, dtype=torch.float32, force_direct_patching=True
+        model=model, patches=[(lora, 1.0)], prefix=prefix, dtype=torch.float32, force_direct_patching=True
     ):
         after = {name: weight.clone() for name, weight in model.state_dict().items()}
-    return {_own(name): after[name] - old for name, old in before.items() if not torch.equal(after[name], old)}
+    return {name: after[name] - old for name, old in before.items() if not torch.equal(after[name], old)}
 
 
 def _own(name: str) -> str:
@@ -89,6 +102,22 @@ def _model(job: dict):
     model = model.to(torch.float32).eval()
     apply_custom_layers_to_model(model)
     return model, "lora_unet_" if job["family"] in ("SD1.5", "SDXL") else "lora_transformer-"
+
+
+def _text_encoder(folder: str) -> torch.nn.Module:
+    import transformers
+    from invokeai.backend.model_manager.load.model_cache.torch_module_autocast.torch_module_autocast import (
+        apply_custom_layers_to_model,
+    )
+
+    (kind,) = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["architectures"]
+    model = getattr(transformers, kind).from_pretrained(folder).to(torch.float32).eval()
+    if kind.startswith("CLIP") and not hasattr(model, "text_model"):
+        # InvokeAI requires transformers 5.5, whose CLIP has its layers there; that of the environment below is younger.
+        inner, model = model, torch.nn.Module()
+        model.text_model = inner
+    apply_custom_layers_to_model(model)
+    return model
 
 
 def _flux(weights: dict[str, torch.Tensor]):

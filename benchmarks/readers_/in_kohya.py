@@ -2,8 +2,8 @@
 
     python -m benchmarks.readers_.in_kohya JOBS.json      in an environment with lycoris-lora
 
-JOBS.json: a list of {family, weights (of a model, by the names that kohya's program has for the family), lora, to}. Of
-each job, `to` and `to`.json are written (cases.read_changes).
+JOBS.json: a list of {family, weights (of a model, by the names that kohya's program has for the family), text (weights
+of text encoders by a delta's names), lora, to}. Of each job, `to` and `to`.json are written (cases.read_changes).
 
 sd-scripts and musubi-tuner are in no registry. They read files by the same rule: every layer of the model by its name,
 with underscores for dots. A model here is no more than layers of those names.
@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+# Which text encoder the program counts as which; SD1.5 has one, which it does not count.
+ENCODERS = {"SDXL": ("clip_l", "clip_g"), "SD3": ("clip_l", "clip_g", "t5xxl"), "Flux": ("clip_l", None, "t5xxl")}
 LAYERS = {3: torch.nn.Conv1d, 4: torch.nn.Conv2d, 5: torch.nn.Conv3d}
 
 
@@ -34,16 +36,32 @@ def changes_in(job: dict) -> dict[str, torch.Tensor]:
     """Name → change, of each weight that the file changes when LyCORIS merges it into the layers."""
     from lycoris.kohya import create_network_from_weights
 
-    weights = load_file(job["weights"])
+    weights, text = load_file(job["weights"]), load_file(job["text"])
+    model = _model(weights)
+    encoders = {
+        f"text_encoders.{encoder}.transformer.": _model(_behind(f"text_encoders.{encoder}.transformer.", text))
+        for encoder in ENCODERS.get(job["family"], ("clip_l",))
+    }
+    counted = list(encoders.values()) if job["family"] in ENCODERS else next(iter(encoders.values()))
+    network, loaded = create_network_from_weights(1.0, job["lora"], None, counted, model)
+    network.merge_to(counted, model, loaded, torch.float32, "cpu")
+    before, after = weights | text, model.state_dict()
+    for prefix, encoder in encoders.items():
+        after |= {prefix + name: weight for name, weight in encoder.state_dict().items()}
+    changed = {name: after[name] - before[name] for name in after if not torch.equal(after[name], before[name])}
+    return {name: change.contiguous() for name, change in changed.items()}
+
+
+def _behind(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+
+
+def _model(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     model = torch.nn.Module()
     for name, weight in weights.items():
         if name.endswith(".weight") and weight.dim() > 1:
             _add_layer(model, name.split(".")[:-1], weight)
-    network, loaded = create_network_from_weights(1.0, job["lora"], None, None, model)
-    network.merge_to(None, model, loaded, torch.float32, "cpu")
-    after = model.state_dict()
-    changed = {name: after[name] - weights[name] for name in after if not torch.equal(after[name], weights[name])}
-    return {name: change.contiguous() for name, change in changed.items()}
+    return model
 
 
 def _add_layer(model: torch.nn.Module, path: list[str], weight: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ import json
 import torch
 
 from benchmarks.readers import TRIED, as_wide_as_real
-from benchmarks.readers_.cases import FAMILIES_TRIED, NEAR, judged
+from benchmarks.readers_.cases import FAMILIES_TRIED, NEAR, WITH_TEXT, judged
 from benchmarks.readers_.environments import ENVIRONMENTS
 from benchmarks.readers_.tables import COLUMNS, cell, markdown
 from devtools.comfyui.install import DEFAULT_VERSION, ROOT
@@ -24,7 +24,8 @@ def test_the_table_is_made_of_the_results():
 
 def test_everything_was_tried_with_what_is_pinned():
     tried = [(result["family"], result["reader"], result["format"]) for result in REPORT["results"]]
-    assert tried == [(family, *how) for family in FAMILIES_TRIED for how in TRIED] and set(COLUMNS) == set(TRIED)
+    cases = (*FAMILIES_TRIED, *WITH_TEXT)
+    assert tried == [(case, *how) for case in cases for how in TRIED] and set(COLUMNS) == set(TRIED)
     assert REPORT["versions"]["ComfyUI"] == DEFAULT_VERSION
     for environment in ENVIRONMENTS.values():
         name, version = environment.packages[0].split("==")
@@ -38,7 +39,8 @@ def test_every_lora_arrives_where_it_is_promised_and_is_refused_elsewhere():
     for result in REPORT["results"]:
         if (program := PROGRAMS.get(result["reader"])) is None or result["format"] != "lora":
             continue
-        is_promised = program.others is not None or result["family"] in program.layouts
+        family = WITH_TEXT.get(result["family"], result["family"])
+        is_promised = program.others is not None or family in program.layouts
         assert result["outcome"] == ("arrived" if is_promised else "refused"), result
         if is_promised:
             assert result["layers"] and result["error"] <= NEAR and not result["wrong"]
