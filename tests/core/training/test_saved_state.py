@@ -321,6 +321,15 @@ def test_a_damaged_run_is_refused_and_the_new_one_is_as_it_was(run_states, scale
     assert run.step == 3
 
 
+def test_second_moments_of_0_are_sound(run_states):
+    """What an element without a gradient has."""
+    state = copy.deepcopy(run_states[False])
+    put("optimizer", "state", 0, "exp_avg_sq", torch.zeros_like)(state)
+    run, _ = started()
+    run.load_state(state)
+    assert run.step == 3 and not run.optimizer.state[run.store.values]["exp_avg_sq"].any()
+
+
 def test_a_damaged_option_of_the_optimizer_is_called_by_its_name(run_states):
     state = copy.deepcopy(run_states[False])
     put("optimizer", *GROUP, "betas", ("x", 0.999))(state)
