@@ -32,6 +32,7 @@ ROOMS = {
     "delta": Room(1, ("SparseDelta, its file,", "what it says of itself")),
     "data": Room(5, ("what the next batch is:", "images, noise, levels")),
     "merging": Room(0, ("several deltas into one", "")),
+    "charts": Room(0, ("what a delta or a merge is,", "and each θ, as pictures")),
     "report": Room(4, ("what a problem report says,", "without private names")),
     "models": Room(1, ("a whole model: its identity,", "comparison, bake")),
     "backward": Room(3, ("Δ, and the layers that give", "its gradient")),

@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io, ui
 
+from ..sara_core.charts.density import density_picture
 from ..sara_core.delta.describe import density_by_block
 from ..sara_core.extraction.extract import extract_with_report
 from ..sara_core.foreign_text import plain_lines
 from .checks import checked_inputs
 from .host import folders
 from .host.progress import show_text, shown_progress
-from .pictures.density import density_picture
 from .sockets import SaraDelta
 
 

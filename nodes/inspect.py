@@ -5,15 +5,15 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..sara_core.charts.density import density_picture
+from ..sara_core.charts.drawing import Sheet, stacked
+from ..sara_core.charts.theta import theta_picture
 from ..sara_core.delta.describe import describe
 from ..sara_core.errors import SelectionError
 from ..sara_core.models.survey import WeightSurvey
 from .checks import checked_inputs
 from .host import identity, zeroing
 from .host.progress import show_text
-from .pictures.density import density_picture
-from .pictures.drawing import Sheet, stacked
-from .pictures.theta import theta_picture
 from .sockets import SaraDelta
 
 # Each θ takes an evaluation of the model at every noise level.

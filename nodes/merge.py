@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..sara_core.charts.merge import merge_picture
 from ..sara_core.delta import modelspec
 from ..sara_core.errors import DeltaError
 from ..sara_core.merging.block_factors import ALL_BLOCKS, block_presets, parse_blocks
@@ -10,7 +11,6 @@ from ..sara_core.numbers import read_list
 from .checks import checked_inputs, refusal
 from .host import unsaved
 from .host.progress import show_text
-from .pictures.merge import merge_picture
 from .sockets import SaraDelta
 
 MOST_DELTAS = 50

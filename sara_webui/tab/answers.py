@@ -5,15 +5,16 @@ from typing import Any
 
 from sara_core.errors import SaRAError
 
+from .tools import Report
 from .view import report, sentence
 
 
-def reported(work: Callable[..., str]) -> Callable[..., str]:
+def reported(work: Callable[..., Report]) -> Callable[..., str]:
     """What a button does: the report of `work` as HTML, or its error in one sentence."""
 
     def answer(*values: Any) -> str:
         try:
-            return report(work(*values))
+            return report(*work(*values))
         except SaRAError as error:
             return sentence(str(error), is_error=True)
 

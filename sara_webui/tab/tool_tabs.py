@@ -13,7 +13,7 @@ from sara_core.merging.merge import METHODS, SIGNS, MergeSettings
 from sara_core.models.bake import AS_THE_FILE, PRECISIONS
 
 from .answers import reported
-from .tools import EXTRACTED_BY, Tools, formats
+from .tools import EXTRACTED_BY, Report, Tools, formats
 
 
 class ToolTabs:
@@ -86,7 +86,7 @@ class ToolTabs:
             ]
 
     @contextmanager
-    def _page(self, title: str, work: Callable[..., str]) -> Iterator[list]:
+    def _page(self, title: str, work: Callable[..., Report]) -> Iterator[list]:
         """A list for the inputs of `work`, with a button that works on them, and a place for its report."""
         inputs: list = []
         with gradio.Row():

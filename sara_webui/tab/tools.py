@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from PIL import Image
+
+from sara_core.charts.density import density_picture
+from sara_core.charts.drawing import Sheet
+from sara_core.charts.merge import merge_picture
 from sara_core.conversion.read import read_delta
 from sara_core.conversion.registry import OWN, WRITERS, advice
 from sara_core.conversion.remedies import ADAPTER, BASE, CONVERT, MIXED, MODEL, UNKNOWN, Remedies
 from sara_core.conversion.write import write_delta
 from sara_core.delta import SparseDelta
-from sara_core.delta.describe import describe
+from sara_core.delta.describe import density_by_block, describe
 from sara_core.delta.file_v1 import SUFFIX
 from sara_core.errors import DeltaError, NameTakenError
 from sara_core.extraction.extract import extract_with_report
@@ -34,6 +39,13 @@ REMEDIES: Remedies = {
     UNKNOWN: "Choose a file that this extension or ComfyUI's has written.",
     BASE: "choose it as the base.",
 }
+
+
+class Report(NamedTuple):
+    """What came of the work, and the same as a picture where there is one."""
+
+    text: str
+    picture: Image.Image | None = None
 
 
 class Files(Protocol):
@@ -73,15 +85,17 @@ class Tools:
                 found.setdefault(path.relative_to(folder).as_posix(), path)
         return {**found, **{f"checkpoints/{name}": path for name, path in self.files.checkpoints().items()}}
 
-    def inspect(self, name: str) -> str:
+    def inspect(self, name: str) -> Report:
         """What a delta is."""
         path = self._delta_path(name)
-        return f"{path.name}, {path.stat().st_size:,} bytes\n{describe(self._load(path)).text()}"
+        facts = describe(self._load(path))
+        text = f"{path.name}, {path.stat().st_size:,} bytes\n{facts.text()}"
+        return Report(text, density_picture(f"{facts.elements:,} changes", facts.blocks).picture)
 
     def merge(
         self, names: Sequence[str], weights: str, method: str, keep: float, sign: str, seed: int, preset: str,
         blocks: str, target: str,
-    ) -> str:  # fmt: skip
+    ) -> Report:  # fmt: skip
         """Several deltas into one. weights: numbers with commas between, or one for all; empty: 1 each"""
         paths = [self._delta_path(name) for name in names or [""]]
         numbers = read_list(weights, "weights") if weights.strip() else [1.0]
@@ -92,17 +106,17 @@ class Tools:
         weighted = numbers * len(paths) if len(numbers) == 1 else numbers
         place = self._new_delta(target)
         merged, report = merge_with_report(list(map(self._load, paths)), weighted, settings, list(names))
-        return self._saved(merged, place, report.text())
+        return self._saved(merged, place, report.text(), merge_picture(report))
 
-    def bake(self, checkpoint: str, name: str, strength: float, precision: str, target: str) -> str:
+    def bake(self, checkpoint: str, name: str, strength: float, precision: str, target: str) -> Report:
         """A delta into a checkpoint, as a new file."""
         base = chosen(checkpoint, self.files.checkpoints(), "checkpoint")
         delta, place = self._load(self._delta_path(name)), self._new(self.files.checkpoint_folder(), target)
         report = _new_file(place, lambda: bake(base, place, delta, strength, overwrite=False, precision=precision))
         self.files.refresh()
-        return f"Baked {delta.nnz:,} changes into {place.name}. {report.text()}".rstrip()
+        return Report(f"Baked {delta.nnz:,} changes into {place.name}. {report.text()}".rstrip())
 
-    def extract(self, base: str, tuned: str, select_by: str, amount: float, target: str) -> str:
+    def extract(self, base: str, tuned: str, select_by: str, amount: float, target: str) -> Report:
         """What makes a tuned checkpoint of its base, as a delta. select_by: one of EXTRACTED_BY"""
         known, place = self.files.checkpoints(), self._new_delta(target)
         if select_by not in EXTRACTED_BY:
@@ -110,9 +124,10 @@ class Tools:
         kept = {} if select_by == EVERYTHING else {select_by: amount}
         one, other = (chosen(name, known, "checkpoint") for name in (base, tuned))
         delta, report = extract_with_report(one, other, **kept)
-        return self._saved(delta, place, report.text())
+        picture = density_picture(f"{tuned} minus {base}", density_by_block(delta))
+        return self._saved(delta, place, report.text(), picture)
 
-    def convert(self, name: str, base: str, density: float, to: str, rank: int, reader: str, target: str) -> str:
+    def convert(self, name: str, base: str, density: float, to: str, rank: int, reader: str, target: str) -> Report:
         """Another program's file into a delta, or a delta into another's file. density: 0 keeps everything"""
         source = chosen(name, self.foreign(), "file")
         beside = chosen(base, self.files.checkpoints(), "checkpoint") if base else None
@@ -124,7 +139,7 @@ class Tools:
             place, lambda: write_delta(conversion.delta, place, to, beside, rank, overwrite=False, reader=reader)
         )
         self.files.refresh()
-        return f"{conversion.text()}\n{written}"
+        return Report(f"{conversion.text()}\n{written}")
 
     def _delta_path(self, name: str) -> Path:
         return chosen(name, self.files.deltas(), "delta")
@@ -132,10 +147,10 @@ class Tools:
     def _load(self, path: Path) -> SparseDelta:
         return SparseDelta.load(path, lambda names: advice(names, REMEDIES))
 
-    def _saved(self, delta: SparseDelta, place: Path, text: str) -> str:
+    def _saved(self, delta: SparseDelta, place: Path, text: str, drawn: Sheet) -> Report:
         _new_file(place, lambda: delta.save(place, overwrite=False))
         self.files.refresh()
-        return f"Saved as {place.name}.\n{text}"
+        return Report(f"Saved as {place.name}.\n{text}", drawn.picture)
 
     def _folder(self) -> Path:
         folder = self.files.networks()[0]

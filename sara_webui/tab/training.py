@@ -11,7 +11,7 @@ from PIL import Image
 from sara_core.data.dataset import Share, read_folders
 from sara_core.errors import SaRAError
 from sara_core.names.outline import outline_of
-from sara_core.training.presets import GOALS, preset
+from sara_core.training.presets import GOALS, Choice, preset
 
 from ..training.places import picture_folders, snapshot_names
 from ..training.progress import Progress
@@ -130,7 +130,7 @@ class TrainTab:
         if goal not in GOALS:
             return *(gradio.update() for _ in SET_BY_PRESET), ""
         chosen = preset(goal, self._outline(), self._pictures(folder))
-        reasons = [f"{name.replace('_', ' ')}: {choice.value!s} ({choice.why})" for name, choice in chosen.items()]
+        reasons = [_reason(name, choice) for name, choice in chosen.items()]
         return *(gradio.update(value=chosen[name].value) for name in SET_BY_PRESET), report("\n".join(reasons))
 
     def _outline(self):
@@ -146,6 +146,12 @@ class TrainTab:
     def _add(self, names) -> None:
         for name in names:
             self.inputs[name] = component(name, ALL[name])
+
+
+def _reason(name: str, choice: Choice) -> str:
+    """What a preset has set, and why; where 0 stands for a rule, the reason says for which."""
+    said = f"{choice.why}" if choice.value == 0 else f"{choice.value or 'none'} ({choice.why})"
+    return f"{name.replace('_', ' ')}: {said}"
 
 
 def shown(progress: Progress) -> Iterator[tuple]:

@@ -1,6 +1,10 @@
 """A training as the tab shows it: HTML with the curve of its losses, for any version of the page's own library."""
 
+import base64
 import html
+import io
+
+from PIL import Image
 
 from sara_core.foreign_text import plain
 
@@ -17,9 +21,17 @@ def sentence(text: str, is_error: bool = False) -> str:
     return f"<div class='{kind}' role='status'>{html.escape(plain(text))}</div>"
 
 
-def report(text: str) -> str:
-    """A report of several lines, as HTML."""
-    return f"<pre class='sara-report' style='white-space: pre-wrap'>{html.escape(text)}</pre>"
+def report(text: str, picture: Image.Image | None = None) -> str:
+    """A report of several lines and what belongs to it as a picture, as HTML."""
+    said = f"<pre class='sara-report' style='white-space: pre-wrap'>{html.escape(text)}</pre>"
+    drawn = f"<img alt='The report as a picture' style='max-width: 100%' src='{_url(picture)}'>" if picture else ""
+    return said + drawn
+
+
+def _url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def progress_view(progress: Progress) -> str:

@@ -28,6 +28,7 @@ LAYERS = {
     "backward": EVERYWHERE | _DELTA,
     "extraction": EVERYWHERE | _MODELS,
     "merging": EVERYWHERE | _DELTA,
+    "charts": EVERYWHERE | _MODELS | {"merging"},
     "conversion": EVERYWHERE | _MODELS | {"extraction"},
     "selection": EVERYWHERE | _DELTA | {"backward"},
     "memory": EVERYWHERE | {"backward"},

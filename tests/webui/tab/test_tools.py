@@ -63,14 +63,17 @@ def merge(tools, names=("one", "two"), weights="", target="both"):
 
 
 def test_inspect_says_what_a_delta_is(tools):
-    assert "one.safetensors" in tools.inspect("one") and "2 changes" in tools.inspect("one")
+    text, picture = tools.inspect("one")
+    assert "one.safetensors" in text and "2 changes" in text
+    assert picture.width > 0 and len(picture.getcolors(2**16)) > 2
 
 
 @pytest.mark.parametrize(
     "weights, wanted", [("", [1.5, 2.0, 4.0]), ("2", [3.0, 4.0, 8.0]), ("1, -1", [0.5, 2.0, -4.0])]
 )
 def test_merge_adds_weighted_deltas_under_a_new_name(tools, weights, wanted):
-    assert merge(tools, weights=weights).startswith("Saved as both.safetensors.")
+    text, picture = merge(tools, weights=weights)
+    assert text.startswith("Saved as both.safetensors.") and len(picture.getcolors(2**16)) > 2
     entry, = made(tools, "both").entries.values()
     assert entry.values.tolist() == wanted and tools.files.refreshed == 1
 
@@ -84,8 +87,8 @@ def test_bake_writes_a_new_checkpoint(tools):
 
 @pytest.mark.parametrize("select_by, amount, kept", [("count", 2.0, 2), ("density", 0.01, 1), (EVERYTHING, 0.0, 3)])
 def test_extract_keeps_the_largest_changes(tools, select_by, amount, kept):
-    tools.extract("base.safetensors", "tuned.safetensors", select_by, amount, "found")
-    assert made(tools, "found").nnz == kept
+    report = tools.extract("base.safetensors", "tuned.safetensors", select_by, amount, "found")
+    assert made(tools, "found").nnz == kept and report.picture is not None
 
 
 def test_a_network_and_a_checkpoint_of_one_name_are_told_apart(tools):
@@ -96,7 +99,7 @@ def test_a_network_and_a_checkpoint_of_one_name_are_told_apart(tools):
 
 def test_convert_writes_another_programs_file_and_reads_it_again(tools):
     said = tools.convert("one.safetensors", "", 0.0, "diff", 64, "comfyui", "lora")
-    assert "lora.safetensors" in tools.foreign() and said
+    assert "lora.safetensors" in tools.foreign() and said.text
     tools.convert("lora.safetensors", "base.safetensors", 0.0, "sara", 64, "comfyui", "again")
     entry, = made(tools, "again").entries.values()
     assert entry.values.tolist() == [1.0, 2.0]

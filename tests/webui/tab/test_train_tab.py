@@ -70,4 +70,5 @@ def test_a_run_that_was_stopped_goes_on_with_what_was_set_then(tab):
 def test_a_preset_fills_in_what_suits_and_says_why(tab):
     *filled, said = tab.fill_in("style", "cats")
     assert len(filled) == 6 and filled[0] == {"value": 64} and "tiny" in said
+    assert "learning rate: the paper" in said and "adjust at: none (weights" in said
     assert tab.fill_in("none", "cats")[-1] == ""

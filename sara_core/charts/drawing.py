@@ -1,4 +1,4 @@
-"""A sheet of text, bars and curves, drawn with PIL, which every ComfyUI has."""
+"""A sheet of text, bars and curves, drawn with PIL, which every host has."""
 
 import functools
 import math
@@ -8,9 +8,11 @@ import numpy
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...sara_core.foreign_text import plain
+from ..foreign_text import plain
 
 INK, FAINT, PAPER, WARNING = "#222222", "#d8d8d8", "#ffffff", "#c0392b"
+# Share of a text that is left of its place, by the first letter of an anchor.
+_BEFORE = {"l": 0.0, "m": 0.5, "r": 1.0}
 # The eight colours of Okabe and Ito, which colour-blind people can tell apart, without black.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 
@@ -18,7 +20,10 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0
 @functools.lru_cache
 def _font(size: int):
     # PIL's own font: it is everywhere, but has no signs beyond Latin letters, so no theta and no multiplication sign.
-    return ImageFont.load_default(size)
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 has it in a single size
+        return ImageFont.load_default()
 
 
 class Sheet:
@@ -29,8 +34,13 @@ class Sheet:
         self._draw = ImageDraw.Draw(self.picture)
 
     def text(self, x: float, y: float, text: str, size: int = 14, anchor: str = "lm", color: str = INK) -> None:
-        """text: anybody's; anchor: as PIL's, "lm" puts the left end at x and the middle of the line at y."""
-        self._draw.text((x, y), plain(text), color, _font(size), anchor=anchor)
+        """text: anybody's; anchor: "lm", "mm", "rm": its left end, middle or right end at x, its line's middle at y."""
+        text, font = plain(text), _font(size)
+        if isinstance(font, ImageFont.ImageFont):  # of bitmaps, which takes no anchors and no other letters
+            text = text.encode("latin-1", "replace").decode("latin-1")
+            _, _, width, height = font.getbbox(text)
+            x, y, anchor = x - width * _BEFORE[anchor[0]], y - height / 2, None
+        self._draw.text((x, y), text, color, font, anchor=anchor)
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
         """A filled rectangle; nothing where it is narrower than half a pixel."""
@@ -38,10 +48,11 @@ class Sheet:
             self._draw.rectangle((round(x), round(y), round(x + width) - 1, round(y + height) - 1), fill=color)
 
     def line(self, points: Sequence[tuple[float, float]], color: str = INK, width: int = 1) -> None:
+        """From point to point."""
         self._draw.line([(round(x), round(y)) for x, y in points], fill=color, width=width)
 
     def image(self) -> torch.Tensor:
-        """As ComfyUI's IMAGE: float32 [1, height, width, 3], 0 … 1."""
+        """As a batch of one: float32 [1, height, width, 3], 0 … 1."""
         return torch.from_numpy(numpy.asarray(self.picture).astype(numpy.float32) / 255)[None]
 
 

@@ -1,6 +1,6 @@
 """A merge as a picture: what each delta puts into it, how they overlap and oppose each other, block by block."""
 
-from ...sara_core.merging.report import MergeReport
+from ..merging.report import MergeReport
 from .drawing import COLORS, FAINT, PAPER, WARNING, Sheet
 
 WIDTH, MARGIN, ROW, CELL = 900, 20, 20, 54

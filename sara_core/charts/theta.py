@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from ...sara_core.models.survey import ThetaRow, WeightSurvey
+from ..models.survey import ThetaRow, WeightSurvey
 from .drawing import COLORS, LogChart, Sheet
 
 WIDTH, HEIGHT, LEFT, TOP, CHART_HEIGHT = 900, 860, 90, 90, 290

@@ -1,6 +1,6 @@
 """Where in a model a delta's elements are, block by block, as a picture."""
 
-from ...sara_core.delta.describe import BlockDensity
+from ..delta.describe import BlockDensity
 from .drawing import COLORS, FAINT, Sheet
 
 WIDTH, MARGIN, ROW, LABEL, BAR = 900, 20, 20, 210, 200
