@@ -36,44 +36,59 @@ class Place(NamedTuple):
 class _Written:
     """What is wanted of one weight, on it or lifted off. parts: entries with their strengths, at least one
 
+    Each part has the base values of its own elements, at positions that are the delta's: what the sum of several is, and
+    where, would take three times as much. An element of several parts has one base value in all of them.
+
     lost: takes the name if something else has written the weight, so that it was not restored
     """
 
     def __init__(self, name: str, place: Place, lost: list[str]):
         self._name, self.place, self._lost = name, place, lost
-        self._change: InPlaceChange | None = None
+        self._kept: list[InPlaceChange] = []
+        self._seen: InPlaceChange | None = None  # what is written, or a few elements of it: to see whether it still is
         self.parts: Sequence[Part] = ()
 
     def write(self, parts: Sequence[Part]) -> None:
         """Bring the weight to these parts. Raises DeltaError, with the base on the weight, if an element gets too large
         for its dtype."""
         alone = len(parts) == len(self.parts) == 1 and parts[0][0] is self.parts[0][0]
-        if self._change is not None and alone and self._change.is_in_place(_LOOKED_AT):
+        if self._seen is not None and alone and self._seen.is_in_place(_LOOKED_AT):
             self.parts = parts
-            self._write(self._change, parts[0][1])
-        elif self._change is None or not same(parts, self.parts):
+            self._write(self._seen, parts[0][1])
+        elif self._seen is None or not same(parts, self.parts):
             self.lift()
             self.parts = parts
             self.lower()
 
     def lift(self) -> None:
         """Every bit that was on the elements, unless something else has written them since: then it stays."""
-        change, self._change = self._change, None
-        if change is None or change.weight.is_meta:
+        (kept, self._kept), (seen, self._seen) = (self._kept, []), (self._seen, None)
+        if seen is None or seen.weight.is_meta:
             return
-        if change.is_in_place(_LOOKED_AT):
-            change.restore()
-        else:
+        if not seen.is_in_place(_LOOKED_AT):
             self._lost.append(self._name)
+            return
+        for change in kept:
+            change.restore()
 
     def lower(self) -> None:
         """Put what is wanted on the weight as it is now. Raises as `write`."""
-        if self._change is None:
+        if self._seen is not None:
+            return
+        weight = self.place.weight
+        self._kept = [InPlaceChange(weight, entry.indices, entry.values) for entry, _ in self.parts]
+        if len(self.parts) == 1:
+            self._seen = self._kept[0]
+            self._write(self._seen, self.parts[0][1])
+        else:
             entry, strength = summed(self.parts)
-            self._write(InPlaceChange(self.place.weight, entry.indices, entry.values), strength)
+            whole = InPlaceChange(weight, entry.indices, entry.values)
+            some = slice(None, None, max(1, len(entry.indices) // _LOOKED_AT))
+            self._seen = InPlaceChange(weight, entry.indices[some].clone(), entry.values[some].clone())
+            self._write(whole, strength)
+            self._seen.write(strength)  # the same values again
 
     def _write(self, change: InPlaceChange, strength: float) -> None:
-        self._change = change
         try:
             check_range(self._name, change.base, change.values, strength)
         except BaseException:
