@@ -36,8 +36,8 @@ class Place(NamedTuple):
 class _Written:
     """What is wanted of one weight, on it or lifted off. parts: entries with their strengths, at least one
 
-    Each part has the base values of its own elements, at positions that are the delta's: what the sum of several is, and
-    where, would take three times as much. An element of several parts has one base value in all of them.
+    Each part has the base values of its own elements, whose positions are the delta's: the sum of several deltas and
+    its positions would take three times as much. An element of several parts has the same base value in each.
 
     lost: takes the name if something else has written the weight, so that it was not restored
     """

@@ -18,12 +18,11 @@ NAME, SIDE = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.w
 
 def _held():
     """Bytes of all tensors that live in this process."""
-    gc.collect()
     tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
-@pytest.mark.parametrize("strengths", [[1.0], [0.8, 1.0], [0.5, -1.0, 2.0]], ids=len)
+@pytest.mark.parametrize("strengths", [[0.8], [0.5, -1.0, 2.0]], ids=len)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_beside_the_deltas_themselves(tmp_path, dtype, strengths):
     elements, tags = 0, []
