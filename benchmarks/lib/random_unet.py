@@ -44,12 +44,21 @@ LAYOUTS = {
         "transformer_depth_output": [0, 0],
         "transformer_depth_middle": -1,
     },
+    # As small as one is that ComfyUI, diffusers and the WebUIs can all build: with attention everywhere.
+    "one level": {
+        **COMMON,
+        "num_res_blocks": [1],
+        "channel_mult": [1],
+        "transformer_depth": [1],
+        "transformer_depth_output": [1, 1],
+        "transformer_depth_middle": 1,
+    },
 }
 # Normal weights of this width have the densities that the SaRA paper reports for SD1.5: 0.58 % below 2e-4, 5.8 % below
 # 2e-3. Every Linear and convolution but the last follows a norm, so that activations stay in range.
 STANDARD_DEVIATION = 0.0275
 SEED = 0
-FILE_BYTES = {"sd15": 3_500_000_000, "small": 70_000_000}
+FILE_BYTES = {"sd15": 3_500_000_000, "small": 70_000_000, "one level": 120_000_000}
 
 
 def write(layout: str, path: Path) -> None:
@@ -75,7 +84,7 @@ def unet_file(layout: str, progress: Progress) -> Path:
     # With the code that writes it: the file is shared with checkouts whose code may be another.
     recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION, inspect.getsource(write)])
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
-    path = cache_root() / "bench" / f"random-{layout}-{digest}.safetensors"
+    path = cache_root() / "bench" / f"random-{layout.replace(' ', '-')}-{digest}.safetensors"
     with locked(cache_root() / "bench.lock", lambda: progress.update("waiting for another process")):
         if path.exists():
             return path

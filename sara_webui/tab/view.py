@@ -22,10 +22,11 @@ def sentence(text: str, is_error: bool = False) -> str:
 
 
 def report(text: str, picture: Image.Image | None = None) -> str:
-    """A report of several lines and what belongs to it as a picture, as HTML."""
-    said = f"<pre class='sara-report' style='white-space: pre-wrap'>{html.escape(text)}</pre>"
-    drawn = f"<img alt='The report as a picture' style='max-width: 100%' src='{_url(picture)}'>" if picture else ""
-    return said + drawn
+    """A report of several lines as HTML, below its picture; with one it has a table, whose rows stay whole."""
+    if picture is None:
+        return f"<pre class='sara-report' style='white-space: pre-wrap'>{html.escape(text)}</pre>"
+    drawn = f"<img alt='The report as a picture' style='max-width: 100%' src='{_url(picture)}'>"
+    return f"{drawn}<pre class='sara-report' style='overflow-x: auto'>{html.escape(text)}</pre>"
 
 
 def _url(picture: Image.Image) -> str:

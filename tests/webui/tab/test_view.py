@@ -1,10 +1,14 @@
 """What the tab shows of a training: nothing of it is HTML but its own."""
 
+import base64
+import io
 import math
 
 import pytest
+from PIL import Image
 
 from sara_webui.tab.answers import reported
+from sara_webui.tab.tools import Report
 from sara_webui.tab.view import curve, progress_view, sentence
 from sara_webui.training.progress import Progress
 from sara_webui.training.settings import read_values
@@ -38,6 +42,14 @@ def test_where_it_is_fits_one_line(progress):
     progress.tell(phase="training", step=3, seconds_per_step=0.25, seconds_left=61.0, memory=(1 << 30, 2 << 30))
     line = "step 3 of 10, loss 0.5000, 0.25 s per step, 1:01 left, 1.1 GB of memory, 2.1 GB at most"
     assert progress.line() == line
+
+
+def test_a_report_is_shown_as_text_with_its_picture():
+    shown = reported(lambda: Report("<b>a table", Image.new("RGB", (8, 4), "#0072b2")))()
+    assert "&lt;b&gt;a table</pre>" in shown and " alt='" in shown
+    encoded = shown.split("data:image/png;base64,")[1].split("'")[0]
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (0, 0x72, 0xB2)
+    assert "<img" not in reported(lambda: Report("a line"))()
 
 
 def test_an_error_is_one_sentence_and_a_bug_is_none():

@@ -1,0 +1,136 @@
+"""A real WebUI, in a data folder of its own, on the CPU: started, asked, stopped.
+
+A prepared checkout and its interpreter are named by variables, A1111_DIR and A1111_PYTHON, NEO_DIR and NEO_PYTHON;
+nothing is downloaded, and nothing of the checkout is written to.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from devtools.comfyui.install import HostError, link_pack
+from devtools.comfyui.server import free_port
+
+START_SECONDS, ANSWER_SECONDS = 900.0, 900.0
+_COMMON = (
+    "--skip-prepare-environment", "--skip-python-version-check", "--skip-version-check", "--skip-torch-cuda-test",
+    "--api", "--nowebui", "--server-name", "127.0.0.1",
+)  # fmt: skip
+PICTURE = {"steps": 1, "width": 64, "height": 64, "seed": 1, "sampler_name": "Euler"}
+
+
+class Kind(NamedTuple):
+    """A WebUI. variable: that begins the names of its two; arguments: for the CPU; by_dtype: those for a dtype"""
+
+    name: str
+    variable: str
+    arguments: tuple[str, ...]
+    by_dtype: dict[str, tuple[str, ...]]
+
+    @property
+    def checkout(self) -> Path | None:
+        """The folder that is named by the variable, if one is."""
+        named = os.environ.get(f"{self.variable}_DIR")
+        return Path(named).absolute() if named else None
+
+    @property
+    def python(self) -> str:
+        """The interpreter that runs it."""
+        return os.environ.get(f"{self.variable}_PYTHON", "python3")
+
+
+A1111 = Kind(
+    "AUTOMATIC1111", "A1111", ("--use-cpu", "all", "--do-not-download-clip", "--disable-nan-check"),
+    {"float32": ("--no-half", "--precision", "full"), "float16": ("--precision", "half")},
+)  # fmt: skip
+NEO = Kind("Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet",)})
+
+
+class WebUI:
+    """As a context manager, started and stopped. data: an empty or prepared folder; dtype: of the UNet's weights"""
+
+    def __init__(self, kind: Kind, data: Path, dtype: str):
+        self._kind, self._data, self._dtype, self._port = kind, data, dtype, free_port()
+        self._process: subprocess.Popen | None = None
+
+    def folder(self, name: str) -> Path:
+        """Where it has its files of one kind: Stable-diffusion, Lora, sara."""
+        folder = self._data / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def __enter__(self) -> "WebUI":
+        extensions = self._data / "extensions"
+        probe = extensions / "probe" / "scripts"
+        probe.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).with_name("probe.py"), probe)
+        link_pack(extensions)
+        command = [
+            self._kind.python, "launch.py", *_COMMON, *self._kind.arguments, *self._kind.by_dtype[self._dtype],
+            "--data-dir", str(self._data), "--port", str(self._port),
+        ]  # fmt: skip
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        with open(self._data / "log.txt", "w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self._kind.checkout, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def draw(self, prompt: str) -> dict:
+        """What it answers for a small picture. Raises HostError if a line of ours is below it."""
+        answer = self.post("/sdapi/v1/txt2img", {"prompt": prompt, **PICTURE})
+        comments = json.loads(answer["info"]).get("all_comments") or json.loads(answer["info"]).get("comments") or []
+        if any("SaRA" in str(comment) for comment in comments):
+            raise HostError(f"{self._kind.name}: {comments}")
+        return answer
+
+    def get(self, route: str, **values: str) -> Any:
+        """What it answers as JSON."""
+        return self._answer(f"{route}?{urllib.parse.urlencode(values)}", None)
+
+    def post(self, route: str, values: dict) -> Any:
+        """What it answers as JSON."""
+        return self._answer(route, json.dumps(values).encode())
+
+    def _answer(self, route: str, body: bytes | None) -> Any:
+        address = f"http://127.0.0.1:{self._port}{route}"
+        request = urllib.request.Request(address, body, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise HostError(f"{self._kind.name} answered {error.code} to {route}:\n{self._log()}") from error
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise HostError(f"{self._kind.name} did not start:\n{self._log()}")
+            try:
+                return self._answer("/sdapi/v1/options", None)
+            except OSError:
+                time.sleep(1)
+        raise HostError(f"{self._kind.name} did not answer:\n{self._log()}")
+
+    def _log(self) -> str:
+        return "\n".join((self._data / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
