@@ -1,0 +1,63 @@
+"""The measurements at WebUIs: what is hashed, what is divided by what, and where a WebUI comes from."""
+
+import pytest
+import torch
+
+from benchmarks import hosts, webui
+from benchmarks.webui_.checkpoint import write_config
+from benchmarks.webui_.server import A1111, NEO
+from sara_core import SparseDelta, SparseEntry
+
+
+@pytest.fixture
+def delta(tmp_path):
+    entry = SparseEntry(torch.tensor([1], dtype=torch.int32), torch.tensor([1.0]), (2, 2))
+    SparseDelta({"b": entry, "a": entry}).save(tmp_path / "delta.safetensors")
+    return [tmp_path / "delta.safetensors"]
+
+
+def test_a_hash_is_of_every_bit_and_the_dtype_of_what_the_delta_names(delta):
+    weights = {"b": torch.ones(2, 2), "a": torch.zeros(2, 2), "other": torch.zeros(1)}
+    first = hosts.hash_of(weights, delta)
+    assert first == hosts.hash_of({name: weights[name].t().t() for name in ("a", "b")}, delta)
+    assert first != hosts.hash_of({**weights, "a": torch.tensor([[0.0, 0.0], [0.0, -0.0]])}, delta)
+    assert first != hosts.hash_of({name: weight.half() for name, weight in weights.items()}, delta)
+    assert first != hosts.hash_of({"a": weights["b"], "b": weights["a"]}, delta)
+
+
+def test_a_host_with_another_hash_is_seen():
+    found = {"one": {"float32": {"1.0": "x", "": "y"}}, "two": {"float32": {"1.0": "z"}}}
+    report = {"hosts": {host: {"hashes": hashes} for host, hashes in found.items()},
+              "skipped": ["three: THREE_DIR is not set"]}  # fmt: skip
+    lines = hosts.text(report)
+    assert lines[2].split() == ["float32,", "strength", "1.0", "x", "z", "DIFFER"]
+    assert lines[3].split() == ["float32,", "without", "a", "delta", "y", "-", "one"]
+    assert lines[-1] == "Skipped: three: THREE_DIR is not set."
+
+
+def test_a_delta_is_compared_with_the_loras_of_its_round():
+    seconds = {"delta": (1.0, 3.0), "attention": (2.0, 3.0), "all": (10.0, 10.0)}
+    measured = [{"round": number, "network": network, "done": done, "seconds": seconds[network][number]}
+                for number in (0, 1) for network in webui.TAGS for done in webui.DONE]  # fmt: skip
+    found = {(one["done"], one["beside"]): one for one in webui.ratios(measured)}
+    assert found["apply", "attention"]["spread"] == (0.75, 0.5, 1.0) and found["apply", "all"]["spread"].median == 0.2
+    assert found["undo", "attention"]["limit"] == 0.5 and found["undo", "all"]["limit"] is None
+
+
+def test_a_webui_is_the_one_that_is_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("NEO_DIR", raising=False)
+    monkeypatch.setenv("A1111_DIR", str(tmp_path))
+    assert NEO.checkout is None and A1111.checkout == tmp_path
+    assert A1111.by_dtype.keys() == NEO.by_dtype.keys() == set(hosts.DTYPES)
+    (tmp_path / "configs").mkdir()
+    part = "params: {unet_config: {params: {}}, cond_stage_config: {}}"
+    (tmp_path / "configs" / "v1-inference.yaml").write_text(f"model: {{{part}}}")
+    write_config(tmp_path, "sd15", tmp_path / "random.yaml")
+    written = (tmp_path / "random.yaml").read_text()
+    assert written.count("- 1\n") == 2 and (tmp_path / "clip" / "vocab.json").exists()
+
+
+def test_without_a_checkout_the_speed_is_not_measured(monkeypatch, capsys):
+    monkeypatch.delenv("A1111_DIR", raising=False)
+    monkeypatch.setattr("sys.argv", ["webui"])
+    assert webui.main() == 1 and "A1111_DIR" in capsys.readouterr().err
