@@ -3,10 +3,11 @@
     python dev.py bench hosts [--json FILE]
 
 A UNet of SD1.5's form with one level and random weights, and a delta of 2 % of all its parameters, in fp32 and fp16, at
-strengths 1 and 0.8, and beside a second delta. ComfyUI and diffusers are those of the tests. A WebUI is started where
+strengths 1 and 0.8. ComfyUI and diffusers are those of the tests. A WebUI is started where
 A1111_DIR and A1111_PYTHON name a prepared checkout of AUTOMATIC1111's and its interpreter, NEO_DIR and NEO_PYTHON Forge
-Neo's; it is asked over its API. Every hash of a column should be the same one, and that of the weights without a delta
-that of the checkpoint; what was left out is said.
+Neo's; it is asked over its API, and once more when the tags are gone. A row has one hash if all hosts agree. A second
+table has what becomes of two deltas whose positions overlap, which hosts add up in different orders. What was left out
+is said.
 """
 
 import argparse
@@ -34,11 +35,16 @@ from sara_core.delta import metadata as keys
 
 LAYOUT, DENSITY, CHANGE = "one level", 0.02, 0.05
 DTYPES = ("float32", "float16")
-STRENGTHS = ("1.0", "0.8")
-BOTH = "both"  # the second delta at strength 0.5, too
-WITHOUT = ""
-DELTA, SECOND = "first", "second"
 PREFIX = "diffusion_model."
+FIRST, SECOND = "first", "second"
+# Case → deltas with their strengths.
+CASES = {"strength 1": [(FIRST, 1.0)], "strength 0.8": [(FIRST, 0.8)], "two deltas": [(FIRST, 1.0), (SECOND, 0.5)]}
+BOTH = "two deltas"
+# How two of them may be added up; of two that give the same bits, the first one is said.
+ORDERS = (
+    "the deltas first, rounded once", "one after the other in fp32, rounded once",
+    "one after the other, rounded each time",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -63,12 +69,13 @@ def run(progress: Progress) -> dict:
     """The hashes of every host that there is, and whether each case has one."""
     unet = unet_file(LAYOUT, progress)
     hosts: dict[str, dict] = {}
+    orders: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="comfyui-sara-bench-") as folder:
         base = Path(folder)
         deltas = write_deltas(unet, base / "models" / "sara")
         for dtype in DTYPES:
-            expected = applied(unet, deltas, dtype)
-            _add(hosts, "sara_core", dtype, {case: hash_of(found, deltas) for case, found in expected.items()}, {})
+            _add(hosts, "sara_core", dtype, by_the_library(unet, deltas, dtype), {})
+            orders[dtype] = {order: hash_of(found, deltas) for order, found in added_up(unet, deltas, dtype)}
             for host, answer in answers(unet, base, deltas, dtype, progress):
                 found = {case: hash_of(safetensors.torch.load_file(file), deltas)
                          for case, file in answer.pop("files").items()}  # fmt: skip
@@ -79,7 +86,10 @@ def run(progress: Progress) -> dict:
         "torch": torch.__version__,
         "hosts": hosts,
         "skipped": [f"{kind.name}: {kind.variable}_DIR is not set" for kind in (A1111, NEO) if kind.checkout is None],
-        "one hash each": all(len(set(of_case.values())) == 1 for of_case in by_case(hosts).values()),
+        "orders": orders,
+        "one hash each": all(
+            len(set(of_case.values())) == 1 for (_, case), of_case in by_case(hosts).items() if case != BOTH
+        ),
     }
 
 
@@ -90,21 +100,18 @@ def answers(unet: Path, base: Path, deltas: list[Path], dtype: str, progress: Pr
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():
         link.symlink_to(unet)
-    yield "ComfyUI", measured("benchmarks.hosts_.in_comfyui", [str(base), unet.name, deltas[0].name, dtype, *STRENGTHS])
+    yield "ComfyUI", measured("benchmarks.hosts_.in_comfyui", [str(base), unet.name, dtype, json.dumps(CASES)])
     progress.say(f"diffusers, {dtype}")
-    given = [str(base), str(unet), str(deltas[0]), dtype, *STRENGTHS]
-    yield "diffusers", measured("benchmarks.hosts_.in_diffusers", given)
+    yield "diffusers", measured("benchmarks.hosts_.in_diffusers", [str(base), str(unet), dtype, json.dumps(CASES)])
     kinds = [kind for kind in (A1111, NEO) if kind.checkout is not None]
     if kinds:
         checkpoint = base / f"checkpoint-{dtype}.safetensors"
         run_module("benchmarks.webui_.checkpoint", [str(unet), dtype, str(checkpoint)])
-    prompts = {strength: f"a cat <sara:{DELTA}:{strength}>" for strength in STRENGTHS}
-    prompts[BOTH] = f"{prompts['1.0']} <sara:{SECOND}:0.5>"
     for kind in kinds:
         progress.say(f"{kind.name}, {dtype}")
         folder = base / f"{kind.variable}-{dtype}"
         folder.mkdir()
-        yield kind.name, in_webui.weights(kind, folder, checkpoint, deltas, LAYOUT, dtype, prompts)
+        yield kind.name, in_webui.weights(kind, folder, checkpoint, deltas, LAYOUT, dtype, CASES)
     if kinds:
         os.remove(checkpoint)
 
@@ -115,7 +122,7 @@ def write_deltas(unet: Path, folder: Path) -> list[Path]:
     shapes = {PREFIX + name: weight.shape for name, weight in safetensors.torch.load_file(unet).items()}
     elements = int(DENSITY * sum(shape.numel() for shape in shapes.values()))
     paths = []
-    for seed, name in enumerate((DELTA, SECOND)):
+    for seed, name in enumerate((FIRST, SECOND)):
         entries = random_entries(shapes, elements, torch.Generator().manual_seed(seed))
         entries = {name: entry._replace(values=entry.values * CHANGE / 1e-3) for name, entry in entries.items()}
         paths.append(folder / f"{name}.safetensors")
@@ -123,18 +130,41 @@ def write_deltas(unet: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def applied(unet: Path, deltas: list[Path], dtype: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Case → the weights as the library itself makes them."""
-    stored = safetensors.torch.load_file(unet)
-    base = {PREFIX + name: weight.to(getattr(torch, dtype)) for name, weight in stored.items()}
-    first, second = map(SparseDelta.load, deltas)
-    cases = {strength: first * float(strength) for strength in STRENGTHS}
-    cases[BOTH] = first + second * 0.5
-    found = {WITHOUT: base}
-    for case, delta in cases.items():
-        found[case] = {name: weight.clone() for name, weight in base.items()}
-        delta.apply_(found[case])
+def by_the_library(unet: Path, deltas: list[Path], dtype: str) -> dict[str, str]:
+    """Case of a single delta → the hash of what SparseDelta.apply_ makes; and that of the checkpoint."""
+    base, first = base_weights(unet, dtype), SparseDelta.load(deltas[0])
+    found = {in_webui.WITHOUT: hash_of(base, deltas)}
+    for case, ((_, strength), *others) in CASES.items():
+        if not others:
+            weights = copied(base)
+            first.apply_(weights, strength)
+            found[case] = hash_of(weights, deltas)
     return found
+
+
+def added_up(unet: Path, deltas: list[Path], dtype: str):
+    """Each of ORDERS, with the weights under both deltas that it gives."""
+    base = base_weights(unet, dtype)
+    parts = [SparseDelta.load(path) * strength for path, (_, strength) in zip(deltas, CASES[BOTH], strict=True)]
+    together, in_fp32, each = copied(base), {name: weight.float() for name, weight in base.items()}, copied(base)
+    (parts[0] + parts[1]).apply_(together)
+    for part in parts:
+        part.apply_(in_fp32)
+        part.apply_(each)
+    yield ORDERS[0], together
+    yield ORDERS[1], {name: weight.to(base[name].dtype) for name, weight in in_fp32.items()}
+    yield ORDERS[2], each
+
+
+def base_weights(unet: Path, dtype: str) -> dict[str, torch.Tensor]:
+    """The checkpoint's weights by the names that deltas have."""
+    stored = safetensors.torch.load_file(unet)
+    return {PREFIX + name: weight.to(getattr(torch, dtype)) for name, weight in stored.items()}
+
+
+def copied(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values, in memory of their own."""
+    return {name: weight.clone() for name, weight in weights.items()}
 
 
 def hash_of(weights: dict[str, torch.Tensor], deltas: list[Path]) -> str:
@@ -162,15 +192,17 @@ def _add(hosts: dict, host: str, dtype: str, hashes: dict[str, str], about: dict
 
 
 def text(report: dict) -> list[str]:
-    """A row for each case, a column for each host."""
-    hosts = list(report["hosts"])
-    names = {WITHOUT: "without a delta", BOTH: "with a second one at 0.5"}
-    rows = []
+    """A row for each case of a single delta and a column for each host; then how each host adds up two."""
+    hosts, rows, orders = list(report["hosts"]), [], []
     for (dtype, case), of_case in by_case(report["hosts"]).items():
-        same = "one" if len(set(of_case.values())) == 1 else "DIFFER"
-        title = f"{dtype}, {names.get(case, f'strength {case}')}"
-        rows.append([title, *(of_case.get(host, "-") for host in hosts), same])
-    return ["", *text_table(["", *hosts, "hashes"], rows), "", *(f"Skipped: {line}." for line in report["skipped"])]
+        if case == BOTH:
+            known = {digest: order for order, digest in reversed(report["orders"][dtype].items())}
+            orders += [f"{dtype}, {host}: {known.get(digest, 'otherwise')}" for host, digest in of_case.items()]
+        else:
+            same = "one" if len(set(of_case.values())) == 1 else "DIFFER"
+            rows.append([f"{dtype}, {case}", *(of_case.get(host, "-") for host in hosts), same])
+    skipped = [f"Skipped: {line}." for line in report["skipped"]]
+    return ["", *text_table(["", *hosts, "hashes"], rows), "", "Two deltas are added up:", *orders, "", *skipped]
 
 
 if __name__ == "__main__":

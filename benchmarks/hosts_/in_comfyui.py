@@ -1,6 +1,6 @@
-"""A UNet's weights under a delta in ComfyUI, as a file for each strength.
+"""A UNet's weights under deltas in ComfyUI, as a file for each case.
 
-    python -m benchmarks.hosts_.in_comfyui BASE_FOLDER UNET_NAME DELTA_NAME DTYPE STRENGTH… RESULT_FILE
+    python -m benchmarks.hosts_.in_comfyui BASE_FOLDER UNET_NAME DTYPE CASES_AS_JSON RESULT_FILE
 """
 
 import json
@@ -15,24 +15,26 @@ from devtools.comfyui.in_process import InProcessHost
 from devtools.comfyui.install import prepare
 
 
-def weights(base: Path, unet: str, delta: str, dtype: str, strengths: list[str]) -> dict:
-    """Strength → the file that was written; and the host's version."""
+def weights(base: Path, unet: str, dtype: str, cases: dict[str, list]) -> dict:
+    """Case → the file that was written; and the host's version. cases: case → names of deltas with their strengths"""
     host = InProcessHost(prepare(), base)
     import comfyui_version
 
     model, = host.execute("UNETLoader", unet_name=unet, weight_dtype="default").outputs
     take_out_of_file(model, getattr(torch, dtype))
     files = {}
-    for strength in strengths:
-        patched = loader_node(host, "delta", model, delta, float(strength))
+    for case, deltas in cases.items():
+        patched = model
+        for name, strength in deltas:
+            patched = loader_node(host, "delta", patched, f"{name}.safetensors", strength)
         load(patched)
-        files[strength] = str(base / f"comfyui-{dtype}-{strength}.safetensors")
+        files[case] = str(base / f"comfyui-{dtype}-{len(files)}.safetensors")
         found = {name: weight.detach().clone() for name, weight in patched.model.named_parameters()}
-        safetensors.torch.save_file(found, files[strength])
+        safetensors.torch.save_file(found, files[case])
     return {"files": files, "version": comfyui_version.__version__, "torch": torch.__version__}
 
 
 if __name__ == "__main__":
-    base, unet, delta, dtype, *strengths, result = sys.argv[1:]
-    answer = weights(Path(base), unet, delta, dtype, strengths)
+    base, unet, dtype, cases, result = sys.argv[1:]
+    answer = weights(Path(base), unet, dtype, json.loads(cases))
     Path(result).write_text(json.dumps(answer), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A UNet's weights under a delta in diffusers, as a file for each strength, by the names that the delta has.
+"""A UNet's weights under deltas in diffusers, as a file for each case, by the names that the deltas have.
 
-    python -m benchmarks.hosts_.in_diffusers FOLDER UNET_FILE DELTA_FILE DTYPE STRENGTH… RESULT_FILE
+    python -m benchmarks.hosts_.in_diffusers FOLDER UNET_FILE DTYPE CASES_AS_JSON RESULT_FILE
 """
 
 import json
@@ -24,8 +24,9 @@ LAYOUT = {
 }  # fmt: skip
 
 
-def weights(folder: Path, unet_file: Path, delta: Path, dtype: str, strengths: list[str]) -> dict:
-    """Strength → the file that was written; and the library's version."""
+def weights(folder: Path, unet_file: Path, dtype: str, cases: dict[str, list]) -> dict:
+    """Case → the file that was written; and the library's version. cases: case → names of deltas with their strengths,
+    in models/sara of the folder"""
     stored = safetensors.torch.load_file(unet_file)
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(**LAYOUT)
@@ -34,17 +35,19 @@ def weights(folder: Path, unet_file: Path, delta: Path, dtype: str, strengths: l
     unet.load_state_dict(own, assign=True)
     unet.to(getattr(torch, dtype))
     files = {}
-    for strength in strengths:
-        handle = load_delta(unet, delta, float(strength))
-        files[strength] = str(folder / f"diffusers-{dtype}-{strength}.safetensors")
+    for case, deltas in cases.items():
+        handles = [load_delta(unet, folder / "models" / "sara" / f"{name}.safetensors", strength)
+                   for name, strength in deltas]  # fmt: skip
+        files[case] = str(folder / f"diffusers-{dtype}-{len(files)}.safetensors")
         found = {PREFIX + part.name: dense_to_comfy(unet.get_parameter(name).detach(), part).clone()
                  for name, part in parts.items()}  # fmt: skip
-        safetensors.torch.save_file(found, files[strength])
-        handle.remove()
+        safetensors.torch.save_file(found, files[case])
+        for handle in reversed(handles):
+            handle.remove()
     return {"files": files, "version": diffusers.__version__, "torch": torch.__version__}
 
 
 if __name__ == "__main__":
-    folder, unet, delta, dtype, *strengths, result = sys.argv[1:]
-    answer = weights(Path(folder), Path(unet), Path(delta), dtype, strengths)
+    folder, unet, dtype, cases, result = sys.argv[1:]
+    answer = weights(Path(folder), Path(unet), dtype, json.loads(cases))
     Path(result).write_text(json.dumps(answer), encoding="utf-8")

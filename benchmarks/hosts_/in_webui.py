@@ -8,12 +8,15 @@ from pathlib import Path
 from benchmarks.webui_.checkpoint import write_config
 from benchmarks.webui_.server import A1111, Kind, WebUI
 
-NAME = "hosts"
+NAME, WITHOUT = "hosts", "without a delta"
 
 
 def weights(kind: Kind, folder: Path, checkpoint: Path, deltas: list[Path], layout: str, dtype: str,
-            prompts: Mapping[str, str]) -> dict:  # fmt: skip
-    """Case → the file that was written, and what ran. prompts: case → a prompt with its tags"""
+            cases: Mapping[str, list]) -> dict:  # fmt: skip
+    """Case → the file that was written, and what ran; the last one is that of the UNet when all tags are gone.
+
+    cases: case → names of deltas with their strengths
+    """
     webui, files = WebUI(kind, folder, dtype), {}
     models = webui.folder("Stable-diffusion")
     os.link(checkpoint, models / f"{NAME}.safetensors")
@@ -22,11 +25,8 @@ def weights(kind: Kind, folder: Path, checkpoint: Path, deltas: list[Path], layo
     for delta in deltas:
         shutil.copy(delta, webui.folder("sara"))
     with webui:
-        for case, prompt in prompts.items():
-            webui.draw(prompt)
-            files[case] = str(folder / f"{case}.safetensors")
+        for case, tags in [*cases.items(), (WITHOUT, [])]:
+            webui.draw(" ".join(["a cat", *(f"<sara:{name}:{strength}>" for name, strength in tags)]))
+            files[case] = str(folder / f"{len(files)}.safetensors")
             about = webui.get("/probe/unet", path=files[case])
-        webui.draw("a cat")
-        files[""] = str(folder / "without.safetensors")
-        webui.get("/probe/unet", path=files[""])
     return {"files": files, **about}

@@ -26,12 +26,15 @@ def test_a_hash_is_of_every_bit_and_the_dtype_of_what_the_delta_names(delta):
 
 
 def test_a_host_with_another_hash_is_seen():
-    found = {"one": {"float32": {"1.0": "x", "": "y"}}, "two": {"float32": {"1.0": "z"}}}
+    found = {"one": {"float32": {"at 1": "x", "off": "y", hosts.BOTH: "p"}},
+             "two": {"float32": {"at 1": "z", hosts.BOTH: "q"}}}  # fmt: skip
     report = {"hosts": {host: {"hashes": hashes} for host, hashes in found.items()},
+              "orders": {"float32": {"once": "p", "each": "p"}},
               "skipped": ["three: THREE_DIR is not set"]}  # fmt: skip
     lines = hosts.text(report)
-    assert lines[2].split() == ["float32,", "strength", "1.0", "x", "z", "DIFFER"]
-    assert lines[3].split() == ["float32,", "without", "a", "delta", "y", "-", "one"]
+    assert lines[2].split() == ["float32,", "at", "1", "x", "z", "DIFFER"]
+    assert lines[3].split() == ["float32,", "off", "y", "-", "one"]
+    assert "float32, one: once" in lines and "float32, two: otherwise" in lines
     assert lines[-1] == "Skipped: three: THREE_DIR is not set."
 
 
