@@ -8,13 +8,14 @@ from .host import Host
 __all__ = ["Host", "current"]
 
 _UNKNOWN = (
-    "SaRA: this WebUI is not known, and nothing of it was changed. Known are AUTOMATIC1111 1.10, Forge and Forge Neo."
+    "SaRA: this WebUI is not known, and nothing of it was changed. Known are AUTOMATIC1111 1.10, Forge, Forge Neo, "
+    "reForge and Forge classic."
 )
-_A1111 = ("modules.sd_models", "modules.sd_hijack", "modules.extra_networks", "modules.script_callbacks")
-_FORGE = ("modules.sd_models", "modules.extra_networks", "modules.script_callbacks", "modules_forge", "backend",
-          "backend.memory_management", "backend.patcher.lora")  # fmt: skip
-# What others have that came of these and keep weights another way: reForge and Forge classic, SD.Next.
-_OTHERS = ("ldm_patched", "modules.sd_checkpoint")
+_COMMON = ("modules.sd_models", "modules.extra_networks", "modules.script_callbacks")
+_A1111 = (*_COMMON, "modules.sd_hijack")
+_FORGES = ("modules_forge", "backend", "ldm_patched")
+# What SD.Next has, which came of these too and keeps weights another way.
+_SDNEXT = "modules.sd_checkpoint"
 
 _found: Host | None = None
 _looked = False
@@ -29,18 +30,19 @@ def current() -> Host | None:
 
 
 def _detected() -> Host | None:
-    is_forge = any(map(_is_there, _FORGE[-4:]))
-    if any(map(_is_there, _OTHERS)):
+    is_forge = any(map(_is_there, _FORGES))
+    if _is_there(_SDNEXT):
         pass
     elif all(map(_is_there, _A1111)) and not is_forge:
         from .a1111.host import A1111
 
         return A1111()
-    elif all(map(_is_there, _FORGE)):
-        from .forge.host import Forge
+    elif all(map(_is_there, _COMMON)) and is_forge:
         from .forge.patching import patching
 
         if (own := patching()) is not None:
+            from .forge.host import Forge
+
             return Forge(own)
     logging.warning(_UNKNOWN)
     return None

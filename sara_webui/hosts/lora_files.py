@@ -44,7 +44,8 @@ class LoraFiles:
         """Owner, name, and what is to be around each function."""
         page = sys.modules.get("ui_extra_networks_lora")
         yield self._networks, "load_networks", self._load_networks
-        yield self._networks, "process_network_files", self._process_files
+        lists_some = hasattr(self._networks, "process_network_files")
+        yield self._networks, "process_network_files" if lists_some else "list_available_networks", self._list_files
         yield (
             getattr(page, "ExtraNetworksPageLora", None), "allowed_directories_for_previews", self._preview_folders,
         )  # fmt: skip
@@ -68,8 +69,9 @@ class LoraFiles:
         path = Path(listed.filename) if listed is not None else self._shelf.find(name)
         return path if path is not None and self._shelf.is_delta(path) else None
 
-    def _process_files(self, original, names: Sequence[str] | None = None):
-        original(names)
+    def _list_files(self, original, names: Sequence[str] | None = None):
+        """names: of the files that are looked for, where the extension can look for some only"""
+        original(*([] if names is None else [names]))
         for name, path in self._shelf.deltas().items():
             own = self._own_folder() in path.parents and path.stem not in self._networks.available_networks
             if own and (not names or path.stem in names):

@@ -11,6 +11,7 @@ from .. import hosts
 
 # What came with it: AdamW in one pass on the CPU, and a loss scaler for every device.
 OLDEST_TORCH = (2, 5)
+_TRAINING = ("AUTOMATIC1111", "Forge", "Forge Neo")
 
 
 def refusal() -> str | None:
@@ -21,8 +22,9 @@ def refusal() -> str | None:
             f"{torch.__version__}: update it, or train elsewhere and use the delta here."
         )
     host = hosts.current()
-    if host is None:
-        return "Training is not possible in this WebUI yet: train in ComfyUI, or with python -m sara_core train."
+    if host is None or host.name not in _TRAINING:
+        called = "this WebUI" if host is None else host.name
+        return f"Training is not possible in {called} yet: train in ComfyUI, or with python -m sara_core train."
     return None
 
 

@@ -1,4 +1,4 @@
-"""What we rely on in the sources of Forge Neo and Forge: names, signatures and who calls whom, read without running
+"""What we rely on in the sources of Forge and its kin: names, signatures and who calls whom, read without running
 anything. The fakes of the other tests are written by the same rules."""
 
 import ast
@@ -8,19 +8,23 @@ import pytest
 
 from tests.webui.contract import function, parameter_names
 
-_NEO, _FORGE = "NEO_DIR", "FORGE_DIR"
-_LORA = "extensions-builtin/sd_forge_lora"
-_BOTH = (_NEO, _FORGE)
+_NEO, _FORGE, _REFORGE, _CLASSIC = "NEO_DIR", "FORGE_DIR", "REFORGE_DIR", "CLASSIC_DIR"
+_LORA, _OLD_LORA = "extensions-builtin/sd_forge_lora", "extensions-builtin/Lora"
+_BOTH, _OLDER = (_NEO, _FORGE), (_REFORGE, _CLASSIC)
+_ALL = (*_BOTH, *_OLDER)
 
 # Of which hosts, file, function or method, names of its parameters: what we call, or stand around.
 SIGNATURES = [
-    (_BOTH, "modules/extra_networks.py", "activate", "p extra_network_data"),
-    (_BOTH, "modules/extra_networks.py", "register_extra_network", "extra_network"),
-    (_BOTH, "modules/extra_networks.py", "ExtraNetwork.activate", "self p params_list"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.comment", "self text"),
-    (_BOTH, "modules/script_callbacks.py", "on_before_ui", "callback * name"),
-    (_BOTH, "modules/script_callbacks.py", "on_script_unloaded", "callback * name"),
-    (_BOTH, "modules/script_callbacks.py", "on_infotext_pasted", "callback * name"),
+    (_ALL, "modules/extra_networks.py", "activate", "p extra_network_data"),
+    (_ALL, "modules/extra_networks.py", "register_extra_network", "extra_network"),
+    (_ALL, "modules/extra_networks.py", "ExtraNetwork.activate", "self p params_list"),
+    (_ALL, "modules/processing.py", "StableDiffusionProcessing.comment", "self text"),
+    ((*_BOTH, _REFORGE), "modules/script_callbacks.py", "on_before_ui", "callback * name"),
+    ((_CLASSIC,), "modules/script_callbacks.py", "on_before_ui", "callback"),
+    ((*_BOTH, _REFORGE), "modules/script_callbacks.py", "on_script_unloaded", "callback * name"),
+    ((_CLASSIC,), "modules/script_callbacks.py", "on_script_unloaded", "callback"),
+    ((*_BOTH, _REFORGE), "modules/script_callbacks.py", "on_infotext_pasted", "callback * name"),
+    ((_CLASSIC,), "modules/script_callbacks.py", "on_infotext_pasted", "callback"),
     (_BOTH, f"{_LORA}/networks.py", "process_network_files", "names"),
     (_BOTH, f"{_LORA}/networks.py", "list_available_networks", ""),
     (_BOTH, f"{_LORA}/network.py", "NetworkOnDisk.__init__", "self name filename"),
@@ -38,23 +42,38 @@ SIGNATURES = [
     ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "self lora_patches offload_device force_refresh"),
     ((_NEO,), "modules_forge/packages/comfy/weight_adapter/base.py", "WeightAdapterBase.calculate_weight",
      "self weight key strength strength_model offset function intermediate_dtype original_weight"),
+    (_OLDER, f"{_OLD_LORA}/networks.py", "load_networks", "names te_multipliers unet_multipliers dyn_dims"),
+    (_OLDER, f"{_OLD_LORA}/networks.py", "list_available_networks", ""),
+    ((_REFORGE,), f"{_OLD_LORA}/networks.py", "process_network_files", "names"),
+    (_OLDER, f"{_OLD_LORA}/network.py", "NetworkOnDisk.__init__", "self name filename"),
+    (_OLDER, "ldm_patched/modules/model_patcher.py", "ModelPatcher.clone", "self"),
+    (_OLDER, "ldm_patched/modules/model_patcher.py", "ModelPatcher.is_clone", "self other"),
+    (_OLDER, "ldm_patched/modules/model_patcher.py", "ModelPatcher.add_patches",
+     "self patches strength_patch strength_model"),
+    (_OLDER, "ldm_patched/modules/sd.py", "CLIP.add_patches", "self patches strength_patch strength_model"),
+    (_OLDER, "modules_forge/unet_patcher.py", "UnetPatcher.clone", "self"),
+    ((_REFORGE,), "ldm_patched/modules/model_management.py", "LoadedModel.model_unload",
+     "self memory_to_free unpatch_weights"),
+    ((_CLASSIC,), "ldm_patched/modules/model_management.py", "LoadedModel.model_unload", "self avoid_model_moving"),
+    ((_REFORGE,), "ldm_patched/modules/weight_adapter/base.py", "WeightAdapterBase.calculate_weight",
+     "self weight key strength strength_model offset function intermediate_dtype original_weight"),
 ]  # fmt: skip
 # Of which hosts, file, function or method, a piece of code that must be in it.
 CODE = [
     # Networks are activated through the module, for every batch and pass, and what draws is taken from there.
-    (_BOTH, "modules/processing.py", "process_images_inner", "extra_networks.activate(p, p.extra_network_data)"),
-    (_BOTH, "modules/processing.py", "process_images_inner",
+    (_ALL, "modules/processing.py", "process_images_inner", "extra_networks.activate(p, p.extra_network_data)"),
+    (_ALL, "modules/processing.py", "process_images_inner",
      "p.sd_model.forge_objects = p.sd_model.forge_objects_after_applying_lora.shallow_copy()"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
+    (_ALL, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
      "extra_networks.activate(self, self.hr_extra_network_data)"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
+    (_ALL, "modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass",
      "self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessingTxt2Img.setup_conds",
+    (_ALL, "modules/processing.py", "StableDiffusionProcessingTxt2Img.setup_conds",
      "extra_networks.activate(self, self.extra_network_data)"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.cached_params", "extra_network_data"),
-    (_BOTH, "modules/processing.py", "StableDiffusionProcessing.get_conds_with_caching", "cache[0] = cached_params"),
+    (_ALL, "modules/processing.py", "StableDiffusionProcessing.cached_params", "extra_network_data"),
+    (_ALL, "modules/processing.py", "StableDiffusionProcessing.get_conds_with_caching", "cache[0] = cached_params"),
     # Whoever fails is called again without tags.
-    (_BOTH, "modules/extra_networks.py", "activate", "extra_network.activate(p, [])"),
+    (_ALL, "modules/extra_networks.py", "activate", "extra_network.activate(p, [])"),
     # The extension for LoRAs begins with the unpatched models whenever its own tags are others, and only then.
     (_BOTH, f"{_LORA}/networks.py", "load_networks", "current_sd.current_lora_hash == compiled_lora_targets_hash"),
     (_BOTH, f"{_LORA}/networks.py", "load_networks",
@@ -87,6 +106,34 @@ CODE = [
     ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "hashes = str(list(lora_patches.keys()))"),
     ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "self.backup[key] = weight.to(device=offload_device)"),
     ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.clone", "n.lora_patches = self.lora_patches.copy()"),
+    # The first Forge's: the extension for LoRAs begins anew as in the others, and calls by module.
+    (_OLDER, f"{_OLD_LORA}/networks.py", "load_networks", "current_sd.current_lora_hash == compiled_lora_targets_hash"),
+    (_OLDER, f"{_OLD_LORA}/networks.py", "load_networks",
+     "current_sd.forge_objects_after_applying_lora = current_sd.forge_objects.shallow_copy()"),
+    (_OLDER, f"{_OLD_LORA}/extra_networks_lora.py", "ExtraNetworkLora.activate",
+     "networks.load_networks(names, te_multipliers, unet_multipliers, dyn_dims)"),
+    (_OLDER, "modules/sd_hijack.py", "EmbeddingsWithFixes.forward", "self.wrapped(input_ids)"),
+    ((_CLASSIC,), "modules_forge/forge_clip.py", "CLIP_SD_15_L.encode_with_transformers", "move_clip_to_gpu()"),
+    # reForge: an adapter is given a copy in fp32; copies are shared by clones; it is loaded anew for other patches.
+    ((_REFORGE,), "ldm_patched/modules/lora.py", "calculate_weight",
+     "v.calculate_weight(weight, key, strength, strength_model, offset, function, intermediate_dtype"),
+    ((_REFORGE,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.patch_weight_to_device",
+     "weight.to(torch.float32, copy=True)"),
+    ((_REFORGE,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.patch_weight_to_device",
+     "['weight', 'inplace_update']"),
+    ((_REFORGE,), "ldm_patched/float.py", "stochastic_rounding", "return value.to(dtype=torch.bfloat16)"),
+    ((_REFORGE,), "modules_forge/unet_patcher.py", "UnetPatcher.clone", "n.backup = self.backup"),
+    ((_REFORGE,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.partially_load",
+     "self.model.current_weight_patches_uuid != self.patches_uuid"),
+    # classic: a function for each kind of patch, given a copy in fp32; each patcher keeps its own copies while loaded.
+    ((_CLASSIC,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.calculate_weight",
+     "extra_weight_calculators[patch_type](weight, alpha, v)"),
+    ((_CLASSIC,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.patch_model",
+     "weight.to(torch.float32, copy=True)"),
+    ((_CLASSIC,), "ldm_patched/modules/model_patcher.py", "ModelPatcher.add_patches", "k in self.model_keys"),
+    ((_CLASSIC,), "modules_forge/unet_patcher.py", "UnetPatcher.clone", "n.model_keys = self.model_keys"),
+    ((_CLASSIC,), "ldm_patched/modules/model_management.py", "load_models_gpu",
+     "unload_model_clones(loaded_model.model)"),
 ]  # fmt: skip
 
 

@@ -1,1 +1,2 @@
-"""Stable Diffusion WebUI Forge, and Forge Neo, which goes on where it ended."""
+"""Stable Diffusion WebUI Forge; Forge Neo, which goes on where it ended; reForge and Forge classic, which go on from
+its beginnings."""

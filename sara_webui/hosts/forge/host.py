@@ -1,13 +1,10 @@
-"""Forge and Forge Neo as the face knows them."""
+"""Forge and its kin as the face knows them."""
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from backend import memory_management
-from backend.args import dynamic_args
 from modules import extra_networks, processing, sd_models
 
 from sara_core.delta.entry import SparseEntry
@@ -24,14 +21,12 @@ from ..replacing import Replaced
 from ..tagged import TaggedHost
 from .patched import KMODEL, Patched, Patching, parameters, patcher_of
 
-# Of CLIP's encoders, whose prompts the host encodes so.
-_EMBEDDINGS = ("text_model.embeddings.position_embedding", "text_model.embeddings.token_embedding")
-_LORA = ("load_networks", "process_network_files", "list_available_networks", "available_networks",
+_LORA = ("load_networks", "list_available_networks", "available_networks",
          "available_network_aliases", "forbidden_network_aliases")  # fmt: skip
 
 
 class Forge(TaggedHost):
-    """See hosts/host.py. patching: Forge's, or Forge Neo's"""
+    """See hosts/host.py. patching: of the one that runs"""
 
     def __init__(self, patching: Patching):
         self.name, self._patching = patching.name, patching
@@ -46,7 +41,7 @@ class Forge(TaggedHost):
     def take_off_everything(self) -> None:
         extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
         self._prompted.take_off()
-        memory_management.unload_all_models()
+        self._patching.unload_all()
         self._patched.restore()
 
     def _further_replaced(self) -> list[Replaced]:
@@ -69,16 +64,14 @@ class Forge(TaggedHost):
         return LoraFiles(networks, self.shelf, lambda: self.folders()[0])
 
     def _settle(self, problem: str) -> Outcome:
-        if getattr(dynamic_args, "nunchaku", False):
-            problem = "Weights of a Nunchaku model cannot be changed: choose the model in fp16, bf16 or fp32."
-        outcome = super()._settle(problem)
+        outcome = super()._settle(self._patching.problem() or problem)
         self._patched.put()  # the extension for LoRAs puts its own models there, whenever its tags are others
         return outcome
 
     def _described(self) -> Model:
         model = self.model()
         if model.forge_objects_original.clip is not None:
-            _widen_embeddings(model.forge_objects_original.clip.cond_stage_model)
+            self._patching.prepare(model.forge_objects_original.clip.cond_stage_model)
         places = {}
         for prefix, part in ((KMODEL, model.forge_objects_original.unet), ("", model.forge_objects_original.clip)):
             if part is not None:
@@ -95,15 +88,6 @@ class Forge(TaggedHost):
             f"{prefix}{name}": Place(before.get(parameter.path, parameter.tensor), ())
             for name, parameter in parameters(patcher.model).items()
         }
-
-
-@torch.inference_mode()
-def _widen_embeddings(encoders: torch.nn.Module) -> None:
-    """Have them in fp32, as the host has them from the first prompt that it encodes: a change that was rounded to fp16
-    before that would be another one than after it."""
-    for path, module in encoders.named_modules():
-        if path.endswith(_EMBEDDINGS):
-            module.to(torch.float32)
 
 
 def _loaded_entries(

@@ -2,7 +2,7 @@
 to compute, from copies of its own; on top of the LoRAs, and in one rounding with them."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -25,16 +25,30 @@ _PARTS = {"unet": is_of_unet, "clip": lambda name: not is_of_unet(name)}
 
 
 class Patching(Protocol):
-    """What Forge and Forge Neo do in ways of their own."""
+    """What each of these WebUIs does in a way of its own. name: what its people call it"""
+
+    name: str
 
     def patches(self, patcher: Any, wanted: Mapping[str, tuple[SparseEntry, float]]) -> dict[str, Any]:
-        """What its `add_patches` takes, for a patcher that has none of ours. wanted: by the names of its parameters"""
+        """What `add` takes, for a patcher that has none of ours. wanted: by the names of its parameters"""
+
+    def add(self, part: Any, called: str, patches: Mapping[str, Any]) -> Collection[str]:
+        """Let a model have patches, a diffusion model or a CLIP; those that it has taken. called: no other has this"""
 
     def base(self, patcher: Any) -> Mapping[str, torch.Tensor]:
         """The parameters that are patched, as they were before."""
 
+    def prepare(self, encoders: torch.nn.Module) -> None:
+        """Have the text encoders' weights as the host has them when it encodes."""
+
+    def problem(self) -> str:
+        """Why nothing can be changed in what is loaded, for people; empty where it can."""
+
+    def unload_all(self) -> None:
+        """No model computes any more; the host loads it anew when it is to."""
+
     def restore(self, patcher: Any) -> None:
-        """Every parameter as it was before any patch, now. Nothing of the model may be computing."""
+        """Every parameter as it was before any patch, now. For a model that is unloaded."""
 
 
 class Patched:
@@ -107,7 +121,7 @@ class Patched:
         changes = {own[name.removeprefix(KMODEL)].path: summed(parts) for name, parts in wanted.items()}
         patches = self._patching.patches(patcher_of(ours), changes)
         called = f"sara:{next(self._numbers)}"
-        taken = ours.add_patches(filename=called, patches=patches, strength_patch=1.0, online_mode=False)
+        taken = self._patching.add(ours, called, patches)
         if missed := patches.keys() - set(taken):
             raise UnsupportedModelError(f"The WebUI did not take the change of {listed(missed)}. Update the extension.")
         self._theirs[ours], self._put_on[ours] = theirs, wanted

@@ -1,4 +1,4 @@
-"""Forge and Forge Neo in this process, written anew by their rules: the order of calls of a picture, what is kept under
+"""Forge and its kin in this process, written anew by their rules: the order of calls of a picture, what is kept under
 which keys, and where the models lie that compute.
 
     with forge_running(folder, Neo(), torch.float16) as webui:
@@ -56,7 +56,7 @@ class _Around(nn.Module):
 
 
 class _Engine:
-    """A loaded model. rules: forge_patchers.Neo or .Forge; state: name in a checkpoint → weight"""
+    """A loaded model. rules: of forge_patchers; state: name in a checkpoint → weight"""
 
     def __init__(self, rules, state, info):
         self.sd_checkpoint_info, self.is_sd1 = info, True
@@ -110,7 +110,9 @@ class ForgeWebUI(WebUI):
         return {name: weight.detach().clone() for name, weight in self.model.weights().items()}
 
     def base(self, name=None):
-        return {key: tensor.float() if "embedding" in key else tensor for key, tensor in super().base(name).items()}
+        wide = self.rules.widens_embeddings
+        return {key: tensor.float() if wide and "embedding" in key else tensor
+                for key, tensor in super().base(name).items()}  # fmt: skip
 
     def draw(self, prompt, n_iter=1, hr_prompt=None, hr_checkpoint=None, checkpoint=None, lowvram=False):
         """See WebUI.draw; it has no other way with little memory."""
@@ -156,7 +158,8 @@ class ForgeWebUI(WebUI):
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
         self.model.forge_objects.clip.patcher.load()
-        self.model.forge_objects.clip.cond_stage_model.get_submodule(_EMBEDDINGS).to(torch.float32)
+        if self.rules.widens_embeddings:
+            self.model.forge_objects.clip.cond_stage_model.get_submodule(_EMBEDDINGS).to(torch.float32)
         caches[0][:] = [key, {name: tensor for name, tensor in self.weights_now().items() if is_of_text(name)}]
         return caches[0][1]
 
@@ -168,10 +171,15 @@ class ForgeWebUI(WebUI):
         objects.unet.load()
         objects.clip.patcher.load()
 
+    def both_patchers(self):
+        """Of the models of what is loaded."""
+        if isinstance(self.model, _NoModel):
+            return []
+        return [self.model.forge_objects.unet, self.model.forge_objects.clip.patcher]
+
     def unload_all_models(self):
-        if not isinstance(self.model, _NoModel):
-            self.model.forge_objects.unet.unload()
-            self.model.forge_objects.clip.patcher.unload()
+        for patcher in self.both_patchers():
+            patcher.unload()
 
     def reload_model_weights(self, info=None):
         info = info or self.infos(self.chosen)
@@ -193,7 +201,9 @@ class ForgeLora:
 
     def register(self, webui):
         """What it does before the UI is made."""
-        webui.extra_networks.register_extra_network(lora_class(webui.extra_networks, webui.networks, has_dims=False)())
+        webui.extra_networks.register_extra_network(
+            lora_class(webui.extra_networks, webui.networks, has_dims=webui.rules.loads_with_dims)()
+        )
 
 
 def _lora_modules(webui):
@@ -209,9 +219,9 @@ def _lora_modules(webui):
     def list_available_networks():
         it.available_networks.clear()
         it.available_network_aliases.clear()
-        it.process_network_files()
+        getattr(it, "process_network_files", process_network_files)()
 
-    def load_networks(names, te_multipliers=None, unet_multipliers=None):
+    def load_networks(names, te_multipliers=None, unet_multipliers=None, dyn_dims=None):
         model = webui.model
         if model is None:
             return
@@ -233,12 +243,13 @@ def _lora_modules(webui):
                 old = getattr(model.forge_objects, part)
                 if patches := _lora_patches(it.kept[filename], getattr(old, "patcher", old).model):
                     new = old.clone()
-                    new.add_patches(filename=filename, patches=patches, strength_patch=strength, online_mode=False)
+                    webui.rules.add_lora(new, filename, patches, strength)
                     setattr(model.forge_objects, part, new)
         model.forge_objects_after_applying_lora = model.forge_objects.shallow_copy()
 
-    it.process_network_files, it.list_available_networks = process_network_files, list_available_networks
-    it.load_networks = load_networks
+    it.load_networks, it.list_available_networks = load_networks, list_available_networks
+    if webui.rules.can_list_some:
+        it.process_network_files = process_network_files
     return [it, module("network", NetworkOnDisk=NetworkOnDisk)]
 
 
@@ -254,7 +265,7 @@ def _lora_patches(tensors, model):
 
 @contextmanager
 def forge_running(folder, rules, dtype=torch.float32, with_lora=True):
-    """A WebUI of this family; see webui.running. rules: forge_patchers.Neo or .Forge"""
+    """A WebUI of this family; see webui.running. rules: one of forge_patchers: Neo, Forge, ReForge, Classic"""
     webui = ForgeWebUI(folder, rules, dtype)
     lora_dir = str(webui.folder / "Lora")
     webui.shared = module("modules.shared", cmd_opts=SimpleNamespace(lora_dir=lora_dir, lora_dirs=[]))
@@ -263,14 +274,12 @@ def forge_running(folder, rules, dtype=torch.float32, with_lora=True):
         "modules.sd_models", model_data=type("Data", (), {"sd_model": property(lambda self: webui.model)})()
     )
     webui.script_callbacks = module("modules.script_callbacks")
-    memory = module("backend.memory_management", unload_all_models=webui.unload_all_models)
     modules = [
         module("modules"), webui.shared, webui.extra_networks, webui.processing, webui.sd_models,
         webui.script_callbacks, module("modules.paths", models_path=str(webui.folder)), module("modules_forge"),
-        module("gradio", __getattr__=lambda name: object), module("backend"), memory, module("backend.patcher"),
-        module("backend.args", dynamic_args={}), rules.patcher_module(),
+        module("gradio", __getattr__=lambda name: object), *rules.modules(webui),
     ]  # fmt: skip
-    with importable(modules, {*FORGOTTEN, "modules_forge", "backend"}), ExitStack() as undo:
+    with importable(modules, {*FORGOTTEN, "modules_forge", "backend", "ldm_patched"}), ExitStack() as undo:
         if with_lora:
             webui.lora = ForgeLora()
             webui.networks = webui.lora.install(webui, undo)

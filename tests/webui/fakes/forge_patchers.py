@@ -1,4 +1,4 @@
-"""What Forge and Forge Neo do to weights, written anew by their rules: who keeps which copies.
+"""What Forge and its kin do to weights, written anew by their rules: who keeps which copies.
 
 All weights are inference tensors. A patcher is cloned, its clone is given patches, and a model is brought to the
 patches of the patcher that it is loaded for, when it is about to compute.
@@ -150,7 +150,109 @@ class ForgePatcher(_Patcher):
         """The merged weights stay merged."""
 
 
-class Neo:
+class ReForgePatcher(NeoPatcher):
+    """As Neo's, but that its patches have no names, and that it merges in fp32."""
+
+    def add_patches(self, patches, strength_patch=1.0, strength_model=1.0):
+        return super().add_patches(patches, strength_patch, strength_model)
+
+
+class ClassicPatcher(_Patcher):
+    """Keeps copies by itself, those of the patcher that is loaded; knows only the names that its model had at first."""
+
+    def __init__(self, model, rules):
+        super().__init__(model, rules)
+        self.patches, self.backup = {}, {}
+        self.model_keys = {name.replace(".wrapped", "") for name in model.state_dict()}
+
+    def take_from(self, other):
+        self.patches = {name: given[:] for name, given in other.patches.items()}
+        self.model_keys = other.model_keys
+
+    def is_clone(self, other):
+        return self.model is other.model
+
+    def add_patches(self, patches, strength_patch=1.0, strength_model=1.0):
+        taken = self.model_keys & patches.keys()
+        for name in taken:
+            self.patches.setdefault(name, []).append((strength_patch, patches[name], strength_model))
+        return list(taken)
+
+    @torch.inference_mode()
+    def load(self):
+        loaded = self.rules.loaded
+        if any(one.model is self for one in loaded):
+            return
+        for one in [one for one in loaded if one.model.is_clone(self)]:
+            loaded.remove(one)
+            one.model_unload()
+        present = self.model.state_dict()
+        for name, given in self.patches.items():
+            if name in present:
+                weight = self.model.get_parameter(name)
+                self.backup[name] = weight
+                _set(self.model, name, self._merged(given, weight.to(torch.float32, copy=True)).to(weight.dtype))
+        loaded.append(_Loaded(self))
+
+    def unpatch_model(self, device_to=None):
+        for name, kept in self.backup.items():
+            _set(self.model, name, kept)
+        self.backup = {}
+
+    def unload(self):
+        for one in [one for one in self.rules.loaded if one.model.is_clone(self)]:
+            self.rules.loaded.remove(one)
+            one.model_unload()
+
+    def _merged(self, given, weight):
+        for strength, value, _ in given:
+            if value[0] == "lora":
+                weight += _lora_change(value[1], strength)
+            else:
+                weight = CALCULATORS[value[0]](weight, strength, value[1])
+        return weight
+
+
+class _Loaded:
+    def __init__(self, model):
+        self.model = model
+
+    def model_unload(self):
+        self.model.unpatch_model()
+
+
+def _backend_modules(webui, **lora):
+    """Of those that have a package of this name. lora: what is in the module of their patches"""
+    memory = module("backend.memory_management", unload_all_models=webui.unload_all_models)
+    return [module("backend"), memory, module("backend.patcher"), module("backend.args", dynamic_args={}),
+            module("backend.patcher.lora", **lora)]  # fmt: skip
+
+
+def _older_modules(loaded, **patcher):
+    """Of those that have the first Forge's. loaded: what is in memory; patcher: what is in the module of patchers"""
+    memory = module("ldm_patched.modules.model_management", current_loaded_models=loaded)
+    return [module("ldm_patched"), module("ldm_patched.modules"), memory,
+            module("ldm_patched.modules.model_patcher", **patcher)]  # fmt: skip
+
+
+class _Rules:
+    """widens_embeddings: whether it encodes with them in fp32; can_list_some: whether the extension for LoRAs can look
+    for files of some names only; loads_with_dims: whether it is given dimensions"""
+
+    widens_embeddings, can_list_some, loads_with_dims = True, True, False
+
+    def add_lora(self, part, filename, patches, strength):
+        part.add_patches(filename=filename, patches=patches, strength_patch=strength, online_mode=False)
+
+
+class _OlderRules(_Rules):
+    widens_embeddings, loads_with_dims = False, True
+
+    def add_lora(self, part, filename, patches, strength):
+        part.add_patches(patches, strength)
+
+
+class Neo(_Rules):
     """Forge Neo. compute_dtype: in which it merges, fp16 on many GPUs"""
 
     name, patcher = "Forge Neo", NeoPatcher
@@ -158,15 +260,52 @@ class Neo:
     def __init__(self, compute_dtype=torch.float32):
         self.compute_dtype = compute_dtype
 
-    def patcher_module(self):
-        return module("backend.patcher.lora", extra_weight_calculators={},
-                      weight_adapter=module("weight_adapter", WeightAdapterBase=_WeightAdapterBase))  # fmt: skip
+    def modules(self, webui):
+        adapters = module("weight_adapter", WeightAdapterBase=_WeightAdapterBase)
+        return _backend_modules(webui, extra_weight_calculators={}, weight_adapter=adapters)
 
 
-class Forge:
+class Forge(_Rules):
     """lllyasviel's Forge."""
 
-    name, patcher = "Forge", ForgePatcher
+    name, patcher, loads_with_dims = "Forge", ForgePatcher, True
 
-    def patcher_module(self):
-        return module("backend.patcher.lora", extra_weight_calculators=CALCULATORS)
+    def modules(self, webui):
+        return _backend_modules(webui, extra_weight_calculators=CALCULATORS)
+
+
+class ReForge(_OlderRules):
+    """Panchovix's reForge. What the host keeps as loaded is kept by the models themselves here."""
+
+    name, patcher, compute_dtype = "reForge", ReForgePatcher, torch.float32
+
+    def modules(self, webui):
+        adapters = module("ldm_patched.modules.weight_adapter", WeightAdapterBase=_WeightAdapterBase)
+        return [*_older_modules(_LoadedOf(webui), extra_weight_calculators={}), adapters]
+
+
+class _LoadedOf:
+    """What is loaded of the one model of a WebUI, to be unloaded as from a list."""
+
+    def __init__(self, webui):
+        self._webui = webui
+
+    def __bool__(self):
+        both = self._webui.both_patchers()
+        return any(patcher.model.current_weight_patches_uuid is not None for patcher in both)
+
+    def pop(self):
+        both = self._webui.both_patchers()
+        return _Loaded(next(one for one in both if one.model.current_weight_patches_uuid is not None))
+
+
+class Classic(_OlderRules):
+    """Haoming02's Forge classic."""
+
+    name, patcher, can_list_some = "Forge classic", ClassicPatcher, False
+
+    def __init__(self):
+        self.loaded = []
+
+    def modules(self, webui):
+        return _older_modules(self.loaded, extra_weight_calculators=CALCULATORS)
