@@ -92,6 +92,23 @@ def load_delta(
     return SparseDelta(entries, delta.metadata).apply_(roof, strength)
 
 
+def own_entries(pipeline_or_model: Any, delta: SparseDelta) -> tuple[dict[str, SparseEntry], dict[str, SparseEntry]]:
+    """A delta's entries by a pipeline's own names: those of its UNet or transformer, by that model's; and those of its
+    text encoders, behind the names that it has for them ("text_encoder.…"). What is not there is left out, with a
+    warning.
+
+    Raises DeltaError for a delta of another model, UnsupportedModelError for a pipeline without such a model.
+    """
+    of_model, of_text = split(delta)
+    entries: dict[str, SparseEntry] = {}
+    if of_model.entries:
+        weights = OwnWeights(denoiser(pipeline_or_model)).tensors
+        of_model = _with_own_names(of_model, weights)
+        found = resolve(of_model.entries, weights, "this diffusers model")
+        entries = {own: of_model.entries[name] for name, own in found.items()}
+    return entries, _text_encoders(pipeline_or_model, of_text)[1] if of_text.entries else {}
+
+
 def comfyui_delta(pipeline_or_model: Any, delta: SparseDelta) -> SparseDelta:
     """A delta that was trained on a diffusers model, with ComfyUI's names: to be saved as a file for everyone.
 

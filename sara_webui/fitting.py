@@ -27,6 +27,8 @@ class Model:
     places: its parameters by their names: those that a checkpoint file has for the diffusion model's
     text_entries: a delta's entries of text encoders by the names that `places` has, and what is to be said of those
         that it has not; called as stored_entries, which is for the names of checkpoint files
+    entries: all of a delta's entries by the names that `places` has, and what is to be said, for a model whose names
+        are not a checkpoint's; may raise DeltaError
     """
 
     own: object
@@ -34,6 +36,7 @@ class Model:
     family: str
     places: Mapping[str, Place]
     text_entries: Callable[..., tuple[dict[str, SparseEntry], list[str]]] = stored_entries
+    entries: Callable[[SparseDelta], tuple[dict[str, SparseEntry], list[str]]] | None = None
 
 
 def is_of_unet(name: str) -> bool:
@@ -67,14 +70,20 @@ def fitted(delta: SparseDelta, model: Model, on_left_out: Callable[[str], None])
 def _found(delta: SparseDelta, model: Model) -> tuple[dict[str, SparseEntry], list[str]]:
     weights: dict[str, torch.Tensor] = {name: place.weight for name, place in model.places.items()}
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    entries, said = model.entries(delta) if model.entries is not None else _by_stored_names(delta, model, shapes)
+    for name, entry in entries.items():
+        check_precision(name, weights[name])
+        check_fits(name, entry, shapes[name])
+    return entries, said
+
+
+def _by_stored_names(
+    delta: SparseDelta, model: Model, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, SparseEntry], list[str]]:
     of_model, of_text = split(delta)
     names = resolve(of_model.entries, list(filter(is_of_unet, shapes)), f"this {model.family} model")
     entries = {own: of_model.entries[name] for name, own in names.items()}
     skipped = left_out(entries, shapes)
     entries = {name: entry for name, entry in entries.items() if name not in skipped}
     text_entries, said = model.text_entries(of_text.entries, shapes, model.label)
-    entries |= text_entries
-    for name, entry in entries.items():
-        check_precision(name, weights[name])
-        check_fits(name, entry, shapes[name])
-    return entries, [*skipped.values(), *said]
+    return entries | text_entries, [*skipped.values(), *said]

@@ -139,6 +139,10 @@ class InPlace:
         """The weights of which something is wanted."""
         return list(self._written)
 
+    def layers(self) -> list[torch.nn.Module]:
+        """Those of whose weights something is wanted."""
+        return list(self._of_layer)
+
     def is_on(self, layer: torch.nn.Module) -> bool:
         """Whether something is wanted of a weight that the host writes in this layer's name."""
         return layer in self._of_layer

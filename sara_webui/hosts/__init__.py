@@ -9,13 +9,12 @@ __all__ = ["Host", "current"]
 
 _UNKNOWN = (
     "SaRA: this WebUI is not known, and nothing of it was changed. Known are AUTOMATIC1111 1.10, Forge, Forge Neo, "
-    "reForge and Forge classic."
+    "reForge, Forge classic and SD.Next."
 )
 _COMMON = ("modules.sd_models", "modules.extra_networks", "modules.script_callbacks")
 _A1111 = (*_COMMON, "modules.sd_hijack")
 _FORGES = ("modules_forge", "backend", "ldm_patched")
-# What SD.Next has, which came of these too and keeps weights another way.
-_SDNEXT = "modules.sd_checkpoint"
+_SDNEXT = ("modules.sd_checkpoint", "modules.modeldata", "modules.prompt_parser_diffusers")
 
 _found: Host | None = None
 _looked = False
@@ -31,8 +30,11 @@ def current() -> Host | None:
 
 def _detected() -> Host | None:
     is_forge = any(map(_is_there, _FORGES))
-    if _is_there(_SDNEXT):
-        pass
+    if any(map(_is_there, _SDNEXT)):
+        if all(map(_is_there, (*_COMMON, *_SDNEXT))) and not is_forge:
+            from .sdnext.host import SDNext
+
+            return SDNext()
     elif all(map(_is_there, _A1111)) and not is_forge:
         from .a1111.host import A1111
 

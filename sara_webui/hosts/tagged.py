@@ -30,7 +30,7 @@ class SaRANetwork(extra_networks.ExtraNetwork):
         self.tags: list[Tag] = []
         self.lines: list[str] = []
 
-    def activate(self, p, params_list: Sequence[extra_networks.ExtraNetworkParams]) -> None:
+    def activate(self, p, params_list: Sequence[extra_networks.ExtraNetworkParams], **_) -> None:
         """params_list: of each tag what stands between its colons"""
         self.tags, self.lines = [], []
         for params in params_list:
@@ -39,7 +39,7 @@ class SaRANetwork(extra_networks.ExtraNetwork):
             except SaRAError as error:
                 self.lines.append(str(error))
 
-    def deactivate(self, p) -> None:
+    def deactivate(self, p, **_) -> None:
         """Nothing: the next prompt says what is to go."""
 
 
@@ -47,6 +47,7 @@ class TaggedHost(ABC):
     """See hosts/host.py. weights: what puts deltas on the host's model"""
 
     name: str
+    has_page = True
 
     def __init__(self, weights: Weights):
         self.shelf = Shelf(self.folders)
@@ -141,14 +142,23 @@ class TaggedHost(ABC):
         self._said = lines + outcome.lines
         _note_hashes(p, outcome.hashes)
         if outcome.text_changed:
-            _forget_texts(p)
+            self._forget_texts(p)
 
     def _settle(self, problem: str) -> Outcome:
         if problem:
             self._prompted.take_off()
             return Outcome([problem] if self._network.tags else [], text_changed=True)
-        tags = self._network.tags + (self._lora.tags if self._lora is not None else [])
-        return self._prompted.settle(self._described, self._identity(), tags)
+        return self._prompted.settle(self._described, self._identity(), self._tags())
+
+    def _tags(self) -> list[Tag]:
+        """What the prompt says of deltas."""
+        return self._network.tags + (self._lora.tags if self._lora is not None else [])
+
+    def _forget_texts(self, p) -> None:
+        """The host keeps what the text encoders made of a prompt by its tags, behind which are other files now."""
+        for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+            if (kept := getattr(p, name, None)) is not None:
+                kept[:] = [None, None]
 
 
 def _note_hashes(p, hashes: Mapping[str, str]) -> None:
@@ -158,10 +168,3 @@ def _note_hashes(p, hashes: Mapping[str, str]) -> None:
     p.sara_hashes.update(hashes)
     if p.sara_hashes:
         p.extra_generation_params[HASHES] = hashes_line(p.sara_hashes)
-
-
-def _forget_texts(p) -> None:
-    """The host keeps what the text encoders made of a prompt by its tags, behind which are other files now."""
-    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
-        if (kept := getattr(p, name, None)) is not None:
-            kept[:] = [None, None]

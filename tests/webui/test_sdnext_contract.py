@@ -1,0 +1,63 @@
+"""What we rely on in SD.Next's sources: names, signatures and who calls whom, read without running anything. The fake
+of the other tests is written by the same rules."""
+
+import ast
+import os
+
+import pytest
+
+from tests.webui.contract import function, parameter_names
+
+_NETWORKS, _LORA = "modules/extra_networks.py", "modules/lora/extra_networks_lora.py"
+# File, function or method, names of its parameters: what we call, or stand around.
+SIGNATURES = [
+    (_NETWORKS, "activate", "p extra_network_data step include exclude"),
+    (_NETWORKS, "deactivate", "p extra_network_data force"),
+    (_NETWORKS, "register_extra_network", "extra_network"),
+    (_NETWORKS, "ExtraNetwork.deactivate", "self p force"),
+    ("modules/sd_models.py", "unload_model_weights", "op"),
+    ("modules/processing_class.py", "StableDiffusionProcessing.comment", "self text"),
+    ("modules/script_callbacks.py", "on_before_ui", "callback"),
+    ("modules/script_callbacks.py", "on_script_unloaded", "callback"),
+    ("modules/script_callbacks.py", "on_infotext_pasted", "callback"),
+]  # fmt: skip
+# File, function or method, a piece of code that must be in it.
+CODE = [
+    (_NETWORKS, "activate", "if p.disable_extra_networks"),
+    (_NETWORKS, "activate", "extra_network_data = extra_network_data or p.network_data"),
+    (_NETWORKS, "activate", "extra_network.activate(p, extra_network_args, step=step)"),
+    (_NETWORKS, "activate", "extra_network.activate(p, [])"),
+    (_NETWORKS, "activate_filtered", "activate(p, extra_network_data, step=step, exclude=exclude)"),
+    (_NETWORKS, "deactivate", "extra_network.deactivate(p, force=force)"),
+    ("modules/processing_diffusers.py", "process_base", "extra_networks.activate_filtered(p)"),
+    ("modules/processing_diffusers.py", "process_hires", "extra_networks.activate_filtered(p)"),
+    # LoRAs are in the weights, and subtracted; with the same ones again nothing is written.
+    ("modules/lora/lora_apply.py", "network_add_weights", "lora_weights *= -1"),
+    (_LORA, "ExtraNetworkLora.activate", "networks.network_deactivate(include, exclude)"),
+    (_LORA, "ExtraNetworkLora.changed", "len(requested) != len(loaded)"),
+    (_LORA, "ExtraNetworkLora.changed", "shared.opts.lora_force_reload"),
+    # What the text encoders made is kept by prompt and tags.
+    ("modules/prompt_parser_diffusers.py", "PromptEmbedder.checkcache", "en_data = p.network_data"),
+    ("modules/prompt_parser_diffusers.py", "PromptEmbedder.checkcache", "cache.clear()"),
+    ("modules/sd_models.py", "unload_model_weights", "move_model(model_data.sd_model, 'meta')"),
+    ("modules/modeldata.py", "ModelData.get_sd_model", "self.sd_model"),
+]  # fmt: skip
+
+
+def _found(file, name):
+    checkout = os.environ.get("SDNEXT_DIR")
+    if checkout is None:
+        pytest.skip("SDNEXT_DIR (a checkout) is not set")
+    found = function(checkout, file, name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("file", "name", "parameters"), SIGNATURES)
+def test_a_function_has_the_parameters_that_we_give_it(file, name, parameters):
+    assert parameter_names(_found(file, name)) == parameters.split()
+
+
+@pytest.mark.parametrize(("file", "name", "code"), CODE)
+def test_the_host_does_what_we_rely_on(file, name, code):
+    assert code in ast.unparse(_found(file, name))
