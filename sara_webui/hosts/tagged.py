@@ -20,6 +20,7 @@ from .lora_files import LoraFiles
 from .replacing import Replaced
 
 _log = logging.getLogger("sara")
+_log.setLevel(logging.WARNING)  # some of these hosts show nothing but errors otherwise
 
 
 class SaRANetwork(extra_networks.ExtraNetwork):

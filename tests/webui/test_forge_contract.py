@@ -105,6 +105,12 @@ CODE = [
      "merge_lora_to_weight(current_patches, weight, key, computation_dtype=torch.float32)"),
     ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "hashes = str(list(lora_patches.keys()))"),
     ((_FORGE,), "backend/patcher/lora.py", "LoraLoader.refresh", "self.backup[key] = weight.to(device=offload_device)"),
+    ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.add_patches",
+     "lora_identifier = (filename, strength_patch, strength_model, online_mode)"),
+    ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.add_patches",
+     "current_patches.append([strength_patch, patches[k], strength_model, offset, function])"),
+    ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.add_patches", "self.model.named_parameters()"),
+    ((_NEO,), "backend/patcher/base.py", "ModelPatcher.add_patches", "self.model.state_dict()"),
     ((_FORGE,), "backend/patcher/base.py", "ModelPatcher.clone", "n.lora_patches = self.lora_patches.copy()"),
     # The first Forge's: the extension for LoRAs begins anew as in the others, and calls by module.
     (_OLDER, f"{_OLD_LORA}/networks.py", "load_networks", "current_sd.current_lora_hash == compiled_lora_targets_hash"),

@@ -1,6 +1,7 @@
 """Forge and its kin: what they keep and compute in, models that go, other models than can be changed, its end."""
 
 import gc
+import logging
 import sys
 import weakref
 
@@ -50,6 +51,12 @@ def test_the_same_bits_as_from_the_library(tmp_path, rules, dtype, strength):
         webui.draw(f"<sara:gamma:{strength}>")
         found = webui.weights()
         assert not differing(found, {name: weight for name, weight in weights.items() if name in found})
+
+
+def test_a_host_that_shows_errors_alone_has_our_lines(webui, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    webui.draw("<sara:nothing:1>")
+    assert "no file of this name" in caplog.text
 
 
 def test_an_embedding_is_changed_where_it_computes(webui):

@@ -111,7 +111,7 @@ class _LoraLoader:
         for name, given in together.items():
             self.backup[name] = weight = self.model.get_parameter(name)
             merged = weight.float() if weight.dtype != torch.float32 else weight.clone()
-            for strength, value in given:
+            for strength, value, *_ in given:
                 if value[0] == "lora":
                     merged += _lora_change(value[1], strength)
                 else:
@@ -137,9 +137,9 @@ class ForgePatcher(_Patcher):
         self.lora_patches = other.lora_patches.copy()
 
     def add_patches(self, *, filename, patches, strength_patch=1.0, strength_model=1.0, online_mode=False):
-        taken = self.model.state_dict().keys() & patches.keys()
+        taken = {name for name, _ in self.model.named_parameters()} & patches.keys()
         self.lora_patches[filename, strength_patch, strength_model, online_mode] = {
-            name: [(strength_patch, patches[name])] for name in taken
+            name: [[strength_patch, patches[name], strength_model, None, None]] for name in taken
         }
         return taken
 
