@@ -35,3 +35,10 @@ def may_use_paths() -> bool:
     """Whether whoever sits before the page may train on any folder: not where the page is shared, or hides folders."""
     options = shared.cmd_opts
     return not any(getattr(options, name, None) for name in ("share", "listen", "ngrok", "hide_ui_dir_config"))
+
+
+def make_temporary_folder() -> None:
+    """The host's folder for pictures that a page shows and nobody has saved: Forge's kin expect it, and make it only
+    when it is set anew."""
+    if folder := getattr(getattr(shared, "opts", None), "temp_dir", ""):
+        Path(folder).mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import gradio
 
 from .. import hosts
 from ..training import hosts as training
-from .a1111 import A1111Files, may_use_paths
+from .a1111 import A1111Files, make_temporary_folder, may_use_paths
 from .tool_tabs import ToolTabs
 from .tools import Tools
 from .view import sentence
@@ -13,6 +13,7 @@ from .view import sentence
 def on_ui_tabs() -> list[tuple]:
     """For script_callbacks.on_ui_tabs."""
     host = hosts.current()
+    make_temporary_folder()
     with gradio.Blocks(analytics_enabled=False) as page:
         with gradio.Tab("Train"):
             _train()
