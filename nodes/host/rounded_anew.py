@@ -14,7 +14,7 @@ from comfy.utils import get_attr
 from .precision import is_gguf, precision_of
 
 # This module, the adapter, the loop of comfy.lora and the patcher, with one more for a pack that wraps one of them.
-_CALLERS = 6
+_CALLERS = 5
 _told: object = None
 
 
@@ -40,7 +40,8 @@ def tell_once(key: str, loaded_keys: set[str]) -> None:
 
 
 def _being_loaded() -> ModelPatcher | None:
-    frame = inspect.currentframe()
+    # Of the callers only: a frame that held itself would live on, with all of theirs and their weights.
+    frame = inspect.currentframe().f_back
     for _ in range(_CALLERS):
         if frame is None:
             return None
