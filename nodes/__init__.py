@@ -7,6 +7,7 @@ from .convert import SaRAConvert
 from .dataset import SaRADataset
 from .extract import SaRAExtract
 from .host.folders import register_folders
+from .host.loading.in_place import register_in_place
 from .host.patching import register_adapter
 from .host.report import register_report
 from .host.web.check import register_check
@@ -26,6 +27,7 @@ class SaRAExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folders()
         register_adapter()
+        register_in_place()
         register_report()
         register_runs()
         register_datasets()

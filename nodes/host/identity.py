@@ -9,7 +9,7 @@ import torch
 from ...sara_core.delta import SparseDelta
 from ...sara_core.models import identity as base_identity
 from ...sara_core.models.samples import RUN, QuantisedWeight, Sample, floor, named_precision
-from .base_weights import base_weight, base_weights
+from .base_weights import base_weight, kept_elements
 from .precision import is_gguf, is_host_quantised, logical_shapes, precision_of
 from .quantised_rows import dequantised_row, row_length, row_scale
 
@@ -49,13 +49,25 @@ def remark(model, delta: SparseDelta) -> str:
 def weights_of(model) -> dict[str, torch.Tensor | QuantisedWeight]:
     """What a MODEL is known by: its weights without patches, quantised ones as elements that are read when asked for,
     by the host's keys."""
-    stored, shapes = base_weights(model), logical_shapes(model)
-    weights = {key: weight for key, weight in stored.items() if key in shapes}
+    stored, shapes = model.model_state_dict(), logical_shapes(model)
+    weights = {key: _readable(model, key, weight) for key, weight in stored.items() if key in shapes}
     for key, parameter in model.model.named_parameters(remove_duplicate=False):
-        weight = base_weight(model, key, parameter)
+        weight = _readable(model, key, parameter)
         if is_host_quantised(weight) or is_gguf(weight):
             weights[key] = _quantised(model.model.get_submodule(key.rpartition(".")[0]), weight)
     return weights
+
+
+def _readable(model, key: str, weight: torch.Tensor) -> torch.Tensor | QuantisedWeight:
+    """A weight without patches; of one that was changed in place only the elements that are asked for are looked up."""
+    kept = kept_elements(model, key)
+    if kept is None:
+        return base_weight(model, key, weight)
+
+    def sample(start: int) -> Sample:
+        return Sample(kept.base_elements(start, RUN).double().cpu().numpy(), weight.dtype, floor(weight.dtype))
+
+    return QuantisedWeight(weight.shape, named_precision(weight.dtype), sample)
 
 
 def _quantised(module, weight: torch.Tensor) -> torch.Tensor | QuantisedWeight:

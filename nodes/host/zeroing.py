@@ -4,13 +4,14 @@ The host applies such functions to a weight each time it is used, wherever it li
 nothing is copied and nothing has to be undone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import comfy.sample
 import comfy.samplers
 import torch
 
 from ...sara_core.backward.attach import layers
+from ...sara_core.selection.one_at_a_time import OneAtATime
 from .base_weights import base_weight
 
 TRAINED_PART = "diffusion_model"
@@ -29,7 +30,7 @@ class ZeroBelow:
         return torch.where(weight.float().abs() < self.theta, 0, weight)
 
 
-def layer_weights(model) -> dict[str, torch.Tensor]:
+def layer_weights(model) -> Mapping[str, torch.Tensor]:
     """ComfyUI weight key → weight, without the patches (LoRAs) that are on the MODEL, of every Linear and Conv layer;
     a tied weight once."""
     weights, seen = {}, set()
@@ -37,8 +38,8 @@ def layer_weights(model) -> dict[str, torch.Tensor]:
         if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
             key = f"{TRAINED_PART}.{name}.weight"
-            weights[key] = base_weight(model, key, layer.weight)
-    return weights
+            weights[key] = layer.weight
+    return OneAtATime(weights, lambda key: base_weight(model, key, weights[key]))
 
 
 def zeroed_model(model, zero: ZeroBelow):

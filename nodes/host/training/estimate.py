@@ -13,6 +13,7 @@ from ....sara_core.memory import estimate as memory
 from ....sara_core.memory.estimate import MemoryEstimate
 from ....sara_core.memory.simulation import simulated
 from ....sara_core.training.loop import Training
+from ..base_weights import kept_by_host
 from . import checkpointing
 from .denoiser import Denoiser
 from .isolation import TrainingModel
@@ -49,8 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _weights(training: TrainingModel) -> int:
     model = training.modules()
-    kept_by_host = itertools.chain.from_iterable(part.patcher.backup.values() for part in training.parts)
-    backup = (getattr(kept, "weight", kept) for kept in kept_by_host)
+    backup = itertools.chain.from_iterable(kept_by_host(part.patcher) for part in training.parts)
     tensors = itertools.chain(model.parameters(), model.buffers(), backup)
     return memory.bytes_of(tensors, training.device)
 

@@ -2,12 +2,12 @@
 
 from contextlib import contextmanager
 
-import comfy.memory_management
 import comfy.ops
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ....sara_core.backward.access import AddedCopy
+from ..mapped import may_be_mapped
 from ..precision import ORDINARY, SMOOTHING, is_gguf, is_known, ordinary, precision_of
 
 
@@ -120,8 +120,6 @@ def can_be_written(module, device) -> bool:
     weight = module.weight
     if is_packed(weight):
         return False
-    mapped = hasattr(weight.untyped_storage(), "_comfy_tensor_file_slice")
-    may_be_mapped = weight.device.type == "cpu" and getattr(comfy.memory_management, "aimdo_enabled", False)
     streamed = hasattr(module, "_v") or weight.device != device
     patched = bool(getattr(module, "weight_function", None))
-    return not (mapped or may_be_mapped or streamed or patched)
+    return not (may_be_mapped(weight) or streamed or patched)

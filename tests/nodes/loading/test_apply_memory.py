@@ -17,12 +17,13 @@ CHUNK = 2**20
 
 
 class AliveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make; peak: the most that were alive at once."""
+    """Counts the bytes of the tensors that operations make: alive, peak (the most that were alive at once), and of the
+    largest."""
 
     def __init__(self):
         super().__init__()
         self._seen: set[int] = set()
-        self._alive = self.peak = 0
+        self.alive = self.peak = self.largest = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         for value in args:
@@ -39,13 +40,13 @@ class AliveBytes(TorchDispatchMode):
         if identity in self._seen:
             return
         self._seen.add(identity)
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
+        self.alive += size
+        self.peak, self.largest = max(self.peak, self.alive), max(self.largest, size)
         weakref.finalize(storage, self._forget, identity, size)
 
     def _forget(self, identity: int, size: int) -> None:
         self._seen.discard(identity)
-        self._alive -= size
+        self.alive -= size
 
 
 def random_entry(shape: tuple[int, ...], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,13 +105,32 @@ def deltas(comfy, model):
     return names
 
 
-def test_patching_takes_the_hosts_copies_and_less_than_the_delta(comfy, model, deltas):
+def test_a_loaded_model_with_a_delta_takes_six_bytes_an_element_and_nothing_of_a_weights_size(comfy, model, deltas):
+    load(model)
     patched, delta, *_ = comfy.execute("SaRALoader", model=model, sara_name=deltas[0], strength=0.7).outputs
-    copies = sum(patched.model.get_parameter(key).nbytes for key in patched.patches)
+    largest = max(len(entry.indices) for entry in delta.entries.values())
     with torch.inference_mode(), AliveBytes() as counted:
         load(patched)
-    own = sum(entry.indices.nbytes + entry.values.nbytes for entry in delta.entries.values())
-    assert copies < counted.peak <= copies + own
+        assert 0 < counted.alive <= 6 * delta.nnz
+        assert counted.peak <= counted.alive + 32 * largest
+        kept = counted.alive
+        for strength in (1.0, -0.5):
+            load(comfy.execute("SaRAApply", model=model, delta=delta, strength=strength).outputs[0])
+            assert counted.alive <= kept
+        assert counted.largest <= 8 * largest < 4 * max(weight.numel() for weight in model.model.parameters())
+
+
+def test_a_patch_that_is_added_while_the_model_computes_makes_nothing_of_the_weights_size(comfy, model, deltas):
+    """As with dynamic VRAM and low VRAM, where the host makes a copy of the weight for each use."""
+    from comfy.model_patcher import LowVramPatch
+
+    patched = comfy.execute("SaRALoader", model=model, sara_name=deltas[0], strength=0.7).outputs[0]
+    for key in patched.patches:
+        weight = patched.model.get_parameter(key).detach().clone()
+        with torch.inference_mode(), AliveBytes() as counted:
+            made = LowVramPatch(key, patched.patches)(weight)
+        assert made.data_ptr() == weight.data_ptr()
+        assert counted.peak < 0.5 * weight.nbytes
 
 
 @torch.inference_mode()  # as the host runs a graph: outside of it, it restores copies of the weights
