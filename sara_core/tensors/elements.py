@@ -11,6 +11,7 @@ _ARITHMETIC_FLOOR = torch.float32
 _WITHOUT_FLOAT64 = ("mps",)
 # What add_sparse_ works on at a time: its temporaries, up to 40 bytes per element, stay small beside a large delta.
 _CHUNK = 2**20
+_CACHED = 2**14
 
 
 def has_own_operations(tensor: torch.Tensor) -> bool:
@@ -119,7 +120,11 @@ def overwrite_(
 
     indices: int32 or int64 [n], unique; base: [n] in the weight's dtype; values: floating [n]; all on its device
     """
-    return scatter_(weight, indices, added(base, values, strength).to(weight.dtype))
+    # On the CPU small parts stay in the cache from one operation to the next, and no temporary is made of new pages.
+    size = _CACHED if weight.device.type == "cpu" else max(1, len(indices))
+    for part, before, change in zip(indices.split(size), base.split(size), values.split(size)):
+        scatter_(weight, part, added(before, change, strength).to(weight.dtype))
+    return weight
 
 
 def add_sparse_(
