@@ -45,12 +45,14 @@ def measure(spec: dict) -> dict:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     patch = seconds(lambda: load(patched))
-    host_copies = sum(patched.model.get_parameter(key).nbytes for key in patched.patches) / MIB
+    # The host's own entries are tuples with the whole weight; ours have the elements that were changed in place.
+    host_copies = sum(entry.weight.nbytes for entry in patched.backup.values() if isinstance(entry, tuple)) / MIB
     if cuda:  # there the loaded model is the copy
         patch_growth = (torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()) / MIB
     else:
         patch_growth = memory("VmHWM") - loaded - kept - host_copies
-    added, patched_weights = adding.seconds, adding.count
+    applied = resident_memory() - loaded - kept
+    added, patched_weights = adding.seconds, len(patched.patches)
 
     switches = {}
     for what, file in (("strength", spec["files"][0]), ("file", spec["files"][1])):
@@ -74,6 +76,7 @@ def measure(spec: dict) -> dict:
         "kept": kept,  # of it after the node
         "patch_growth": patch_growth,  # at most, beside what is kept and the host's copies of the weights it patches
         "host_copies": host_copies,
+        "applied": applied,  # beside the model and what the node keeps, as long as the patch is on
         "patched_weights": patched_weights,
         "parameters": sum(weight.numel() for weight in model.model.parameters()),
         "cores_used_by_others": others.cores(),
