@@ -240,7 +240,16 @@ def test_what_only_loading_anew_does_is_done(parts, patched, change):
     assert len(heard) == (change == "on_load")
     assert_same_bits(copies(model), as_the_host_patches(base, other.patches))
     load(model)
-    assert_same_bits(copies(model), base) and not model.model.first.weight_function
+    assert_same_bits(copies(model), base)
+    assert not model.model.first.weight_function
+
+
+def test_a_model_is_known_again_while_a_delta_is_on(comfy, parts, model, delta):
+    identity = comfy.pack_module("nodes.host.identity")
+    before = identity.identity_metadata(model)
+    live = comfy.execute("SaRAApply", model=model, delta=delta, strength=1.0).outputs[0]
+    load(live)
+    assert in_place(parts, live) and identity.identity_metadata(live) == before
 
 
 def test_patchers_of_other_kinds_go_the_hosts_way(parts, patched):

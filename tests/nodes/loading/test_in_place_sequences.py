@@ -137,6 +137,7 @@ class Sequence:
     def low_vram(self) -> None:
         one = self._any().patcher
         unload()
+        one.detach()  # it may have been loaded past the host's own list
         one.load(CPU, lowvram_model_memory=self.random.choice([1, 1500, 2500]))
 
     def unload_in_part(self) -> None:
