@@ -65,9 +65,14 @@ def copy_checkout(target: Path) -> Path:
     for name in tracked_files():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target / name)
-    _git(target, "init", "--quiet")
-    track_all(target)
-    return target
+    return as_repository(target)
+
+
+def as_repository(folder: Path) -> Path:
+    """Make a folder a new git repository that tracks all that lies in it; return it."""
+    _git(folder, "init", "--quiet")
+    track_all(folder)
+    return folder
 
 
 def track_all(repository: Path) -> None:

@@ -40,5 +40,6 @@ class OthersWatch:
     def __init__(self):
         self._start, self._seconds = time.perf_counter(), cpu_seconds_of_others()
 
-    def cores(self) -> float:
-        return (cpu_seconds_of_others() - self._seconds) / (time.perf_counter() - self._start)
+    def cores(self, own: float = 0.0) -> float:
+        """own: seconds of the processor that were used for this process by others, its children"""
+        return (cpu_seconds_of_others() - self._seconds - own) / (time.perf_counter() - self._start)

@@ -7,6 +7,7 @@ steps, device and dtype. The peak of memory is that since the model was there: p
 """
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -29,32 +30,21 @@ MIB = 1 << 20
 
 def measure(spec: dict) -> dict:
     """Memory in MiB and times in seconds; see the keys of the result."""
-    device, dtype = spec["device"], getattr(torch, spec["dtype"])
+    device = spec["device"]
     peaks = (_CudaMemory if device == "cuda" else _ProcessMemory)()
-    model = random_model(spec["model"], dtype, device)
-    inputs = random_inputs(spec["model"], spec["latent"], spec["batch"], dtype, device)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainee = Trainee(spec)
+    parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
     loaded = peaks.begin()
     others, start = OthersWatch(), time.perf_counter()
-    optimizer = METHODS[spec["method"]](model, spec["elements"])
-    model.train()  # diffusers checkpoints, and PEFT adapts, in training mode only
-    if spec["checkpointing"]:
-        model.enable_gradient_checkpointing()
+    trainee.prepare()
     prepared = time.perf_counter() - start
     prepared_peak = peaks.peak()
-    if optimizer is None:
-        first = next(iter(inputs))
-        inputs[first] = inputs[first].requires_grad_(True)
-    clock, gradients, given = Clock(device), _WeightGradients(), next(iter(inputs.values()))
-    losses = [
-        train_step(lambda: model(**inputs).sample, optimizer, given, clock) for _ in range(spec["steps"])
-    ]
-    if not all(torch.isfinite(torch.tensor(losses))):
-        raise RuntimeError(f"{spec['method']} did not train: losses {losses}")
+    clock, gradients = trainee.clock, WeightGradients()
+    losses = [trainee.step() for _ in range(spec["steps"])]
     peak = peaks.peak()
     return {
         **spec,
-        "trained_elements": trained_elements(optimizer),
+        "trained_elements": trained_elements(trainee.optimizer),
         "parameters": parameters,
         "loaded": loaded,
         "peak": peak,
@@ -76,7 +66,35 @@ def measure(spec: dict) -> dict:
     }  # fmt: skip
 
 
-class _WeightGradients:
+class Trainee:
+    """A model with random weights, and a method that trains it after `prepare`; see the specification above."""
+
+    def __init__(self, spec: dict):
+        dtype, device = getattr(torch, spec["dtype"]), spec["device"]
+        self.spec, self.optimizer, self.clock = spec, None, Clock(device)
+        self.model = random_model(spec["model"], dtype, device)
+        self.inputs = random_inputs(spec["model"], spec["latent"], spec["batch"], dtype, device)
+
+    def prepare(self) -> None:
+        """Let the method choose what it trains."""
+        self.optimizer = METHODS[self.spec["method"]](self.model, self.spec["elements"])
+        self.model.train()  # diffusers checkpoints, and PEFT adapts, in training mode only
+        if self.spec["checkpointing"]:
+            self.model.enable_gradient_checkpointing()
+        if self.optimizer is None:
+            first = next(iter(self.inputs))
+            self.inputs[first] = self.inputs[first].requires_grad_(True)
+
+    def step(self) -> float:
+        """The loss of one step, whose times are the clock's last. Raises RuntimeError where it is no number."""
+        given = next(iter(self.inputs.values()))
+        loss = train_step(lambda: self.model(**self.inputs).sample, self.optimizer, given, self.clock)
+        if not math.isfinite(loss):
+            raise RuntimeError(f"{self.spec['method']} did not train: its loss is {loss}")
+        return loss
+
+
+class WeightGradients:
     """seconds: what our layers take for the gradients of their chosen elements; on a GPU, which works on its own, they
     tell nothing"""
 

@@ -88,10 +88,8 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
            for other in ("-0", "1")},
     },
     ("sara_core/backward/ops.py", "LinearOp.weight_gradient_factors"): {
-        ("grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),",
-         "grad_output.reshape(-1, grad_output.shape[-1]).t(),"):
-            "the same numbers in another layout, of which the sampled product is slower",
-        ("x.reshape(-1, x.shape[-1]).t().contiguous(),", "x.reshape(-1, x.shape[-1]).t(),"):
+        ("yield tuple(part.to(dtype).t().contiguous() for part in parts)",
+         "yield tuple(part.to(dtype).t() for part in parts)"):
             "the same numbers in another layout, of which the sampled product is slower",
     },
     ("sara_core/backward/weight_gradient.py", "_dense"): {

@@ -15,6 +15,12 @@ import torch.nn.functional as F
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # Bytes of unfolded convolution input held at a time.
 UNFOLD_BYTES = 24 << 20
+# On the CPU a sampled product reads the rows of the laid-out input in no order. So at most what a cache holds of them is
+# laid out at a time, but enough tokens for a row to be worth its start.
+CACHED_BYTES = 1 << 20
+TOKENS_WORTH_A_ROW = 64
+# Beyond so many tokens at a time nothing is won, and the laid-out gradient of the output leaves the cache too.
+MOST_TOKENS = 512
 # On the CPU a convolution lays its weight out anew for every use. Above 32 MiB the system's malloc gives such a copy
 # back and fetches fresh memory every time, which takes longer than the convolution: so at most this of it at a time.
 WEIGHT_COPY_BYTES = 24 << 20
@@ -62,11 +68,11 @@ class LayerOp(Protocol):
         ...
 
     def weight_gradient_factors(
-        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int, dtype: torch.dtype
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs a [out / groups, tokens], b [elements of a row, tokens] whose products a bᵀ sum to the group's rows of
-        ∂loss/∂weight. Both are contiguous over tokens: the layout in which dot products of single elements are
-        fastest."""
+        ∂loss/∂weight. Both are of `dtype` and contiguous over tokens: the layout in which dot products of single
+        elements are fastest."""
         ...
 
 
@@ -98,12 +104,15 @@ class LinearOp:
         return g.t() @ x.reshape(-1, x.shape[-1])
 
     def weight_gradient_factors(
-        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int, dtype: torch.dtype
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield (
-            grad_output.reshape(-1, grad_output.shape[-1]).t().contiguous(),
-            x.reshape(-1, x.shape[-1]).t().contiguous(),
-        )
+        """On the CPU some tokens at a time; elsewhere all of them, as each part would be further launches."""
+        factors = grad_output.reshape(-1, grad_output.shape[-1]), x.reshape(-1, x.shape[-1])
+        at_a_time = max(1, len(factors[0]))
+        if x.device.type == "cpu":
+            at_a_time = min(MOST_TOKENS, max(TOKENS_WORTH_A_ROW, CACHED_BYTES // (x.shape[-1] * dtype.itemsize)))
+        for parts in zip(*(factor.split(at_a_time) for factor in factors)):
+            yield tuple(part.to(dtype).t().contiguous() for part in parts)
 
 
 @dataclass(frozen=True)
@@ -182,19 +191,24 @@ class ConvOp:
         return gradient.reshape(last - first, -1)
 
     def weight_gradient_factors(
-        self, x: torch.Tensor, grad_output: torch.Tensor, group: int
+        self, x: torch.Tensor, grad_output: torch.Tensor, group: int, dtype: torch.dtype
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The input is unfolded, a chunk of output positions at a time."""
-        x, grad_output = self._channels_of(x, group), self._channels_of(grad_output, group)
+        # Before it is unfolded the input is small: cast then, it is read once.
+        x, grad_output = (self._channels_of(tensor, group).to(dtype) for tensor in (x, grad_output))
         x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
         batch, channels = x.shape[:2]
         if batch == 0:
             return
         positions = grad_output.shape[2:]
         columns = channels * math.prod(self.kernel)
-        sample_bytes = columns * math.prod(positions) * x.element_size()
-        samples = min(batch, max(1, UNFOLD_BYTES // sample_bytes))
-        lines = min(positions[0], max(1, positions[0] * UNFOLD_BYTES // sample_bytes))
+        token_bytes = columns * x.element_size()
+        sample_bytes = token_bytes * math.prod(positions)
+        at_a_time = UNFOLD_BYTES
+        if x.device.type == "cpu":
+            at_a_time = min(at_a_time, max(CACHED_BYTES, TOKENS_WORTH_A_ROW * token_bytes))
+        samples = min(batch, max(1, at_a_time // sample_bytes))
+        lines = min(positions[0], max(1, positions[0] * at_a_time // sample_bytes))
         for sample in range(0, batch, samples):
             for line in range(0, positions[0], lines):
                 g = grad_output[sample:sample + samples, :, line:line + lines]

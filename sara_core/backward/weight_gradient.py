@@ -5,10 +5,9 @@ dense   the weight gradient in chunks of rows, from each of which the chosen ele
 csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
 triton-tiles, triton-dots   the same products by kernels of our own (triton_gradient.py), on GPUs where Triton works
 
-Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU the sampled product
-wins for nearly every layer up to densities far above the usual ones (`python dev.py bench weight_gradient`), so there
-the density decides and the same run has the same bits every time. On other devices the first use of each combination
-times all that work there, and the answer is kept for the process.
+Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU costs that were measured
+beforehand decide (cpu_costs.py), so that the same run has the same bits every time. On other devices the first use of
+each combination times all that work there, and the answer is kept for the process.
 """
 
 import functools
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ..errors import UnsupportedModelError
+from .cpu_costs import sampled_product_pays
 from .ops import LayerOp
 from .support import Segment
 
@@ -31,8 +31,6 @@ ROUTES = ("auto", "dense", "csr", *KERNELS)
 DENSE_BYTES = 16 << 20
 # Where torch has sampled products of sparse matrices.
 CSR_DEVICES = ("cpu", "cuda")
-# Share of a weight's elements up to which "auto" takes the sampled product on the CPU.
-CPU_CSR_DENSITY = 0.12
 # Relative difference from torch's result up to which a kernel is believed; TF32 alone makes 1e-3 of it.
 KERNEL_TOLERANCE = 1e-2
 
@@ -111,10 +109,16 @@ def _give_up(route: str, error: Exception) -> None:
 
 def _fastest_route(op, segment, x, grad_output) -> str:
     if x.device.type == "cpu":
-        return "csr" if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else "dense"
+        return cpu_route(op, segment, x)
     if x.device.type not in CSR_DEVICES:
         return "dense"
     return _measured_route(op, segment, x, grad_output)
+
+
+def cpu_route(op: LayerOp, segment: Segment, x: torch.Tensor) -> str:
+    """What "auto" takes on the CPU, for an input `x` of the layer."""
+    pays = sampled_product_pays(op, segment.rows, segment.columns, len(segment), x.dtype)
+    return "csr" if pays else "dense"
 
 
 def _measured_route(op, segment, x, grad_output) -> str:
@@ -153,9 +157,8 @@ def _dense(op, segment, x, grad_output):
 
 def _csr(op, segment, x, grad_output):
     # The sampled product exists in fp32 only, and half precision would lose the sum over tokens anyway.
-    return _sum_of_products(
-        op, segment, x.float(), grad_output.float(), op.weight_gradient_factors, _add_sampled_product
-    )
+    factors = functools.partial(op.weight_gradient_factors, dtype=torch.float32)
+    return _sum_of_products(op, segment, x, grad_output, factors, _add_sampled_product)
 
 
 @functools.cache
@@ -175,13 +178,15 @@ def _add_sampled_product(total, crow, col, a, b):
 def _tiles(op, segment, x, grad_output):
     kernels, _ = _kernels()
     # Tiles are as fast in any layout: no transposed copies of a Linear's input and gradient.
-    factors = _linear_views if op.spatial_dims is None else op.weight_gradient_factors
+    unfolded = functools.partial(op.weight_gradient_factors, dtype=x.dtype)
+    factors = _linear_views if op.spatial_dims is None else unfolded
     return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.tiles))
 
 
 def _dots(op, segment, x, grad_output):
     kernels, _ = _kernels()
-    return _sum_of_products(op, segment, x, grad_output, op.weight_gradient_factors, _adding(kernels.dots))
+    factors = functools.partial(op.weight_gradient_factors, dtype=x.dtype)
+    return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.dots))
 
 
 def _linear_views(x, grad_output, group):

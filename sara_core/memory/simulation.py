@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..backward.store import Store
-from ..backward.weight_gradient import CPU_CSR_DENSITY, DENSE_BYTES
+from ..backward.weight_gradient import DENSE_BYTES, cpu_route
 
 # A storage of torch's on the GPU begins at a multiple of this.
 ALIGNMENT = 512
@@ -123,7 +123,7 @@ class _StoreWithoutContent(Store):
 
     def take(self, number, op, x, grad_output, route):
         segment = self.support.segments[number]
-        for possible in _possible_routes(route, segment, x.device):
+        for possible in _possible_routes(route, op, segment, x):
             (_dense_chunks if possible == "dense" else _sampled_products)(op, segment, x, grad_output)
 
     def take_dense(self, number, gradient):
@@ -136,17 +136,16 @@ class _StoreWithoutContent(Store):
         return torch.empty(count, dtype=torch.int64, device=device), torch.empty(count, device=device)
 
 
-def _possible_routes(route: str, segment, device) -> tuple[str, ...]:
+def _possible_routes(route: str, op, segment, x) -> tuple[str, ...]:
     if route != "auto":
         return (route,)
-    if device.type != "cpu":
+    if x.device.type != "cpu":
         return ("csr", "dense")  # kernels take no more than csr
-    return ("csr",) if len(segment) <= CPU_CSR_DENSITY * segment.rows * segment.columns else ("dense",)
+    return (cpu_route(op, segment, x),)
 
 
 def _sampled_products(op, segment, x, grad_output):
-    x, grad_output = x.float(), grad_output.float()
-    for _factors in itertools.islice(op.weight_gradient_factors(x, grad_output, 0), CHUNKS):
+    for _factors in itertools.islice(op.weight_gradient_factors(x, grad_output, 0, torch.float32), CHUNKS):
         x.new_empty(SAMPLED_PRODUCT_VECTORS * len(segment))
 
 

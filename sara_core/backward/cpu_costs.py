@@ -1,0 +1,73 @@
+"""What the routes of a weight gradient take on the CPU, and so which of them is taken there.
+
+No clock decides: the costs below were measured once for each kind of processor (`python dev.py bench route_costs`), so
+that the same run takes the same routes, and has the same bits, every time. Where nobody has measured, the density
+decides alone.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from .ops import LayerOp
+
+# Share of a weight's elements up to which the sampled product is taken where no costs are known.
+SAMPLED_DENSITY = 0.12
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Picoseconds of one thread.
+
+    layout: to cast and transpose, or unfold, one element of the layer's input or of its output's gradient
+    product: of the sampled product, for one chosen element and token
+    dense: of the dense gradient, for one element of the weight and token
+    """
+
+    layout: float
+    product: float
+    dense: float
+
+
+LINEAR, CONVOLUTION = "linear", "convolution"
+FP32, BF16 = torch.float32, torch.bfloat16
+# Processors with matrix units (AMX), and others that multiply bf16 (avx512_bf16).
+MATRIX, VECTOR = "matrix", "vector"
+COSTS = {
+    # AMD EPYC (Zen 5).
+    (VECTOR, LINEAR, FP32): Costs(650, 80, 19.5),
+    (VECTOR, LINEAR, BF16): Costs(650, 80, 5.7),
+    (VECTOR, CONVOLUTION, FP32): Costs(300, 120, 11.5),
+    (VECTOR, CONVOLUTION, BF16): Costs(300, 120, 5.6),
+    # Intel Xeon, measured while a Linear still laid out all tokens at once.
+    (MATRIX, LINEAR, FP32): Costs(1100, 96, 11.6),
+    (MATRIX, LINEAR, BF16): Costs(1500, 160, 3.0),
+}
+
+
+def sampled_product_pays(op: LayerOp, rows: int, columns: int, chosen: int, dtype: torch.dtype) -> bool:
+    """Whether the sampled product is to be taken, and not the dense gradient, of a weight [rows, columns] with so many
+    chosen elements. Both grow alike with the tokens, whose number makes no difference.
+
+    dtype: of the layer's input and its output's gradient
+    """
+    kind = LINEAR if op.spatial_dims is None else CONVOLUTION
+    costs = COSTS.get((_processor(), kind, dtype))
+    if costs is None or op.groups > 1:
+        return chosen <= SAMPLED_DENSITY * rows * columns
+    threads = torch.get_num_threads()
+    # Torch transposes with one thread; everything else is done by all.
+    layout = costs.layout * (rows + columns) * (threads if kind == LINEAR else 1)
+    return layout + costs.product * chosen <= costs.dense * rows * columns
+
+
+@functools.cache
+def _processor() -> str | None:
+    """Which kind of processor this is, of those with known costs."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":  # may be lowered by the user, to repeat another's bits
+        return None
+    for kind, name in ((MATRIX, "_is_amx_tile_supported"), (VECTOR, "_is_avx512_bf16_supported")):
+        if getattr(torch.cpu, name, bool)():
+            return kind
+    return None
