@@ -5,9 +5,9 @@ dense   the weight gradient in chunks of rows, from each of which the chosen ele
 csr     only the chosen elements: sampled products of the rows of the output gradient and of the (unfolded) input
 triton-tiles, triton-dots   the same products by kernels of our own (triton_gradient.py), on GPUs where Triton works
 
-Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU costs that were measured
-beforehand decide (cpu_costs.py), so that the same run has the same bits every time. On other devices the first use of
-each combination times all that work there, and the answer is kept for the process.
+Which is fastest depends on the layer's shape, density, number of tokens and machine. On the CPU costs that were
+measured beforehand decide (cpu_costs.py), so that the same run has the same bits every time. On other devices the first
+use of each combination times all that work there, and the answer is kept for the process.
 """
 
 import functools
