@@ -36,8 +36,8 @@ FP32, BF16 = torch.float32, torch.bfloat16
 MATRIX, VECTOR = "matrix", "vector"
 COSTS = {
     # AMD EPYC (Zen 5).
-    (VECTOR, LINEAR, FP32): Costs(650, 80, 19.5),
-    (VECTOR, LINEAR, BF16): Costs(650, 80, 5.7),
+    (VECTOR, LINEAR, FP32): Costs(800, 90, 19.5),
+    (VECTOR, LINEAR, BF16): Costs(800, 90, 5.7),
     (VECTOR, CONVOLUTION, FP32): Costs(300, 120, 11.5),
     (VECTOR, CONVOLUTION, BF16): Costs(300, 120, 5.6),
     # Intel Xeon, measured while a Linear still laid out all tokens at once.

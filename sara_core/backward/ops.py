@@ -17,7 +17,7 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 UNFOLD_BYTES = 24 << 20
 # On the CPU a sampled product reads the rows of the laid-out input in no order. So at most what a cache holds of them
 # is laid out at a time, but enough tokens for a row to be worth its start.
-CACHED_BYTES = 1 << 20
+CACHED_BYTES = 512 << 10
 TOKENS_WORTH_A_ROW = 64
 # Beyond so many tokens at a time nothing is won, and the laid-out gradient of the output leaves the cache too.
 MOST_TOKENS = 512

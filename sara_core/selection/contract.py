@@ -8,15 +8,16 @@ import torch
 from ..errors import SelectionError
 from ..tensors.elements import gather
 from .magnitudes import Shares
+from .one_at_a_time import Outline
 
 
 def checked_positions(
-    rule: str, chosen: Any, weights: Mapping[str, torch.Tensor], shares: Shares | None
+    rule: str, chosen: Any, weights: Mapping[str, Outline], shares: Shares | None
 ) -> dict[str, torch.Tensor]:
     """What a rule has chosen (rules.Chosen), by names in the order of `weights`: flat positions, int32 [k] with k > 0,
     increasing, on the weight's device.
 
-    rule: its name; shares: how many were wanted, None for a rule that was given a threshold
+    rule: its name; weights: name → outline; shares: how many were wanted, None for a rule that was given a threshold
 
     Raises SelectionError, with the rule and the weight, for anything else.
     """
@@ -69,7 +70,7 @@ def write_counts(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return {name: weight._version for name, weight in weights.items() if not weight.is_inference()}
 
 
-def _positions(rule: str, name: str, part, weight: torch.Tensor) -> torch.Tensor:
+def _positions(rule: str, name: str, part, weight: Outline) -> torch.Tensor:
     if not isinstance(part, torch.Tensor):
         raise _broken(rule, f"returned a {type(part).__name__} for '{name}', no tensor")
     if part.dtype == torch.bool:

@@ -9,7 +9,7 @@ from ..delta.entry import all_finite
 from ..errors import SelectionError
 from ..tensors.elements import gather
 from ..wording import Sentence
-from .one_at_a_time import OneAtATime
+from .one_at_a_time import Outline, one_at_a_time, outlines
 
 # Elements examined at a time: bounds the temporaries of a selection to tens of MB whatever the model's size.
 CHUNK = 1 << 22
@@ -37,10 +37,12 @@ def below(weights: Mapping[str, torch.Tensor], threshold: float) -> dict[str, to
 
     Raises SelectionError where that is none of them, or all.
     """
+    weights = one_at_a_time(weights)
     magnitudes = _Magnitudes(weights)
     indices = {name: magnitudes.positions(weight, lambda a: a < threshold) for name, weight in weights.items()}
     chosen = sum(index.numel() for index in indices.values())
-    _refuse_all_or_none(magnitudes, weights, threshold, chosen > 0, chosen < sum(w.numel() for w in weights.values()))
+    total = sum(outline.numel() for outline in outlines(weights).values())
+    _refuse_all_or_none(magnitudes, weights, threshold, chosen > 0, chosen < total)
     return indices
 
 
@@ -109,7 +111,7 @@ def cut(
 def _lowest(magnitudes: "_Magnitudes", weights, shares: Shares) -> dict[str, torch.Tensor]:
     indices: dict[str, torch.Tensor] = {}
     for names, n in shares:
-        indices |= _n_lowest(magnitudes, OneAtATime(names, weights.__getitem__), n)
+        indices |= _n_lowest(magnitudes, one_at_a_time(weights).only(names), n)
     return indices
 
 
@@ -122,9 +124,9 @@ class _Magnitudes:
 
     def __init__(self, weights: Mapping[str, torch.Tensor], mirrored: bool = False):
         needed: dict[torch.device, int] = {}
-        for weight in weights.values():
-            columns, step = _chunk_of(weight)
-            needed[weight.device] = max(needed.get(weight.device, 0), columns * step)
+        for outline in outlines(weights).values():
+            columns, step = _chunk_of(outline)
+            needed[outline.device] = max(needed.get(outline.device, 0), columns * step)
         self.buffers = {device: torch.empty(size, device=device) for device, size in needed.items()}
         self.mirrored = mirrored
 
@@ -134,23 +136,34 @@ class _Magnitudes:
         for number, part in enumerate(_parts(weight)):
             chunk = self.buffers[weight.device][:part.numel()]
             chunk.view(part.shape).copy_(part)
-            chunk.abs_()
-            # The smallest leave infinite ones for last; the largest would take them first.
-            if self.mirrored:
-                chunk.neg_().masked_fill_(chunk.isinf(), math.nan)
-            yield number * step * columns, chunk
+            yield number * step * columns, self._of_(chunk)
+
+    def every(self, stride: int, weight: torch.Tensor) -> list[torch.Tensor]:
+        """Those of every `stride`-th element of each chunk, as new fp32 tensors. Of a weight that lies in memory in
+        its logical order nothing else is read."""
+        if weight.is_contiguous():
+            return [self._of_(part.reshape(-1)[::stride].to(torch.float32, copy=True)) for part in _parts(weight)]
+        return [chunk[::stride].clone() for _, chunk in self.chunks(weight)]
+
+    def _of_(self, values: torch.Tensor) -> torch.Tensor:
+        """The magnitudes of fp32 values, which are overwritten."""
+        values.abs_()
+        # The smallest leave infinite ones for last; the largest would take them first.
+        return values.neg_().masked_fill_(values.isinf(), math.nan) if self.mirrored else values
 
     def positions(self, weight: torch.Tensor, keep) -> torch.Tensor:
         """Flat positions, int32, of the elements for whose magnitude `keep` is true."""
-        found = [
-            keep(chunk).nonzero().view(-1).add_(start).to(torch.int32) for start, chunk in self.chunks(weight)
-        ]
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.int32, device=weight.device)
+        return self.found(weight, keep)[0]
 
-    def at(self, weight: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Those at flat positions `index`: fp32 [len(index)]."""
-        magnitudes = gather(weight, index).abs().float()
-        return magnitudes.neg_() if self.mirrored else magnitudes
+    def found(self, weight: torch.Tensor, keep) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat positions, int32, of the elements for whose magnitude `keep` is true, and these magnitudes, fp32."""
+        positions = [torch.empty(0, dtype=torch.int32, device=weight.device)]
+        kept = [torch.empty(0, device=weight.device)]
+        for start, chunk in self.chunks(weight):
+            place = keep(chunk).nonzero().view(-1)
+            kept.append(chunk.index_select(0, place))
+            positions.append(place.add_(start).to(torch.int32))
+        return torch.cat(positions), torch.cat(kept)
 
     def least(self, weight: torch.Tensor) -> float:
         """The smallest that is a number; infinite if there is none."""
@@ -165,7 +178,7 @@ def _parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
     return (matrix[row:row + step] for row in range(0, len(matrix), step))
 
 
-def _chunk_of(weight) -> tuple[int, int]:
+def _chunk_of(weight: torch.Tensor | Outline) -> tuple[int, int]:
     """(elements of a row, rows of a chunk)"""
     rows = weight.shape[0] if weight.dim() > 1 else 1
     columns = max(1, weight.numel() // max(1, rows))
@@ -175,32 +188,32 @@ def _chunk_of(weight) -> tuple[int, int]:
 def _sampled_bound(magnitudes: _Magnitudes, weights, n: int, total: int) -> float:
     """A guess at a magnitude with somewhat more than n elements at or below it, from an even sample."""
     stride = max(1, total // SAMPLE)
-    sample = torch.cat([
-        chunk[::stride].clone().cpu() for w in weights.values() for _, chunk in magnitudes.chunks(w)
-    ])
+    sample = torch.cat([part.cpu() for weight in weights.values() for part in magnitudes.every(stride, weight)])
     rank = min(sample.numel(), int(MARGIN * n / total * sample.numel()) + 16)
     # A weight that is not a number sorts last, as infinity does, and like it must not become the bound's end.
     return float(sample.nan_to_num_(nan=math.inf, posinf=math.inf).kthvalue(rank).values)
 
 
-def _up_to(magnitudes: _Magnitudes, weights, bound: float, n: int) -> dict[str, torch.Tensor]:
-    """Positions of all elements below `bound`, by name, and of those at it, of which quantised weights may have a
-    hundred times n: none more once there are n, for among equals the first are chosen."""
-    found, count = {}, 0
+def _up_to(
+    magnitudes: _Magnitudes, weights, bound: float, n: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(positions, magnitudes) of all elements below `bound`, by name, and of those at it, of which quantised weights
+    may have a hundred times n: none more once there are n, for among equals the first are chosen."""
+    found, keys, count = {}, {}, 0
     for name, weight in weights.items():
         compared = torch.lt if count >= n else torch.le
-        found[name] = magnitudes.positions(weight, lambda a: compared(a, bound))
+        found[name], keys[name] = magnitudes.found(weight, lambda a: compared(a, bound))
         count += found[name].numel()
-    return found
+    return found, keys
 
 
 def _n_lowest(magnitudes: _Magnitudes, weights, n: int) -> dict[str, torch.Tensor]:
     """Exactly the n elements of lowest magnitude, without a copy of the weights: guess a bound, collect what lies
     at or below it, and cut there."""
-    total = sum(weight.numel() for weight in weights.values())
+    total = sum(outline.numel() for outline in outlines(weights).values())
     bound = _sampled_bound(magnitudes, weights, n, total)
     while True:
-        found = _up_to(magnitudes, weights, bound, n)
+        found, keys = _up_to(magnitudes, weights, bound, n)
         if sum(index.numel() for index in found.values()) >= n:
             break
         if bound == math.inf:
@@ -209,6 +222,4 @@ def _n_lowest(magnitudes: _Magnitudes, weights, n: int) -> dict[str, torch.Tenso
                 "merged wrongly: load another one."
             )
         bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2
-    # A weight of which nothing was found is not asked for again: it may have to be dequantised for that.
-    keys = {name: magnitudes.at(weights[name], index) if len(index) else index.float() for name, index in found.items()}
     return cut(found, keys, n)[0]

@@ -24,6 +24,7 @@ import torch
 from ..errors import SelectionError
 from . import magnitudes
 from .magnitudes import Shares
+from .one_at_a_time import outlines
 
 ByGradient = Callable[[Mapping[str, torch.Tensor], Shares], dict[str, torch.Tensor]]
 
@@ -66,12 +67,14 @@ class Rule:
         weights, at least one and not all; None for every other rule
     needs_loss: whether it looks at the gradient of a loss
     takes_seed: whether it draws, so that the seed belongs to what was asked for
+    only_reads: whether it is known to write into no weight, so that nobody need ask them all for it
     """
 
     choose: Callable[[Request], Chosen]
     below: Callable[[Mapping[str, torch.Tensor], float], Chosen] | None = None
     needs_loss: bool = False
     takes_seed: bool = False
+    only_reads: bool = False
 
     @property
     def has_theta(self) -> bool:
@@ -90,9 +93,9 @@ def _largest(request: Request) -> Chosen:
 def _random(request: Request) -> Chosen:
     """Drawn on the CPU, whatever the device, and without a permutation of all elements: numbers are drawn until as
     many different ones have come up as are wanted. What is drawn is the number of an element among the finite ones."""
-    positions = {}
+    positions, known = {}, outlines(request.weights)
     for names, n in request.shares:
-        sizes = [request.weights[name].numel() - request.not_finite.get(name, 0) for name in names]
+        sizes = [known[name].numel() - request.not_finite.get(name, 0) for name in names]
         ends = torch.tensor(sizes).cumsum(0)
         drawn = torch.empty(0, dtype=torch.int64)
         while len(drawn) < n:
@@ -112,10 +115,10 @@ def _gradient(request: Request) -> Chosen:
 
 SMALLEST = "smallest"
 RULES: dict[str, Rule] = {
-    SMALLEST: Rule(_smallest, below=magnitudes.below),
-    "largest": Rule(_largest),
-    "random": Rule(_random, takes_seed=True),
-    "gradient": Rule(_gradient, needs_loss=True),
+    SMALLEST: Rule(_smallest, below=magnitudes.below, only_reads=True),
+    "largest": Rule(_largest, only_reads=True),
+    "random": Rule(_random, takes_seed=True, only_reads=True),
+    "gradient": Rule(_gradient, needs_loss=True, only_reads=True),
 }
 
 

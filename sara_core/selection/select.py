@@ -8,12 +8,11 @@ import torch
 from ..delta.entry import MAX_ELEMENTS
 from ..errors import SelectionError
 from ..numbers import LARGEST_COUNT, SEED_RANGE, checked
-from ..tensors.elements import overlaps_itself
 from ..wording import Sentence
 from . import magnitudes
 from .contract import check_finite, check_unchanged, checked_positions, write_counts
 from .magnitudes import Shares, check_threshold, largest_chosen
-from .one_at_a_time import OneAtATime
+from .one_at_a_time import OneAtATime, one_at_a_time, outlines
 from .rules import RULES, SMALLEST, ByGradient, Chosen, Request, Rule, named_rule
 
 
@@ -102,6 +101,8 @@ def select(
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, by_gradient)
     weights = _without_graph(weights)
+    # First: what is looked at on the way need not be asked for again.
+    not_finite = magnitudes.not_finite(weights)
     total = _check_weights(weights)
     asked_for = {"rule": name, amount: value}
     if rule.takes_seed:
@@ -109,17 +110,17 @@ def select(
     if per_layer:
         asked_for["per_layer"] = True
     shares = None if amount == "threshold" else _shares(weights, amount, value, per_layer)
-    not_finite = magnitudes.not_finite(weights)
     _check_enough(weights, shares, not_finite)
-    counts = write_counts(weights)
+    may_write = not (rule.only_reads or rule.needs_loss)  # computing a loss may write the same values back
+    counts = write_counts(weights) if may_write else {}
     if shares is None:
         chosen = rule.below(weights, value)
     else:
         generator = torch.Generator().manual_seed(seed)
         chosen = rule.choose(Request(weights, shares, generator, by_gradient, not_finite))
-    if not rule.needs_loss:  # computing a loss may write the same values back
+    if may_write:
         check_unchanged(name, weights, counts)
-    indices = checked_positions(name, chosen, weights, shares)
+    indices = checked_positions(name, chosen, outlines(weights), shares)
     check_finite(name, weights, indices, not_finite)
     theta = None
     if rule.has_theta and not per_layer:
@@ -143,6 +144,7 @@ def check_selectable(
     checked(seed, "seed", *SEED_RANGE, whole=True, error=SelectionError)
     name, rule = named_rule(rule)
     _check_rule(name, rule, amount, per_layer, rule.needs_loss or None)
+    weights = one_at_a_time(weights)
     _check_weights(weights)
     if amount != "threshold":
         _shares(weights, amount, value, per_layer)
@@ -150,7 +152,7 @@ def check_selectable(
         check_threshold(weights, value)
 
 
-def _without_graph(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def _without_graph(weights: Mapping[str, torch.Tensor]) -> OneAtATime:
     return OneAtATime(weights, lambda name: weights[name].detach())
 
 
@@ -186,8 +188,9 @@ def _check_rule(name: str, rule: Rule, amount: str, per_layer: bool, by_gradient
 
 
 def _check_enough(weights: Mapping[str, torch.Tensor], shares: Shares | None, not_finite: Mapping[str, int]) -> None:
+    sizes = outlines(weights)
     for names, n in shares or ():
-        finite = sum(weights[name].numel() - not_finite.get(name, 0) for name in names)
+        finite = sum(sizes[name].numel() - not_finite.get(name, 0) for name in names)
         if finite < n:
             raise SelectionError(
                 f"Fewer than {n:,} of the weights are numbers, only {finite:,}; the others are NaN or infinite. The "
@@ -197,15 +200,16 @@ def _check_enough(weights: Mapping[str, torch.Tensor], shares: Shares | None, no
 
 def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
     """How many elements there are."""
-    total = sum(weight.numel() for weight in weights.values())
+    known = outlines(weights)
+    total = sum(outline.numel() for outline in known.values())
     if total == 0:
         raise SelectionError(Sentence(
             "There is no weight to choose from: the include and exclude patterns leave no Linear or Conv layer."
         ))  # fmt: skip
-    for name, weight in weights.items():
-        if weight.numel() > MAX_ELEMENTS:
+    for name, outline in known.items():
+        if outline.numel() > MAX_ELEMENTS:
             raise SelectionError(f"'{name}' has more than 2^31 - 1 elements: leave it out with an exclude pattern.")
-        if overlaps_itself(weight):
+        if outline.overlaps:
             raise SelectionError(
                 f"'{name}' has several elements at one place in memory (it was expanded), which cannot be changed one "
                 "by one: give it memory of its own with clone(), or leave it out with an exclude pattern."
@@ -215,11 +219,12 @@ def _check_weights(weights: Mapping[str, torch.Tensor]) -> int:
 
 def _shares(weights: Mapping[str, torch.Tensor], amount: str, value: float, per_layer: bool) -> Shares:
     """Which weights give how many elements together."""
-    total = sum(weight.numel() for weight in weights.values())
+    known = outlines(weights)
+    total = sum(outline.numel() for outline in known.values())
     if per_layer:
-        shares = [([name], max(1, round(value * weight.numel()))) for name, weight in weights.items()]
+        shares = [([name], max(1, round(value * outline.numel()))) for name, outline in known.items()]
     else:
-        shares = [(list(weights), value if amount == "count" else round(value * total))]
+        shares = [(list(known), value if amount == "count" else round(value * total))]
     n = sum(share for _, share in shares)
     if n < 1:
         raise SelectionError(Sentence(

@@ -1,5 +1,8 @@
 """Selection against a brute-force oracle: exactly the smallest elements, exactly as many as asked for."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -293,3 +296,35 @@ def test_of_many_equals_no_more_are_looked_at_than_are_chosen(monkeypatch):
         "layers.0.weight": 1000, "layers.1.weight": 500,
     }  # fmt: skip
     assert torch.equal(found["layers.1.weight"], torch.arange(1, 1000, 2, dtype=torch.int32))
+
+
+class MadeAnew(Mapping):
+    """Weights that are made each time they are asked for, as dequantised ones; counts how often that is."""
+
+    def __init__(self, weights):
+        self.weights, self.asked = weights, Counter()
+
+    def __getitem__(self, name):
+        self.asked[name] += 1
+        return self.weights[name].clone(memory_format=torch.preserve_format)
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+
+@pytest.mark.parametrize("asked_for, times", [
+    ({"threshold": 0.125}, 2),  # are they numbers; the positions
+    ({"count": 50}, 4),  # are they numbers; a sample; the positions with their magnitudes; the largest chosen
+    ({"count": 50, "rule": "largest"}, 3),
+    ({"density": 0.2, "per_layer": True}, 3),
+    ({"count": 50, "rule": "random"}, 1),
+])  # fmt: skip
+def test_a_weight_that_has_to_be_made_is_made_no_more_often_than_it_is_read(asked_for, times):
+    weights = model_weights()
+    made = MadeAnew(weights)
+    result, expected = select(made, **asked_for), select(weights, **asked_for)
+    assert all(torch.equal(result.indices[name], index) for name, index in expected.indices.items())
+    assert max(made.asked.values()) == times
