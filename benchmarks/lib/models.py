@@ -13,6 +13,14 @@ SEED = 0
 SD_TOKENS, FLUX_TOKENS = 77, 512
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768}
+# The shallow half of its layers, where most tokens are, in a tenth of its memory.
+SD15_PART = {
+    **SD15,
+    "block_out_channels": (320, 640),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+}
 SDXL = {
     "sample_size": 128,
     "block_out_channels": (320, 640, 1280),
@@ -90,6 +98,7 @@ def _unet_shape(config: dict) -> Shape:
 
 SHAPES = {
     "sd15": _unet_shape(SD15),
+    "sd15-part": _unet_shape(SD15_PART),
     "sdxl": _unet_shape(SDXL),
     "flux-pair": Shape(_flux_pair, _flux_inputs),
     "small": _unet_shape(SMALL),

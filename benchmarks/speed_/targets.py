@@ -25,10 +25,10 @@ class Training:
 
     @property
     def name(self) -> str:
-        """For the table, e.g. "sd15 5 M 32×32, fp32"."""
+        """For the table, e.g. "sd15, 5 M 32×32, fp32"."""
         dtype = {"float32": "fp32", "bfloat16": "bf16"}[self.dtype]
         more = (f", batch {self.batch}" if self.batch > 1 else "") + (", checkpointing" if self.checkpointing else "")
-        return f"{self.model} {self.elements / 1e6:g} M {self.latent}×{self.latent}, {dtype}{more}"
+        return f"{self.model}, {self.elements / 1e6:g} M {self.latent}×{self.latent}, {dtype}{more}"
 
     def spec(self, method: str) -> dict:
         """For benchmarks.lib.step_run.Trainee."""
@@ -51,7 +51,14 @@ TRAININGS = (
     Training("sd15", MANY, 32, {STEP: 1.10, GRADIENT: None}, batch=4),
     Training("flux-pair", 30_000_000, 64, {STEP: None, GRADIENT: 0.12}, **BF16),
 )
-QUICK = TRAININGS[:2]
+# Where time or memory is short: layers of the same shapes, at the same densities.
+PART = "sd15-part"
+QUICK = (
+    Training(PART, 600_000, 32, {STEP: 0.90, GRADIENT: None, UPDATE: 0.03}),
+    Training(PART, 6_000_000, 32, {STEP: 1.10, GRADIENT: None, UPDATE: 0.08}),
+    Training(PART, 600_000, 64, {STEP: 0.90, GRADIENT: None}),
+    Training(PART, 600_000, 32, {STEP: 0.95, GRADIENT: 0.05}, **BF16),
+)
 SMALL = (Training("small", 30_000, 16, {STEP: 0.90, GRADIENT: None, UPDATE: 0.03}),)
 
 

@@ -15,6 +15,7 @@ FLOOR, OURS, ATTENTION, EVERYWHERE = "floor", "SaRA", "LoRA attention", "LoRA ev
 # Trained elements at 0.6 % and at 5.8 % of the model: normal weights below 2e-4 and below 2e-3.
 ELEMENTS = {
     "sd15": (5_000_000, 50_000_000),
+    "sd15-part": (600_000, 6_000_000),
     "sdxl": (15_000_000, 150_000_000),
     "flux-pair": (3_000_000, 30_000_000),
     "small": (30_000, 300_000),
