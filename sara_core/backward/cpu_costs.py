@@ -29,6 +29,12 @@ class Costs:
     product: float
     dense: float
 
+    def sampled_pays(self, rows: int, columns: int, chosen: int, waiting: int = 1) -> bool:
+        """Whether the sampled product of `chosen` elements is no dearer than the dense gradient [rows, columns]; both
+        grow alike with the tokens. waiting: threads for which one lays out"""
+        sampled = self.layout * (rows + columns) * waiting + self.product * chosen
+        return sampled <= self.dense * rows * columns
+
 
 LINEAR, CONVOLUTION = "linear", "convolution"
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -48,23 +54,21 @@ COSTS = {
 
 def sampled_product_pays(op: LayerOp, rows: int, columns: int, chosen: int, dtype: torch.dtype) -> bool:
     """Whether the sampled product is to be taken, and not the dense gradient, of a weight [rows, columns] with so many
-    chosen elements. Both grow alike with the tokens, whose number makes no difference.
+    chosen elements.
 
     dtype: of the layer's input and its output's gradient
     """
     kind = LINEAR if op.spatial_dims is None else CONVOLUTION
-    costs = COSTS.get((_processor(), kind, dtype))
+    costs = COSTS.get((processor(), kind, dtype))
     if costs is None or op.groups > 1:
         return chosen <= SAMPLED_DENSITY * rows * columns
-    threads = torch.get_num_threads()
     # Torch transposes with one thread; everything else is done by all.
-    layout = costs.layout * (rows + columns) * (threads if kind == LINEAR else 1)
-    return layout + costs.product * chosen <= costs.dense * rows * columns
+    return costs.sampled_pays(rows, columns, chosen, torch.get_num_threads() if kind == LINEAR else 1)
 
 
 @functools.cache
-def _processor() -> str | None:
-    """Which kind of processor this is, of those with known costs."""
+def processor() -> str | None:
+    """Which kind of processor this is, of those with known costs; None: another."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":  # may be lowered by the user, to repeat another's bits
         return None
     for kind, name in ((MATRIX, "_is_amx_tile_supported"), (VECTOR, "_is_avx512_bf16_supported")):

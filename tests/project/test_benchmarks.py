@@ -14,7 +14,9 @@ from benchmarks.train_ import pytorch
 from devtools.comfyui.install import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
-WRITERS = ["train", "scaling", "apply", "files", "demo", "precision", "startup", "hosts", "webui"]
+WRITERS = [
+    "train", "scaling", "apply", "files", "demo", "precision", "startup", "hosts", "webui", "speed", "route_costs",
+]  # fmt: skip
 MIB = 1 << 20
 
 # Every benchmark once with each of these; in one process, because each imports torch.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sara_core.backward import ops as layers
+from sara_core.backward import cpu_costs, ops as layers
 from sara_core.backward import weight_gradient
 from sara_core.backward.ops import ConvOp, LinearOp
 from sara_core.backward.support import Segment, Support
@@ -192,6 +192,28 @@ def test_chunk_seams_of_linear(monkeypatch, size, density):
     check(nn.Linear(12, 10), torch.randn(2, 5, 12), route="dense", copies=False, density=density)
 
 
+@pytest.mark.parametrize("bytes_held, tokens", [(1, 1), (1, 3), (12 * 4 * 4, 1), (1 << 20, 64)])
+@pytest.mark.parametrize("most", [2, 512])
+def test_token_seams_of_linear(monkeypatch, bytes_held, tokens, most):
+    monkeypatch.setattr(layers, "CACHED_BYTES", bytes_held)
+    monkeypatch.setattr(layers, "TOKENS_WORTH_A_ROW", tokens)
+    monkeypatch.setattr(layers, "MOST_TOKENS", most)
+    check(nn.Linear(12, 10), torch.randn(2, 5, 12), route="csr", copies=False)
+
+
+@pytest.mark.parametrize("layer, x, grad_output", [
+    (layers.LinearOp(), (1, 4096, 640), (1, 4096, 320)),
+    (layers.LinearOp(), (1, 64, 12288), (1, 64, 16)),
+    (ConvOp((3, 3), (1, 1), (1, 1), (1, 1), 1), (2, 320, 64, 64), (2, 8, 64, 64)),
+])  # fmt: skip
+def test_what_a_sampled_product_reads_in_no_order_fits_a_cache_or_is_a_few_tokens(layer, x, grad_output):
+    shapes = []
+    for a, b in layer.weight_gradient_factors(torch.zeros(x), torch.zeros(grad_output), 0, torch.float32):
+        shapes.append((a.shape[1], b.nbytes))
+        assert a.shape[1] == b.shape[1] and (b.nbytes <= layers.CACHED_BYTES or b.shape[1] <= 64)
+    assert len(shapes) > 1 or shapes[0][0] == 64
+
+
 @pytest.mark.parametrize("route", ["dense", "csr"])
 def test_groups_and_rows_without_a_chosen_element(route):
     conv = nn.Conv2d(4, 8, 3, groups=4)
@@ -293,7 +315,8 @@ def segment_of(shape, count) -> Segment:
 
 
 @pytest.mark.parametrize("count, route", [(12, "csr"), (13, "dense")])
-def test_on_the_cpu_the_density_decides_so_that_runs_repeat_bit_for_bit(monkeypatch, count, route):
+def test_on_a_cpu_that_nobody_has_measured_the_density_decides(monkeypatch, count, route):
+    monkeypatch.setattr(cpu_costs, "processor", lambda: None)
     monkeypatch.setattr(weight_gradient, "_measure", None)  # no clock
     used = []
     for name in ("_dense", "_csr"):

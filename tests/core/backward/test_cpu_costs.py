@@ -1,0 +1,63 @@
+"""On the CPU the route of a weight gradient comes from costs that were measured beforehand, and from nothing else."""
+
+import pytest
+import torch
+
+from sara_core.backward import cpu_costs
+from sara_core.backward.cpu_costs import BF16, FP32, MATRIX, VECTOR, sampled_product_pays
+from sara_core.backward.ops import ConvOp, LinearOp
+
+LINEAR, CONVOLUTION = LinearOp(), ConvOp((3, 3), (1, 1), (1, 1), (1, 1), 1)
+GROUPED = ConvOp((3, 3), (1, 1), (1, 1), (1, 1), 2)
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Sets which kind of processor this is, and how many threads compute."""
+
+    def is_(kind, threads=1):
+        monkeypatch.setattr(cpu_costs, "processor", lambda: kind)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
+    return is_
+
+
+@pytest.mark.parametrize("kind, op, dtype, shape, density, sampled", [
+    (VECTOR, LINEAR, FP32, (640, 640), 0.006, True),
+    (VECTOR, LINEAR, FP32, (640, 640), 0.058, True),
+    (VECTOR, LINEAR, BF16, (1280, 1280), 0.006, True),
+    (VECTOR, LINEAR, BF16, (5120, 640), 0.058, False),
+    (VECTOR, CONVOLUTION, FP32, (640, 5760), 0.058, True),
+    (VECTOR, CONVOLUTION, BF16, (640, 5760), 0.058, False),
+    (MATRIX, LINEAR, BF16, (1280, 1280), 0.006, False),
+    (MATRIX, LINEAR, FP32, (1280, 1280), 0.006, True),
+    (MATRIX, LINEAR, BF16, (640, 640), 0.006, False),
+    (MATRIX, LINEAR, FP32, (320, 320), 0.058, False),
+    (None, LINEAR, BF16, (5120, 640), 0.058, True),  # nobody has measured: the density decides
+    (VECTOR, LINEAR, torch.float16, (5120, 640), 0.058, True),
+    (VECTOR, GROUPED, BF16, (640, 2880), 0.058, True),
+    (MATRIX, CONVOLUTION, BF16, (640, 5760), 0.13, False),
+])  # fmt: skip
+def test_shape_density_dtype_and_instructions_decide(processor, kind, op, dtype, shape, density, sampled):
+    processor(kind)
+    assert sampled_product_pays(op, *shape, int(density * shape[0] * shape[1]), dtype) is sampled
+
+
+def test_with_many_threads_what_one_alone_lays_out_is_dearer(processor):
+    chosen = int(0.006 * 320 * 320)
+    processor(VECTOR, threads=1)
+    assert sampled_product_pays(LINEAR, 320, 320, chosen, BF16) == (800 * 640 + 90 * chosen <= 5.7 * 320 * 320)
+    processor(VECTOR, threads=16)
+    assert not sampled_product_pays(LINEAR, 320, 320, chosen, FP32)
+    assert sampled_product_pays(CONVOLUTION, 320, 2880, 9 * chosen, FP32)
+
+
+@pytest.mark.parametrize("capability, matrix, vector, kind", [
+    ("AVX512", True, True, MATRIX), ("AVX512", False, True, VECTOR), ("AVX512", False, False, None),
+    ("AVX2", True, True, None), ("DEFAULT", False, True, None),
+])  # fmt: skip
+def test_an_older_processors_instructions_give_its_bits(monkeypatch, capability, matrix, vector, kind):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: matrix, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vector, raising=False)
+    assert cpu_costs.processor.__wrapped__() == kind
