@@ -2,9 +2,10 @@
 
     python dev.py bench route_costs [--json FILE]
 
-Prints, of layers of real shapes, what one thread takes for either (seconds of the processor: other programs disturb
-them least) and what the committed costs foretell, and fits costs to what was measured: for a processor that
-`sara_core/backward/cpu_costs.py` does not know, or no longer knows well.
+Prints, of layers of real shapes, what one thread takes for either (milliseconds of the processor, which others disturb
+least) and what the committed costs choose, and fits costs to what was measured: for a processor that
+`sara_core/backward/cpu_costs.py` does not know, or no longer knows well. Beside them stands the sampled product of
+operands that are laid out with no regard to the processor's cache ("whole").
 """
 
 import argparse
@@ -20,13 +21,14 @@ import torch
 
 from benchmarks.lib.report import check_json_option, machine, machine_text, text_table
 from benchmarks.weight_gradient import convolution, linear
+from sara_core.backward import ops
 from sara_core.backward.cpu_costs import BF16, CONVOLUTION, COSTS, FP32, LINEAR, Costs, processor
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import sparse_weight_gradient
 
 # Of SD1.5, SDXL and Flux: [out, in] and tokens; [out, in] and side.
 LINEARS = ((320, 320, 4096), (640, 640, 1024), (1280, 1280, 256), (5120, 640, 1024), (640, 2560, 1024),
-           (1280, 5120, 1024))  # fmt: skip
+           (1280, 5120, 1024), (3072, 12288, 256))  # fmt: skip
 CONVOLUTIONS = ((320, 320, 64), (640, 640, 32), (1280, 1280, 16), (640, 320, 32), (320, 320, 32))
 DENSITIES = (0.006, 0.058)
 NAMES = {FP32: "fp32", BF16: "bf16"}
@@ -78,6 +80,7 @@ def measured(kind: str, layer, dtype: torch.dtype, repetitions: int) -> list[dic
         for route in ("csr", "dense"):
             problem = op, segment, x, grad_output, route
             calls[number, route] = lambda problem=problem: sparse_weight_gradient(*problem)
+        calls[number, "whole"] = lambda call=calls[number, "csr"]: laid_out_whole(call)
     taken: dict[tuple, list[float]] = {key: [] for key in calls}
     for _ in range(repetitions + 1):
         for key, call in calls.items():
@@ -90,10 +93,20 @@ def measured(kind: str, layer, dtype: torch.dtype, repetitions: int) -> list[dic
             "kind": kind, "dtype": NAMES[dtype], "rows": segment.rows, "columns": segment.columns, "tokens": tokens,
             "chosen": len(segment),
             # The first of each warms up.
-            **{route: statistics.median(taken[number, route][1:]) for route in ("csr", "dense")},
+            **{route: statistics.median(taken[number, route][1:]) for route in ("csr", "dense", "whole")},
         }
         for number, segment in enumerate(segments)
     ]  # fmt: skip
+
+
+def laid_out_whole(call: Callable[[], object]) -> None:
+    """A call without the bounds within which the CPU lays out."""
+    before = ops.CACHED_BYTES, ops.MOST_TOKENS
+    ops.CACHED_BYTES = ops.MOST_TOKENS = sys.maxsize
+    try:
+        call()
+    finally:
+        ops.CACHED_BYTES, ops.MOST_TOKENS = before
 
 
 def fitted(rows: list[dict]) -> Costs:
@@ -123,8 +136,8 @@ def text(kind: str, dtype: torch.dtype, rows: list[dict]) -> list[str]:
         if known is not None:
             foretold = "sampled" if known.sampled_pays(row["rows"], row["columns"], row["chosen"]) else "dense"
         measured = "sampled" if row["csr"] <= row["dense"] else "dense"
-        cells.append([name, f"{row['csr']:.2f}", f"{row['dense']:.2f}", measured, foretold])
-    header = [f"{kind}, {NAMES[dtype]}, ms", "sampled", "dense", "faster", "chosen"]
+        cells.append([name, *(f"{row[route]:.2f}" for route in ("whole", "csr", "dense")), measured, foretold])
+    header = [f"{kind}, {NAMES[dtype]}, ms", "whole", "sampled", "dense", "faster", "chosen"]
     return ["", *text_table(header, cells), f"fitted: {fitted(rows)}; committed: {known}"]
 
 

@@ -14,6 +14,8 @@ from .ops import LayerOp
 
 # Share of a weight's elements up to which the sampled product is taken where no costs are known.
 SAMPLED_DENSITY = 0.12
+# Elements of the smallest weight that was measured. Of smaller ones the calls themselves cost most.
+SMALLEST_MEASURED = 320 * 320
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def sampled_product_pays(op: LayerOp, rows: int, columns: int, chosen: int, dtyp
     """
     kind = LINEAR if op.spatial_dims is None else CONVOLUTION
     costs = COSTS.get((processor(), kind, dtype))
-    if costs is None or op.groups > 1:
+    if costs is None or op.groups > 1 or rows * columns < SMALLEST_MEASURED:
         return chosen <= SAMPLED_DENSITY * rows * columns
     # Torch transposes with one thread; everything else is done by all.
     return costs.sampled_pays(rows, columns, chosen, torch.get_num_threads() if kind == LINEAR else 1)

@@ -65,8 +65,9 @@ class SaRA(torch.optim.Optimizer):
     lr: learning rate; by default the paper's rule for the selected θ
     optimizer: a torch.optim class for the vector; `options` are passed to it. Weight decay acts on Δ (it pulls the
         model towards its base) and is 0 by default.
-    weight_gradient: "auto" takes the fastest way per layer: by its density on the CPU, by measurement elsewhere, where
-        any other of weight_gradient.ROUTES makes runs repeat bit for bit on the same machine
+    weight_gradient: "auto" takes the fastest way per layer: on the CPU by costs that were measured beforehand,
+        elsewhere by measurement, where any other of weight_gradient.ROUTES makes runs repeat bit for bit on the same
+        machine
     stream_to: the device to compute on, if the weights are to stay where they are and pass through it one layer at a
         time (backward/streaming.py); everything else of the model moves there. The weights are written by `detach`
         only.

@@ -36,6 +36,8 @@ def processor(monkeypatch):
     (None, LINEAR, BF16, (5120, 640), 0.058, True),  # nobody has measured: the density decides
     (VECTOR, LINEAR, torch.float16, (5120, 640), 0.058, True),
     (VECTOR, GROUPED, BF16, (640, 2880), 0.058, True),
+    (VECTOR, LINEAR, BF16, (319, 320), 0.058, True),  # so small that nobody has measured it
+    (VECTOR, LINEAR, BF16, (320, 320), 0.058, False),
     (MATRIX, CONVOLUTION, BF16, (640, 5760), 0.13, False),
 ])  # fmt: skip
 def test_shape_density_dtype_and_instructions_decide(processor, kind, op, dtype, shape, density, sampled):
