@@ -39,6 +39,9 @@ TODAY, BEFORE, PEER = "today", "before", "peer"
 
 def main() -> int:
     arguments = parsed()
+    if arguments.table:
+        print("\n".join(markdown(json.loads(arguments.table.read_text(encoding="utf-8")))))
+        return 0
     progress = Progress()
     report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -71,6 +74,7 @@ def parsed() -> Namespace:
     parser.add_argument("--quick", action="store_true", help="what can be said in a few minutes")
     parser.add_argument("--small", action="store_true", help="a tiny model: only to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print such a file as a Markdown table")
     arguments = parser.parse_args()
     if arguments.repetitions < 1:
         parser.error("at least 1 repetition is needed")
@@ -88,9 +92,13 @@ def measure(
     if "steps" in arguments.part:
         for training in trainings:
             if arguments.row is None or arguments.row in training.name:
-                measurement = stepped(training, checkouts, arguments.repetitions, progress)
-                report["measurements"].append(measurement)
-                report["rows"] += step_rows(training, measurement["turns"])
+                turns = {}
+                try:
+                    report["measurements"].append(stepped(training, checkouts, arguments.repetitions, progress))
+                    turns = report["measurements"][-1]["turns"]
+                except HostError as error:  # too little memory for three at once, above all
+                    progress.say(f"    left out: {error}")
+                report["rows"] += step_rows(training, turns)
                 save()
     for part in (part for part in PARTS if part != "steps" and part in arguments.part):
         wanted = [one for one in (*REPORTED, PRESSED) if one.part == part]
@@ -152,19 +160,29 @@ def written(report: dict, path: Path | None) -> None:
 
 def text(report: dict) -> list[str]:
     """The table, and where it was measured."""
+    return [
+        "", *text_table(*cells(report)), "",
+        "Medians over the turns; in brackets the ratio of the processor's seconds.",
+        machine_text(report["machine"], report["versions"]),
+        *(busy_text(report["measurements"]) if report["measurements"] else []),
+    ]  # fmt: skip
+
+
+def markdown(report: dict) -> list[str]:
+    """The table as the documentation has it."""
+    header, rows = cells(report)
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def cells(report: dict) -> tuple[list[str], list[list[str]]]:
+    """The table's header and rows."""
     lines = []
     for row in report["rows"]:
         target, today = row["target"], row.get(TODAY)
         met = "" if target is None or today is None else "yes" if today <= target else "NO"
         limit = "" if target is None else f"≤ {target:g}"
         lines.append([row["name"], *(cell(row, side) for side in (BEFORE, TODAY)), limit, met])
-    header = ["", report["against"][:10] if report["against"] else "before", "today", "target", "met"]
-    return [
-        "", *text_table(header, lines), "",
-        "Medians over the turns; in brackets the ratio of the processor's seconds.",
-        machine_text(report["machine"], report["versions"]),
-        *(busy_text(report["measurements"]) if report["measurements"] else []),
-    ]  # fmt: skip
+    return ["", report["against"][:10] if report["against"] else "before", "today", "target", "met"], lines
 
 
 def cell(row: dict, side: str) -> str:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.lib.memory import OthersWatch
@@ -37,7 +37,8 @@ class LiveTraining:
         return self
 
     def __exit__(self, *error) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # one that has died reads no more
+            self._process.stdin.close()
         try:
             self._process.wait(QUIT_SECONDS)
         except subprocess.TimeoutExpired:

@@ -46,6 +46,7 @@ def test_the_table_says_what_was_promised_and_whether_it_is_kept():
     assert gradient.endswith("0.200") and update.split()[-1] == "NO"
     assert unknown.split()[1:] == ["0.500", "–", "≤", "1"]
     assert "unreliable" in rest[-1]
+    assert speed.markdown(report)[-1] == "| unknown | 0.500 | – | ≤ 1 |  |"
 
 
 def test_every_row_has_a_name_of_its_own():
@@ -106,6 +107,17 @@ def test_a_part_whose_benchmark_fails_leaves_its_rows_out(monkeypatch):
     arguments, report = speed.argparse.Namespace(part=("files",), small=False, quick=False), {"rows": []}
     speed.measure(arguments, {"today": ROOT}, report, Progress(), lambda: None)
     assert len(report["rows"]) == 4 and not any("today" in row for row in report["rows"])
+
+
+def test_a_training_that_fails_leaves_its_rows_empty(monkeypatch):
+    def fails(specs, repetitions):
+        raise HostError("no")
+
+    monkeypatch.setattr(speed, "in_turns", fails)
+    arguments = speed.argparse.Namespace(part=("steps",), small=True, quick=False, row=None, repetitions=1)
+    report = {"rows": [], "measurements": []}
+    speed.measure(arguments, {"today": ROOT}, report, Progress(), lambda: None)
+    assert len(report["rows"]) == 3 and not any("today" in row for row in report["rows"])
 
 
 def test_costs_are_fitted_to_what_was_measured():
