@@ -31,6 +31,7 @@ LINEARS = ((320, 320, 4096), (640, 640, 1024), (1280, 1280, 256), (5120, 640, 10
            (1280, 5120, 1024), (3072, 12288, 256))  # fmt: skip
 CONVOLUTIONS = ((320, 320, 64), (640, 640, 32), (1280, 1280, 16), (640, 320, 32), (320, 320, 32))
 DENSITIES = (0.006, 0.058)
+SIZES = ("rows", "columns", "chosen", "tokens")
 NAMES = {FP32: "fp32", BF16: "bf16"}
 
 
@@ -120,10 +121,11 @@ def fitted(rows: list[dict]) -> Costs:
          [row["chosen"] * row["tokens"] for row in rows]],
         [row["csr"] for row in rows],
     )  # fmt: skip
-    dense, = least_squares(
-        [[row["rows"] * row["columns"] * row["tokens"] for row in rows]], [row["dense"] for row in rows]
+    elements = [row["rows"] * row["columns"] for row in rows]
+    dense, weight = least_squares(
+        [[size * row["tokens"] for size, row in zip(elements, rows)], elements], [row["dense"] for row in rows]
     )
-    return Costs(*(float(f"{cost:.3g}") for cost in (layout, product, dense)))
+    return Costs(*(float(f"{cost:.3g}") for cost in (layout, product, dense, weight)))
 
 
 def text(kind: str, dtype: torch.dtype, rows: list[dict]) -> list[str]:
@@ -134,7 +136,7 @@ def text(kind: str, dtype: torch.dtype, rows: list[dict]) -> list[str]:
         name = f"{row['rows']}×{row['columns']}, {row['tokens']} tokens, {density:.1%}"
         foretold = "–"
         if known is not None:
-            foretold = "sampled" if known.sampled_pays(row["rows"], row["columns"], row["chosen"]) else "dense"
+            foretold = "sampled" if known.sampled_pays(*(row[key] for key in SIZES)) else "dense"
         measured = "sampled" if row["csr"] <= row["dense"] else "dense"
         cells.append([name, *(f"{row[route]:.2f}" for route in ("whole", "csr", "dense")), measured, foretold])
     header = [f"{kind}, {NAMES[dtype]}, ms", "whole", "sampled", "dense", "faster", "chosen"]

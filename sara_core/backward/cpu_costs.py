@@ -25,17 +25,21 @@ class Costs:
     layout: to cast and transpose, or unfold, one element of the layer's input or of its output's gradient
     product: of the sampled product, for one chosen element and token
     dense: of the dense gradient, for one element of the weight and token
+    weight: of the dense gradient, for one element of the weight whatever the tokens
     """
 
     layout: float
     product: float
     dense: float
+    weight: float = 0.0
 
-    def sampled_pays(self, rows: int, columns: int, chosen: int, waiting: int = 1) -> bool:
-        """Whether the sampled product of `chosen` elements is no dearer than the dense gradient [rows, columns]; both
-        grow alike with the tokens. waiting: threads for which one lays out"""
+    def sampled_pays(self, rows: int, columns: int, chosen: int, tokens: int, waiting: int = 1) -> bool:
+        """Whether the sampled product of `chosen` elements is no dearer than the dense gradient [rows, columns].
+
+        waiting: threads for which one lays out
+        """
         sampled = self.layout * (rows + columns) * waiting + self.product * chosen
-        return sampled <= self.dense * rows * columns
+        return sampled * tokens <= (self.dense * tokens + self.weight) * rows * columns
 
 
 LINEAR, CONVOLUTION = "linear", "convolution"
@@ -45,27 +49,29 @@ MATRIX, VECTOR = "matrix", "vector"
 COSTS = {
     # AMD EPYC (Zen 5).
     (VECTOR, LINEAR, FP32): Costs(800, 90, 19.5),
-    (VECTOR, LINEAR, BF16): Costs(800, 90, 5.7),
-    (VECTOR, CONVOLUTION, FP32): Costs(300, 120, 11.5),
-    (VECTOR, CONVOLUTION, BF16): Costs(300, 120, 5.6),
+    (VECTOR, LINEAR, BF16): Costs(800, 100, 5.7),
+    (VECTOR, CONVOLUTION, FP32): Costs(300, 120, 11.5, 1000),
+    (VECTOR, CONVOLUTION, BF16): Costs(300, 120, 5.6, 1500),
     # Intel Xeon, measured while a Linear still laid out all tokens at once.
     (MATRIX, LINEAR, FP32): Costs(1100, 96, 11.6),
     (MATRIX, LINEAR, BF16): Costs(1500, 160, 3.0),
 }
 
 
-def sampled_product_pays(op: LayerOp, rows: int, columns: int, chosen: int, dtype: torch.dtype) -> bool:
+def sampled_product_pays(
+    op: LayerOp, rows: int, columns: int, chosen: int, tokens: int, dtype: torch.dtype
+) -> bool:
     """Whether the sampled product is to be taken, and not the dense gradient, of a weight [rows, columns] with so many
     chosen elements.
 
-    dtype: of the layer's input and its output's gradient
+    tokens: positions of the layer's output, of all samples; dtype: of the layer's input and its output's gradient
     """
     kind = LINEAR if op.spatial_dims is None else CONVOLUTION
     costs = COSTS.get((processor(), kind, dtype))
     if costs is None or op.groups > 1 or rows * columns < SMALLEST_MEASURED:
         return chosen <= SAMPLED_DENSITY * rows * columns
     # Torch transposes with one thread; everything else is done by all.
-    return costs.sampled_pays(rows, columns, chosen, torch.get_num_threads() if kind == LINEAR else 1)
+    return costs.sampled_pays(rows, columns, chosen, tokens, torch.get_num_threads() if kind == LINEAR else 1)
 
 
 @functools.cache

@@ -109,15 +109,16 @@ def _give_up(route: str, error: Exception) -> None:
 
 def _fastest_route(op, segment, x, grad_output) -> str:
     if x.device.type == "cpu":
-        return cpu_route(op, segment, x)
+        return cpu_route(op, segment, x, grad_output)
     if x.device.type not in CSR_DEVICES:
         return "dense"
     return _measured_route(op, segment, x, grad_output)
 
 
-def cpu_route(op: LayerOp, segment: Segment, x: torch.Tensor) -> str:
-    """What "auto" takes on the CPU, for an input `x` of the layer."""
-    pays = sampled_product_pays(op, segment.rows, segment.columns, len(segment), x.dtype)
+def cpu_route(op: LayerOp, segment: Segment, x: torch.Tensor, grad_output: torch.Tensor) -> str:
+    """What "auto" takes on the CPU, for what `sparse_weight_gradient` is given."""
+    tokens = grad_output.numel() // segment.rows
+    pays = sampled_product_pays(op, segment.rows, segment.columns, len(segment), tokens, x.dtype)
     return "csr" if pays else "dense"
 
 

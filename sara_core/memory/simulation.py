@@ -123,7 +123,7 @@ class _StoreWithoutContent(Store):
 
     def take(self, number, op, x, grad_output, route):
         segment = self.support.segments[number]
-        for possible in _possible_routes(route, op, segment, x):
+        for possible in _possible_routes(route, op, segment, x, grad_output):
             (_dense_chunks if possible == "dense" else _sampled_products)(op, segment, x, grad_output)
 
     def take_dense(self, number, gradient):
@@ -136,12 +136,12 @@ class _StoreWithoutContent(Store):
         return torch.empty(count, dtype=torch.int64, device=device), torch.empty(count, device=device)
 
 
-def _possible_routes(route: str, op, segment, x) -> tuple[str, ...]:
+def _possible_routes(route: str, op, segment, x, grad_output) -> tuple[str, ...]:
     if route != "auto":
         return (route,)
     if x.device.type != "cpu":
         return ("csr", "dense")  # kernels take no more than csr
-    return (cpu_route(op, segment, x),)
+    return (cpu_route(op, segment, x, grad_output),)
 
 
 def _sampled_products(op, segment, x, grad_output):

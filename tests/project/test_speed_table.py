@@ -123,7 +123,8 @@ def test_a_training_that_fails_leaves_its_rows_empty(monkeypatch):
 def test_costs_are_fitted_to_what_was_measured():
     rows = [
         {"rows": rows, "columns": columns, "tokens": tokens, "chosen": chosen,
-         "csr": (700 * (rows + columns) + 90 * chosen) * tokens / 1e9, "dense": 20 * rows * columns * tokens / 1e9}
+         "csr": (700 * (rows + columns) + 90 * chosen) * tokens / 1e9,
+         "dense": (20 * tokens + 500) * rows * columns / 1e9}
         for rows, columns, tokens, chosen in [(320, 640, 100, 900), (640, 640, 50, 20000), (1280, 320, 10, 5000)]
     ]  # fmt: skip
-    assert route_costs.fitted(rows) == route_costs.Costs(700, 90, 20)
+    assert route_costs.fitted(rows) == route_costs.Costs(700, 90, 20, 500)

@@ -42,16 +42,23 @@ def processor(monkeypatch):
 ])  # fmt: skip
 def test_shape_density_dtype_and_instructions_decide(processor, kind, op, dtype, shape, density, sampled):
     processor(kind)
-    assert sampled_product_pays(op, *shape, int(density * shape[0] * shape[1]), dtype) is sampled
+    assert sampled_product_pays(op, *shape, int(density * shape[0] * shape[1]), 1024, dtype) is sampled
 
 
 def test_with_many_threads_what_one_alone_lays_out_is_dearer(processor):
     chosen = int(0.006 * 320 * 320)
     processor(VECTOR, threads=1)
-    assert sampled_product_pays(LINEAR, 320, 320, chosen, BF16) == (800 * 640 + 90 * chosen <= 5.7 * 320 * 320)
+    assert sampled_product_pays(LINEAR, 320, 320, chosen, 64, BF16) == (800 * 640 + 100 * chosen <= 5.7 * 320 * 320)
     processor(VECTOR, threads=16)
-    assert not sampled_product_pays(LINEAR, 320, 320, chosen, FP32)
-    assert sampled_product_pays(CONVOLUTION, 320, 2880, 9 * chosen, FP32)
+    assert not sampled_product_pays(LINEAR, 320, 320, chosen, 64, FP32)
+    assert sampled_product_pays(CONVOLUTION, 320, 2880, 9 * chosen, 64, FP32)
+
+
+def test_of_a_few_tokens_the_dense_gradient_of_a_convolution_is_dear(processor):
+    processor(VECTOR)
+    chosen = int(0.058 * 1280 * 11520)
+    pays = {tokens: sampled_product_pays(CONVOLUTION, 1280, 11520, chosen, tokens, BF16) for tokens in (0, 64, 4096)}
+    assert pays == {0: True, 64: True, 4096: False}
 
 
 @pytest.mark.parametrize("capability, matrix, vector, kind", [
