@@ -83,6 +83,7 @@ def run(layout: str, rounds: int, progress: Progress) -> dict:
         write_networks(unet, ELEMENTS[layout], webui)
         progress.say("starting the WebUI")
         with webui:
+            webui.draw("a cat")  # the model is loaded by then
             about = webui.get("/probe/about")
             found = []
             for number in range(rounds):
