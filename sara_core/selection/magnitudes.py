@@ -157,18 +157,24 @@ class _Magnitudes:
 
     def found(self, weight: torch.Tensor, keep) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat positions, int32, of the elements for whose magnitude `keep` is true, and these magnitudes, fp32."""
-        positions = [torch.empty(0, dtype=torch.int32, device=weight.device)]
-        kept = [torch.empty(0, device=weight.device)]
+        positions, kept = [], []
         for start, chunk in self.chunks(weight):
-            place = keep(chunk).nonzero().view(-1)
+            place = keep(chunk).nonzero().view(-1).to(torch.int32)
             kept.append(chunk.index_select(0, place))
-            positions.append(place.add_(start).to(torch.int32))
-        return torch.cat(positions), torch.cat(kept)
+            positions.append(place.add_(start))
+        if not positions:
+            return torch.empty(0, dtype=torch.int32, device=weight.device), torch.empty(0, device=weight.device)
+        return _joined(positions), _joined(kept)
 
     def least(self, weight: torch.Tensor) -> float:
         """The smallest that is a number; infinite if there is none."""
         chunks = (chunk.nan_to_num_(nan=math.inf, posinf=math.inf) for _, chunk in self.chunks(weight) if chunk.numel())
         return min((float(chunk.min()) for chunk in chunks), default=math.inf)
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One after the other; a single one itself, without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -18,8 +18,9 @@ NAME, SIDE = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.w
 
 def _held():
     """Bytes of all tensors that live in this process."""
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [each for each in tensors if each.layout is torch.strided and each.device.type == "cpu"]
+    return sum({each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in tensors}.values())
 
 
 @pytest.mark.parametrize("strengths", [[0.8], [0.5, -1.0, 2.0]], ids=len)
