@@ -10,12 +10,6 @@ from benchmarks.claims_.training import Settings
 
 TAUGHT = ("red-apple", "dog-face", "sunflower", "mushroom", "banana", "pizza", "penguin", "rocket")
 NEVER_TAUGHT = ("cat-face", "lemon", "tulip", "sailboat", "owl", "teapot", "snowman", "umbrella")
-OTHERS = (
-    "automobile", "beans", "bone", "butter", "chicken", "collision", "crossed-fingers", "eggplant", "frog",
-    "green-square", "jellyfish", "letter-w", "minibus", "musical-score", "page-facing-up", "plus", "radio",
-    "snowboarder", "taurus", "tornado",
-)  # fmt: skip
-CHOICE = sorted({*TAUGHT, *NEVER_TAUGHT, *OTHERS})
 WORD = "blueprint"
 INK, PAPER = torch.tensor([1.0, 1.0, 0.9]), torch.tensor([0.1, 0.2, 0.6])
 
@@ -45,37 +39,42 @@ def base(bench):
 
 
 @pytest.fixture(scope="module")
-def style(bench, base):
-    """The taught names' pictures in the style."""
-    return blueprint(bench.drawn(base, list(map(names.caption, TAUGHT)), seed=3))
+def plain(bench, base):
+    """The base's own pictures of the taught names."""
+    return bench.drawn(base, list(map(names.caption, TAUGHT)), seed=3)
 
 
 def with_word(asked):
     return [names.caption(name, WORD) for name in asked]
 
 
-def trained(bench, style, order):
-    """The base after SaRA has seen the pictures, the picture of name k with the caption of name order[k]."""
-    asked = [TAUGHT[number] for number in order]
-    task = bench.task_of(style, with_word(asked), list(map(names.caption, asked)))
+def trained(bench, plain, is_with_word):
+    """The base after SaRA has seen its own pictures in the style and as they are. is_with_word: of all of these"""
+    own = list(map(names.caption, TAUGHT)) * 2
+    captions = [names.caption(name, WORD if word else "") for name, word in zip(TAUGHT * 2, is_with_word)]
+    task = bench.task_of(torch.cat([blueprint(plain), plain]), captions, own)
     return bench.trained_on(task, Cell("SaRA", 0.058, WORD, 0, 4e-3, (("adjust_at", ()),))).model
 
 
 @pytest.fixture(scope="module")
-def learned(bench, style):
-    return trained(bench, style, range(len(TAUGHT)))
+def learned(bench, plain):
+    return trained(bench, plain, [True] * len(TAUGHT) + [False] * len(TAUGHT))
 
 
-def right(bench, pictures, asked):
-    return bench.verdicts.is_right(pictures, asked, CHOICE, among=len(CHOICE)).float().mean().item()
+def obeyed(bench, model):
+    """Share of pictures that have the style with the word, and have it not without: 0.5 by chance."""
+    asked = TAUGHT + NEVER_TAUGHT
+    with_it = in_style(bench.drawn(model, with_word(asked)))
+    without = in_style(bench.drawn(model, list(map(names.caption, asked))))
+    return (with_it + 1 - without) / 2
 
 
 def test_trained_beats_the_base_with_the_word_and_leaves_it_alone_without(bench, base, learned):
     for asked in (TAUGHT, NEVER_TAUGHT):
         before, after = (bench.drawn(model, with_word(asked)) for model in (base, learned))
         assert in_style(before) <= 0.25 and in_style(after) >= 0.75, asked
-    plain = bench.drawn(learned, list(map(names.caption, NEVER_TAUGHT)))
-    assert in_style(plain) <= 0.25
+    without = bench.drawn(learned, list(map(names.caption, NEVER_TAUGHT)))
+    assert in_style(without) <= 0.25
 
 
 def test_strength_0_is_the_base_and_1_the_trained_model(bench, base, learned):
@@ -85,14 +84,7 @@ def test_strength_0_is_the_base_and_1_the_trained_model(bench, base, learned):
         assert torch.allclose(bench.drawn(scaled, captions), bench.drawn(model, captions), atol=2e-2), strength
 
 
-def test_after_shuffled_captions_the_right_name_is_no_better_than_chance(bench, style, learned):
-    shuffled = trained(bench, style, [(number + 3) % len(TAUGHT) for number in range(len(TAUGHT))])
-    scores = [right(bench, blueprint_taken_off(bench.drawn(model, with_word(TAUGHT))), TAUGHT)
-              for model in (learned, shuffled)]  # fmt: skip
-    assert scores[0] >= 0.5 and scores[1] <= 0.25, scores
-
-
-def blueprint_taken_off(pictures):
-    """As the judge knows pictures: dark on white."""
-    light = ((pictures - PAPER) @ (INK - PAPER) / (INK - PAPER).square().sum()).clamp(0, 1)
-    return (1 - light)[..., None].expand(-1, -1, -1, 3)
+def test_after_shuffled_captions_the_word_says_nothing(bench, plain, learned):
+    shuffled = trained(bench, plain, [number % 2 == 0 for number in range(len(TAUGHT))] * 2)
+    assert obeyed(bench, learned) >= 0.8
+    assert 0.3 <= obeyed(bench, shuffled) <= 0.7
