@@ -5,7 +5,8 @@ import torch
 
 from .training import sigmas
 
-STEPS, GUIDANCE, TOGETHER = 20, 2.5, 100
+# Of 250 names the judge knows as many after 10 steps as after 20.
+STEPS, GUIDANCE, TOGETHER = 10, 2.5, 100
 
 
 @torch.no_grad()
