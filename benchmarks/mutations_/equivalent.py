@@ -105,10 +105,6 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
     ("sara_core/backward/weight_gradient.py", "_measure"): {
         ("_wait(x.device)", "pass"): "it times ways that give the same, and waits for a GPU only",
     },
-    ("sara_core/selection/magnitudes.py", "_Magnitudes.at"): {
-        ("magnitudes = gather(weight, index).abs().float()", "magnitudes = gather(weight, index).abs()"):
-            "they are compared only, which is exact between precisions",
-    },
     ("sara_core/selection/magnitudes.py", "_n_lowest"): {
         ("bound = math.inf if bound == 0 else bound * 2 if bound > 0 else bound / 2",
          "bound = math.inf if bound == 0 else bound * 3 if bound > 0 else bound / 2"):
