@@ -16,13 +16,16 @@ HERE = Path(__file__).resolve().parent
 AUTOENCODER_FILE = HERE / "taesd.safetensors"
 UNET_FILE = HERE / "unet.safetensors"
 CAPTION_DROPOUT = 0.1
+WORDY_CAPTIONS = 2  # of each picture
+# None of them is in the name of a set of icons.
+STYLE_WORDS = ("plain", "bold", "soft", "bright", "classic", "paper", "simple", "modern", "cartoon", "vivid", "neat")
 LARGEST_SHIFT = 4  # pixels
 COLOURED_GROUND_SHARE = 0.3
 
 
 class NamedPictures(NamedTuple):
-    """What the UNet learns from: latents [n, 4, 8, 8] fp32 as diffusion sees them, contexts [n, 77, 768] fp16 of their
-    captions, empty [77, 768] of no caption."""
+    """What the UNet learns from: latents [n, 4, 8, 8] fp32 as diffusion sees them, contexts [n, k, 77, 768] fp16 of k
+    captions of each, empty [77, 768] of no caption."""
 
     latents: torch.Tensor
     contexts: torch.Tensor
@@ -31,7 +34,7 @@ class NamedPictures(NamedTuple):
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [count, 4, 8, 8] and contexts [count, 77, 768] of a random batch, some captions left out."""
         rows = torch.randint(len(self.latents), (count,))
-        contexts = self.contexts[rows].float()
+        contexts = self.contexts[rows, torch.randint(self.contexts.shape[1], (count,))].float()
         contexts[torch.rand(count) < CAPTION_DROPOUT] = self.empty
         return self.latents[rows], contexts
 
@@ -86,8 +89,18 @@ def _encoded(checkpoint_file: Path, folder: Path) -> NamedPictures:
     chosen, pictures = base_pictures(folder)
     with torch.inference_mode():
         latents = torch.cat([vae.encode(part) for part in pictures.split(64)]).float() * LATENT_SCALE
-        contexts = torch.stack([context(names.caption(name)).half() for name in chosen])
+        contexts = torch.stack([
+            torch.stack([context(caption).half() for caption in captions(name, number)])
+            for number, name in enumerate(chosen)
+        ])  # fmt: skip
         return NamedPictures(latents.clone(), contexts.clone(), context("").float().clone())
+
+
+def captions(name: str, number: int) -> list[str]:
+    """Of the icon `number`: its name alone, and behind words of no style in particular, so that the model finds a name
+    wherever it stands."""
+    words = [STYLE_WORDS[(number + shift) % len(STYLE_WORDS)] for shift in range(WORDY_CAPTIONS)]
+    return [names.caption(name), *(names.caption(name, f"{word} style") for word in words)]
 
 
 def trained_autoencoder() -> torch.nn.Module:

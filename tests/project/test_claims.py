@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.claims_ import (
+    base,
     changes,
     choices,
     icon_sets,
@@ -59,6 +60,17 @@ def test_flags_and_skin_tones_are_left_out_and_a_fifth_is_held_out_for_ever():
     many = [f"name-{number}" for number in range(2000)]
     held = [name for name in many if names.is_held_out(name)]
     assert 0.17 < len(held) / len(many) < 0.23 and held[:3] == ["name-1", "name-4", "name-8"]
+
+
+def test_the_base_learns_names_alone_and_behind_words_that_are_no_sets():
+    assert base.captions("dog-face", 10) == ["dog face", "neat style, dog face", "plain style, dog face"]
+    assert not set(base.STYLE_WORDS) & {word for icons in icon_sets.ALL for word in icons.name.split("-")}
+    contexts = torch.arange(6.0).view(2, 3, 1, 1).expand(2, 3, 77, 4).half()
+    pictures = base.NamedPictures(torch.arange(2.0).view(2, 1, 1, 1), contexts, torch.full((77, 4), -1.0))
+    torch.manual_seed(0)
+    latents, drawn = pictures.draw(300)
+    seen = {(int(latent), int(context[0, 0])) for latent, context in zip(latents.flatten(), drawn)}
+    assert seen == {(0, -1), (1, -1), *((row, 3 * row + form) for row in range(2) for form in range(3))}
 
 
 def test_every_method_begins_with_the_base_model_and_stays_within_its_budget():
