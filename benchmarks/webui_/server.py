@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 
 A1111 = Kind(
     "AUTOMATIC1111", "A1111", ("--use-cpu", "all", "--do-not-download-clip", "--disable-nan-check"),
-    {"float32": ("--no-half", "--precision", "full"), "float16": ("--precision", "half", "--no-half-vae")},
+    {"float32": ("--no-half", "--precision", "full"), "float16": ("--precision", "half")},
 )  # fmt: skip
 NEO = Kind("Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet", "--fp32-vae")})
 
