@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from argparse import Namespace
+from datetime import datetime, timezone
 
 from benchmarks.apply_.files import VERSIONS, delta_name, lora_name
 from benchmarks.lib.process import measured, run_module
@@ -55,6 +56,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": machine(),
         "settings": {"device": arguments.device, "dtype": arguments.dtype, "rounds": arguments.rounds},
         "ratios": ratios(measurements),
@@ -90,13 +92,15 @@ def run(arguments: Namespace, progress: Progress) -> list[dict]:
         progress.say("writing random deltas and LoRAs")
         wanted = [f"{elements}:{where}" for elements, where in DELTAS[layout]]
         run_module("benchmarks.apply_.files", [str(unet), base, *wanted])
-        common = {"unet": str(unet), "base": base, "device": arguments.device, "dtype": arguments.dtype}
+        places = {"unet": str(unet), "base": base}
+        common = {**places, "device": arguments.device, "dtype": arguments.dtype}
         for number in range(arguments.rounds):
             for case in cases(DELTAS[layout]):
                 progress.say(f"round {number + 1} of {arguments.rounds}: {case['case']}")
                 result = measured("benchmarks.apply_.run", [json.dumps({**common, **case})])
                 result["node and patch"] = result["node"] + result["patch"]
-                measurements.append({"round": number, **result})
+                # What is published says nothing of where this machine has its files.
+                measurements.append({"round": number} | {name: result[name] for name in result if name not in places})
                 progress.say(f"    node {result['node']:.2f} s, patch {result['patch']:.2f} s")
     return measurements
 
