@@ -44,7 +44,7 @@ def premise_jobs(bench: Bench, _rate: Rate) -> list[Job]:
     one kind of layer."""
     kinds = {
         "all": None,
-        "attention": lambda model: attention(model),
+        "attention": attention,
         "feed-forward": lambda model: [name for name in layers(model) if name.startswith(tuple(feed_forwards(model)))],
         "convolutions": lambda model: [n for n, m in layers(model).items() if isinstance(m, torch.nn.Conv2d)],
     }
