@@ -1,6 +1,7 @@
 """The paper's claims on pictures that anyone may use: methods of equal size, tuned alike, judged by what they draw.
 
-    python dev.py bench claims [--tier T1 | --part PART] [--quick] [--json FILE] [--work FOLDER] [--threads N]
+    python dev.py bench claims [--tier T1 | --part PART] [--quick] [--json FILE] [--work FOLDER]
+                               [--processes N] [--threads N]
 
 The base model, benchmarks/claims_/unet.safetensors, knows Noto's icons by name; each cell teaches it another set's
 style by one method and measures pictures of names that nobody trained on (benchmarks/claims_/protocol.py says what is
@@ -30,7 +31,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
     parser.add_argument("--work", type=Path, default=Path("claims-training"), help="where icons are kept")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="cells of the table measured at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     comfy_host.prepare()
@@ -60,10 +62,16 @@ def main() -> int:
 def table(arguments: argparse.Namespace, file: Path) -> list[dict]:
     """Tune every method of the tier, then measure its cells; the lines of the latter."""
     from benchmarks.claims_ import bench, lines, plan
+    from benchmarks.claims_.workers import Workers
 
     measuring = bench.Bench(arguments.work / "icons")
-    cells = plan.cells(arguments.tier, tuned_rate(measuring, file))
-    return lines.run([measuring.job(cell) for cell in cells], measuring.made_with, file)
+    with Workers(arguments.processes, arguments.threads, measuring) as workers:
+
+        def measured(cells: list) -> list[dict]:
+            return lines.run(list(map(workers.job, cells)), measuring.made_with, file, at_once=arguments.processes)
+
+        measured(plan.tries(arguments.tier))
+        return measured(plan.cells(arguments.tier, tuned_rate(measuring, file)))
 
 
 def part(arguments: argparse.Namespace, file: Path) -> list[dict]:

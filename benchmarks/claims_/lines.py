@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 
@@ -13,24 +15,29 @@ class Job(NamedTuple):
     measure: Callable[[], dict]
 
 
-def run(jobs: Sequence[Job], made_with: dict, file: Path, say=print) -> list[dict]:
+def run(jobs: Sequence[Job], made_with: dict, file: Path, say=print, at_once: int = 1) -> list[dict]:
     """Measure what is not yet in the file, adding a line for each; returns the lines of all jobs, in their order.
 
     made_with: what the figures depend on; lines that were made with something else do not count
+    at_once: jobs that are waited for at a time; above 1 for those that other processes measure
     """
     known = [line for line in read(file) if line["made with"] == made_with]
     _cut_to_whole_lines(file)
-    found = []
-    for number, job in enumerate(jobs, 1):
+    adding = Lock()
+
+    def line_of(numbered: tuple[int, Job]) -> dict:
+        number, job = numbered
         line = of(known, job.key)
         if line is None:
             line = json.loads(json.dumps({**job.key, **job.measure(), "made with": made_with}))
             known.append(line)
-            with file.open("a", encoding="utf-8") as added:
+            with adding, file.open("a", encoding="utf-8") as added:
                 added.write(json.dumps(line) + "\n")
             say(f"{number} of {len(jobs)}: {line}")
-        found.append(line)
-    return found
+        return line
+
+    with ThreadPoolExecutor(at_once) as waiting:
+        return list(waiting.map(line_of, enumerate(jobs, 1)))
 
 
 def read(file: Path) -> list[dict]:

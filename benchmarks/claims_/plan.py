@@ -21,6 +21,12 @@ def tuning(method: str, share: float) -> list[Cell]:
     return [Cell(method, share, TUNING_STYLE, TUNING_SEED, MIDDLE_RATE[method] * factor) for factor in TRIES]
 
 
+def tries(tier: str) -> list[Cell]:
+    """All tries of a tier."""
+    methods, shares, _ = TIERS[tier]
+    return [cell for share in shares for method in methods for cell in tuning(method, share)]
+
+
 def best_rate(lines: Iterable[dict]) -> float:
     """The rate of the best of the tries."""
     return max(lines, key=tuning_score)["rate"]

@@ -1,6 +1,7 @@
 """The pieces of the claims' bench: names, budgets, methods, measures. The icon sets are not needed."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -162,6 +163,7 @@ def test_a_tier_has_every_method_in_every_style_and_seed_once_at_its_own_rate():
     assert not {cell.seed for cell in tries} & set(protocol.SEEDS)
     scored = [{"rate": 1, "text": 0.5, "kid": 100, "drift": 0.1}, {"rate": 2, "text": 0.5, "kid": 50, "drift": 0.1}]
     assert plan.best_rate(scored) == 2
+    assert {cell.method for cell in plan.tries("T1")} == set(plan.PAPERS) and len(plan.tries("T2")) == 5 * 5 * 2
 
 
 def test_a_run_goes_on_behind_the_last_whole_line_and_trusts_no_other_base(tmp_path):
@@ -183,6 +185,17 @@ def test_a_run_goes_on_behind_the_last_whole_line_and_trusts_no_other_base(tmp_p
     assert asked == [0, 1, 1, 2, 0, 1, 2]
     # The other base's lines stay, and are found again.
     assert lines.run(jobs(range(3)), {"base": "a"}, file, say=lambda text: None) == again
+
+
+def test_jobs_are_waited_for_together_and_each_is_a_line(tmp_path):
+    file, both = tmp_path / "lines.jsonl", threading.Barrier(2, timeout=20)
+
+    def job(number):
+        return lines.Job({"seed": number}, lambda: {"kid": number * both.parties + 0 * both.wait()})
+
+    found = lines.run([job(1), job(2)], {"base": "a"}, file, say=lambda text: None, at_once=2)
+    assert [line["kid"] for line in found] == [2, 4]
+    assert sorted(line["seed"] for line in lines.read(file)) == [1, 2]
 
 
 def test_a_line_is_found_by_all_of_its_key():

@@ -4,7 +4,7 @@ of their own are the style, and the numbers must move the way they must."""
 import pytest
 import torch
 
-from benchmarks.claims_ import changes, names
+from benchmarks.claims_ import changes, icon_sets, names, protocol
 from benchmarks.claims_.protocol import Cell
 from benchmarks.claims_.training import Settings
 
@@ -88,3 +88,11 @@ def test_after_shuffled_captions_the_word_says_nothing(bench, plain, learned):
     shuffled = trained(bench, plain, [number % 2 == 0 for number in range(len(TAUGHT))] * 2)
     assert obeyed(bench, learned) >= 0.75
     assert 0.3 <= obeyed(bench, shuffled) <= 0.7
+
+
+def test_other_processes_measure_with_a_bench_like_ours_and_say_what_is_missing(bench, tmp_path, monkeypatch):
+    from benchmarks.claims_.workers import Workers
+
+    monkeypatch.setenv(icon_sets.FOLDER_VARIABLE, str(tmp_path))
+    with Workers(1, 1, bench) as workers, pytest.raises(icon_sets.NoIconsError, match="in the folder that SARA_ICONS"):
+        workers.job(Cell("SaRA", 0.023, protocol.TUNING_STYLE, 0, 1e-3)).measure()
