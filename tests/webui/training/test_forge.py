@@ -7,20 +7,34 @@ import pytest
 import torch
 from torch import nn
 
+from sara_core.backward.attach import layers
 from tests.webui.fakes.stand_ins import importable, module
 
 
-class HostsLinear(nn.Linear):
+class NeosLinear(nn.Linear):
     def forward(self, x):
         raise AssertionError("the host's way to its weights")
+
+
+class ForgesLinear(nn.Module):
+    """As Forge's, it is no torch.nn.Linear, and has its weights when they have been loaded."""
+
+    forward = NeosLinear.forward
+
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = self.bias = None
+        for name, weight in nn.Linear(in_features, out_features).named_parameters():
+            setattr(self, name, weight)
 
 
 class BasicTransformerBlock(nn.Module):
     """As the host's, it adds into what it was given."""
 
-    def __init__(self):
+    def __init__(self, linear):
         super().__init__()
-        self.norm, self.to_out = nn.LayerNorm(4), HostsLinear(4, 4)
+        self.norm, self.to_out = nn.LayerNorm(4), linear(4, 4)
 
     def forward(self, x, context=None):
         x += self.to_out(self.norm(x))
@@ -28,7 +42,10 @@ class BasicTransformerBlock(nn.Module):
         return x
 
 
-HostsLinear.__module__ = "backend.operations"
+LINEARS = NeosLinear, ForgesLinear
+for kind in LINEARS:
+    kind.__module__, kind.__name__ = "backend.operations", "Linear"
+of_each = pytest.mark.parametrize("linear", LINEARS, ids=["Forge Neo", "Forge"])
 
 
 @pytest.fixture
@@ -43,10 +60,10 @@ def training():
         yield forge
 
 
-def _block():
+def _block(linear):
     torch.manual_seed(0)
     with torch.inference_mode():
-        return nn.Sequential(BasicTransformerBlock()), torch.randn(2, 3, 4)
+        return nn.Sequential(BasicTransformerBlock(linear)), torch.randn(2, 3, 4)
 
 
 def _wanted(block, x):
@@ -63,11 +80,12 @@ def _wanted(block, x):
     return {**{name: weight.grad for name, weight in weights.items()}, "given": given.grad}
 
 
+@of_each
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_go_through_all_of_it(training, checkpointing):
+def test_gradients_go_through_all_of_it(training, linear, checkpointing):
     from sara_webui.training.checkpointing import checkpointed
 
-    block, x = _block()
+    block, x = _block(linear)
     x = x.clone()
     wanted = _wanted(block, x)
     with training._trainable(block, torch.device("cpu")) as unet:
@@ -84,14 +102,15 @@ def test_gradients_go_through_all_of_it(training, checkpointing):
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_all_of_the_hosts_is_back(training):
-    block, _ = _block()
+@of_each
+def test_all_of_the_hosts_is_back(training, linear):
+    block, _ = _block(linear)
     before = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
     host = sys.modules["backend.nn.unet"]
     with pytest.raises(ZeroDivisionError), training._trainable(block, torch.device("cpu")) as unet:
         assert not any(weight.is_inference() for weight in unet.parameters())
         assert host.attention_function == "torch's"
-        assert type(unet[0].to_out) is nn.Linear
+        assert type(unet[0].to_out) is nn.Linear and [*layers(unet)] == ["0.to_out"]
         1 / 0
     after = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
     assert after[1] == before[1] and all(after[0][name] is weight for name, weight in before[0].items())
