@@ -3,11 +3,11 @@
     python dev.py bench hosts [--json FILE]
 
 A UNet of SD1.5's form with one level and random weights, and a delta of 2 % of all its parameters, in fp32 and fp16, at
-strengths 1 and 0.8. ComfyUI and diffusers are those of the tests. A WebUI is started where
-A1111_DIR and A1111_PYTHON name a prepared checkout of AUTOMATIC1111's and its interpreter, NEO_DIR and NEO_PYTHON Forge
-Neo's; it is asked over its API, and once more when the tags are gone. A row has one hash if all hosts agree. A second
-table has what becomes of two deltas whose positions overlap, which hosts add up in different orders. What was left out
-is said.
+strengths 1 and 0.8. ComfyUI and diffusers are those of the tests. A WebUI is started where A1111_DIR and A1111_PYTHON
+name a prepared checkout of AUTOMATIC1111's and its interpreter, FORGE_DIR and FORGE_PYTHON Forge's, NEO_DIR and
+NEO_PYTHON Forge Neo's; it is asked over its API, and once more when the tags are gone. A row has one hash if all hosts
+agree. A second table has what becomes of two deltas whose positions overlap, which hosts add up in different orders.
+What was left out is said.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks.hosts_ import in_webui
 from benchmarks.lib.process import measured, run_module
 from benchmarks.lib.random_unet import unet_file
 from benchmarks.lib.report import check_json_option, machine, text_table
-from benchmarks.webui_.server import A1111, NEO
+from benchmarks.webui_.server import KINDS
 from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 from sara_core.delta import SparseDelta
@@ -85,7 +85,7 @@ def run(progress: Progress) -> dict:
         "machine": machine(),
         "torch": torch.__version__,
         "hosts": hosts,
-        "skipped": [f"{kind.name}: {kind.variable}_DIR is not set" for kind in (A1111, NEO) if kind.checkout is None],
+        "skipped": [f"{kind.name}: {kind.variable}_DIR is not set" for kind in KINDS if kind.checkout is None],
         "orders": orders,
         "one hash each": all(
             len(set(of_case.values())) == 1 for (_, case), of_case in by_case(hosts).items() if case != BOTH
@@ -103,7 +103,7 @@ def answers(unet: Path, base: Path, deltas: list[Path], dtype: str, progress: Pr
     yield "ComfyUI", measured("benchmarks.hosts_.in_comfyui", [str(base), unet.name, dtype, json.dumps(CASES)])
     progress.say(f"diffusers, {dtype}")
     yield "diffusers", measured("benchmarks.hosts_.in_diffusers", [str(base), str(unet), dtype, json.dumps(CASES)])
-    kinds = [kind for kind in (A1111, NEO) if kind.checkout is not None]
+    kinds = [kind for kind in KINDS if kind.checkout is not None]
     if kinds:
         checkpoint = base / f"checkpoint-{dtype}.safetensors"
         run_module("benchmarks.webui_.checkpoint", [str(unet), dtype, str(checkpoint)])

@@ -1,7 +1,7 @@
 """A real WebUI, in a data folder of its own, on the CPU: started, asked, stopped.
 
-A prepared checkout and its interpreter are named by variables, A1111_DIR and A1111_PYTHON, NEO_DIR and NEO_PYTHON;
-nothing is downloaded, and nothing of the checkout is written to.
+A prepared checkout and its interpreter are named by variables, A1111_DIR and A1111_PYTHON, FORGE_DIR and FORGE_PYTHON,
+NEO_DIR and NEO_PYTHON; nothing is downloaded, and nothing of the checkout is written to.
 """
 
 import json
@@ -50,7 +50,12 @@ A1111 = Kind(
     "AUTOMATIC1111", "A1111", ("--use-cpu", "all", "--do-not-download-clip", "--disable-nan-check"),
     {"float32": ("--no-half", "--precision", "full"), "float16": ("--precision", "half")},
 )  # fmt: skip
+FORGE = Kind(
+    "Forge", "FORGE", ("--always-cpu",),
+    {"float32": ("--all-in-fp32",), "float16": ("--unet-in-fp16", "--vae-in-fp32")},
+)  # fmt: skip
 NEO = Kind("Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet", "--fp32-vae")})
+KINDS = A1111, FORGE, NEO
 
 
 class WebUI:
