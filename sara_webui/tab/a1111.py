@@ -31,6 +31,14 @@ class A1111Files:
         self.host.refresh()
 
 
+def chosen_checkpoint() -> Path | None:
+    """The file of the checkpoint that is chosen in the page, loaded or not: some load it for the next picture. None
+    where that cannot be told."""
+    known = getattr(sd_models, "checkpoint_aliases", {})  # SD.Next has them elsewhere
+    found = known.get(getattr(shared.opts, "sd_model_checkpoint", None))
+    return None if found is None else Path(found.filename)
+
+
 def may_use_paths() -> bool:
     """Whether whoever sits before the page may train on any folder: not where the page is shared, or hides folders."""
     options = shared.cmd_opts

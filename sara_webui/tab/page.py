@@ -4,7 +4,7 @@ import gradio
 
 from .. import hosts
 from ..training import hosts as training
-from .a1111 import A1111Files, make_temporary_folder, may_use_paths
+from .a1111 import A1111Files, chosen_checkpoint, make_temporary_folder, may_use_paths
 from .tool_tabs import ToolTabs
 from .tools import Tools
 from .view import sentence
@@ -30,4 +30,4 @@ def _train() -> None:
         return
     from .training import TrainTab  # older torches cannot import what trains
 
-    TrainTab(training.runner(), may_use_paths()).build()
+    TrainTab(training.runner(), may_use_paths(), chosen_checkpoint).build()

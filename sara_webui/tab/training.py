@@ -2,15 +2,18 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio
 from PIL import Image
 
+from sara_core.data.captioning import Captioning
 from sara_core.data.dataset import Share, read_folders
 from sara_core.errors import SaRAError
-from sara_core.names.outline import outline_of
+from sara_core.models.family import outline_of_file
+from sara_core.names.outline import Outline, outline_of
 from sara_core.training.presets import GOALS, Choice, preset
 
 from ..training.places import picture_folders, snapshot_names
@@ -29,10 +32,14 @@ SET_BY_PRESET = ("resolution", "density", "steps", "batch_size", "learning_rate"
 
 
 class TrainTab:
-    """runner: of this WebUI; may_use_paths: whether whoever sits before the page may train on any folder"""
+    """runner: of this WebUI; may_use_paths: whether whoever sits before the page may train on any folder
 
-    def __init__(self, runner: Runner, may_use_paths: bool):
-        self.runner, self.may_use_paths = runner, may_use_paths
+    chosen_checkpoint: the file of the checkpoint that is chosen in the page, which need not be loaded; None if that
+        cannot be told
+    """
+
+    def __init__(self, runner: Runner, may_use_paths: bool, chosen_checkpoint: Callable[[], Path | None]):
+        self.runner, self.may_use_paths, self.chosen_checkpoint = runner, may_use_paths, chosen_checkpoint
         self.inputs: dict[str, Any] = {}
 
     def build(self) -> None:
@@ -43,7 +50,7 @@ class TrainTab:
                 self._folders()
                 self.preset = gradio.Dropdown(
                     [NO_PRESET, *GOALS], value=NO_PRESET, label="Preset",
-                    info="Fills in what suits the loaded model and the number of pictures.",
+                    info="Fills in what suits the checkpoint and the number of pictures.",
                 )  # fmt: skip
                 for names in ROWS:
                     with gradio.Row():
@@ -74,9 +81,10 @@ class TrainTab:
         for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
             button.click(functools.partial(self.ask, wanted), [], [asked])
         refresh.click(self.lists, [], chosen)
-        self.preset.change(
-            self.fill_in, [self.preset, self.folder], [*(self.inputs[name] for name in SET_BY_PRESET), asked]
-        )
+        for one in (self.preset, self.folder):
+            one.change(
+                self.fill_in, [self.preset, self.folder], [*(self.inputs[name] for name in SET_BY_PRESET), asked]
+            )
 
     def _folders(self) -> None:
         host, options = self.runner.host, {"allow_custom_value": self.may_use_paths}
@@ -133,13 +141,18 @@ class TrainTab:
         reasons = [_reason(name, choice) for name, choice in chosen.items()]
         return *(gradio.update(value=chosen[name].value) for name in SET_BY_PRESET), report("\n".join(reasons))
 
-    def _outline(self):
+    def _outline(self) -> Outline | None:
+        """Of what would be trained: the file's, as what is loaded may be what was chosen before."""
+        if (file := self.chosen_checkpoint()) is not None and (told := outline_of_file(file)) is not None:
+            return told
         unet = self.runner.host.loaded_unet()
         return unet and outline_of({name: tuple(weight.shape) for name, weight in unet.named_parameters()})
 
     def _pictures(self, folder: str | None) -> int | None:
+        """How many there are; captions may come with the trigger word."""
         try:
-            return len(read_folders([Share(self.runner.folder(folder or "", self.may_use_paths))]).images)
+            share = Share(self.runner.folder(folder or "", self.may_use_paths))
+            return len(read_folders([share], Captioning(takes_any=True)).images)
         except SaRAError:
             return None
 

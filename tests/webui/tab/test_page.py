@@ -20,3 +20,14 @@ def test_there_is_a_folder_for_the_pictures_that_it_shows(tmp_path, monkeypatch)
         ((_, title, _),) = on_ui_tabs()
         assert title == "SaRA" and folder.is_dir()
         assert any("Forge classic" in str(part.values) for part in fake_gradio.Part.made), "why nothing is trained"
+
+
+def test_the_checkpoint_that_is_chosen_need_not_be_loaded(tmp_path):
+    with forge_running(tmp_path, Classic()) as webui:
+        webui.shared.opts = SimpleNamespace(sd_model_checkpoint="b.safetensors [0123456789]")
+        from sara_webui.tab.a1111 import chosen_checkpoint
+
+        assert chosen_checkpoint() is None
+        chosen = SimpleNamespace(filename=str(tmp_path / "b.safetensors"))
+        webui.sd_models.checkpoint_aliases = {"b.safetensors [0123456789]": chosen}
+        assert chosen_checkpoint() == tmp_path / "b.safetensors"

@@ -1,8 +1,11 @@
 """The tab Train: what its inputs mean, what its buttons do, and what is shown."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
+from sara_core.names.outline import Outline
 from sara_webui.training.runner import Runner
 from sara_webui.training.settings import ALL
 from tests.webui.tab import fake_gradio
@@ -18,7 +21,7 @@ def tab(tmp_path, monkeypatch):
     from sara_webui.tab import training
 
     monkeypatch.setattr(training, "SECONDS_BETWEEN_LOOKS", 0.01)
-    made = training.TrainTab(Runner(FakeHost(tmp_path)), may_use_paths=False)
+    made = training.TrainTab(Runner(FakeHost(tmp_path)), may_use_paths=False, chosen_checkpoint=lambda: None)
     made.build()
     return made
 
@@ -72,3 +75,16 @@ def test_a_preset_fills_in_what_suits_and_says_why(tab):
     assert len(filled) == 6 and filled[0] == {"value": 64} and "tiny" in said
     assert "learning rate: the paper" in said and "adjust at: none (weights" in said
     assert tab.fill_in("none", "cats")[-1] == ""
+
+
+def test_a_preset_is_for_the_checkpoint_that_is_chosen_and_for_the_folder_that_is_chosen_after_it(tab, monkeypatch):
+    """Forge has the checkpoint before loaded until it draws the next picture."""
+    known = {Path("chosen"): Outline("SDXL", 2_600_000_000, 2_500_000_000, 794)}
+    monkeypatch.setattr("sara_webui.tab.training.outline_of_file", known.get)
+    tab.chosen_checkpoint = lambda: Path("chosen")
+    work, inputs, outputs = tab.folder.handlers["change"]
+    assert inputs == [tab.preset, tab.folder] and outputs[0] is tab.inputs["resolution"]
+    resolution, *_, said = work("subject", "cats")
+    assert resolution == {"value": 1024} and "SDXL" in said and "1 picture" in said
+    tab.chosen_checkpoint = lambda: Path("packed")
+    assert tab.fill_in("subject", "cats")[0] == {"value": 64}, "what is loaded says more"
