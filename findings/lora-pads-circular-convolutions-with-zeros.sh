@@ -3,8 +3,8 @@
 #
 # Expected: an adapter of a layer computes as the layer would with the changed weights. Merging does not matter.
 # Instead: of a convolution's settings both take stride and padding, and not `padding_mode`. Where the base wraps around
-# ("circular"), mirrors or repeats the border, the adapter sees zeros: its part is another one in the rows and columns at
-# the edge, and merged it is the right one. This holds for PEFT's LoRA, LoHa and LoKr and for LyCORIS' LoRA. BOFT, which
+# ("circular"), mirrors or repeats the border, the adapter sees zeros: its part is another one in the rows and columns
+# at the edge, and merged it is the right one. This holds for PEFT's LoRA, LoHa and LoKr and for LyCORIS' LoRA. BOFT, which
 # computes with the changed weight, loses the wrapping of the base as well. Inside the picture all is well.
 # Why it matters: for seamless textures and panoramas all convolutions are set to "circular"; an adapter loaded after
 # that brings seams back, one that is trained so learns against edges that are not there once it is merged, and the
@@ -68,7 +68,8 @@ for kind in (*CONFIGS, "LyCORIS' LoRA"):
         seen[kind, mode] = float(wrong.norm() / effect), float(wrong[..., 1:-1, 1:-1].norm() / effect)
         print(f"{kind}, {mode}: {seen[kind, mode][0]:.0%}, within the outermost pixels {seen[kind, mode][1]:.0%}")
 as_stated = all(
-    inside < 1e-4 and (whole > 0.1 if mode == "circular" else whole < 1e-4) for (_, mode), (whole, inside) in seen.items()
+    inside < 1e-4 and (whole > 0.1 if mode == "circular" else whole < 1e-4)
+    for (_, mode), (whole, inside) in seen.items()
 )
 sys.exit(0 if as_stated else "This is no longer so.")
 END
