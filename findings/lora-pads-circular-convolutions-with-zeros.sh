@@ -4,8 +4,8 @@
 # Expected: an adapter of a layer computes as the layer would with the changed weights. Merging does not matter.
 # Instead: of a convolution's settings both take stride and padding, and not `padding_mode`. Where the base wraps around
 # ("circular"), mirrors or repeats the border, the adapter sees zeros: its part is another one in the rows and columns
-# at the edge, and merged it is the right one. This holds for PEFT's LoRA, LoHa and LoKr and for LyCORIS' LoRA. BOFT, which
-# computes with the changed weight, loses the wrapping of the base as well. Inside the picture all is well.
+# at the edge, and merged it is the right one. This holds for PEFT's LoRA, LoHa and LoKr and for LyCORIS' LoRA. BOFT,
+# which computes with the changed weight, loses the wrapping of the base as well. Inside the picture all is well.
 # Why it matters: for seamless textures and panoramas all convolutions are set to "circular"; an adapter loaded after
 # that brings seams back, one that is trained so learns against edges that are not there once it is merged, and the
 # same file gives two pictures in two programs.

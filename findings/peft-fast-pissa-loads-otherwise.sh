@@ -6,7 +6,7 @@
 # loaded, PEFT takes it out again, and "pissa_niter_…", the fast way that the documentation offers for large models,
 # does so by an SVD from random numbers of torch's generator: another state of it, another part, another base. What is
 # missing and what is there twice is, with 16 rounds and singular values that fall slowly, larger than all that was
-# learned. Nothing is said. With the generator seeded as it was before training it is right, in the same order of all draws before it.
+# learned. Nothing is said. With the generator seeded as before the training, and no other draw in between, it is right.
 # Why it matters: the evaluation within the training script is good and that of the saved adapter is not; each process
 # has its own result. A way out: save it with `path_initial_model_for_weight_conversion`, as a LoRA.
 # Seen 2026-11.
