@@ -7,7 +7,7 @@
 # the file has alpha and all rows, which every reader scales by alpha / rank. So it is weaker by the size of a block,
 # 4 unless set. And the rank is drawn at random in evaluation and on merging too: samples drawn in training, and a model
 # that the network was merged into, are those of some rank. With blocks of 1 the scale is right.
-# Why it matters: the result looks undertrained, the more so the larger the block, and no two of its merges agree.
+# Why it matters: the result looks undertrained, the more so the larger the block, and two merges of it differ.
 # Seen 2026-11.
 set -eu
 dir=$(mktemp -d)
