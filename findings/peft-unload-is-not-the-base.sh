@@ -4,7 +4,7 @@
 # Expected: "Return the base model by removing all the PEFT modules": the model from before, which a forward within
 # `disable_adapter()` has with `modules_to_save` too.
 # Instead: of the modules in `modules_to_save` the trained copies stay, and the base's own are gone. After PiSSA or
-# OLoRA the part that they took out of the base's weights is missing from it: with `disable_adapter()` too, and for every
+# OLoRA the part that they took out of the base's weights is missing from it: with `disable_adapter()` too, and for any
 # other adapter that is put on this model. Of a plain LoRA it is right. Nothing is said.
 # Why it matters: the base to compare with, to extract a difference from, or to train the next adapter on, without
 # loading it anew, is not the base; what is trained on it fits no other.
