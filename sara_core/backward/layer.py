@@ -97,15 +97,15 @@ class _SparseLayerFunction(torch.autograd.Function):
 class _SparseLayer(Parametrized):
     """Mixed in before the class of an attached module."""
 
-    def forward(self, x, **options):
+    def forward(self, input, **options):  # named as torch's layers name it: AnimateDiff in diffusers calls it so
         if not isinstance(self, _SparseLayer):  # whoever has wrapped the attached layer still holds this method
-            return type(self).forward(self, x, **options)
+            return type(self).forward(self, input, **options)
         if options:
             raise UnsupportedModelError(
                 f"A {original_class(self).__name__} layer of this model is called with {', '.join(options)}, "
                 "which sparse training does not know."
             )
-        return _computed(self, x, self._sara.op)
+        return _computed(self, input, self._sara.op)
 
     @property
     def trained_bias(self) -> int | None:
