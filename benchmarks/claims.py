@@ -26,7 +26,8 @@ QUICK_STEPS, QUICK_JUDGED, QUICK_SEEDS, QUICK_METHODS = 100, 60, (0, 1, 2), ("Lo
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
-    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject", "candidates"],
+    parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject", "motion",
+                                             "candidates"],
                         help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
@@ -37,18 +38,20 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     comfy_host.prepare()
 
-    from benchmarks.claims_ import base, icon_sets, judge, tables
+    from benchmarks.claims_ import base, icon_sets, judge, motion_model, tables
 
-    missing = [file.name for file in (base.AUTOENCODER_FILE, base.UNET_FILE, judge.FILE) if not file.is_file()]
+    needed = [base.AUTOENCODER_FILE, base.UNET_FILE, judge.FILE]
+    needed = [motion_model.FILE] if arguments.part == "motion" else needed
+    missing = [file.name for file in needed if not file.is_file()]
     if missing:
         print(f"error: there is no {', '.join(missing)} in benchmarks/claims_: they are trained by "
-              "benchmarks/claims_/train_base.py and train_judge.py.", file=sys.stderr)  # fmt: skip
+              "benchmarks/claims_/train_base.py, train_judge.py and motion_train.py.", file=sys.stderr)  # fmt: skip
         return 1
     file = arguments.json or arguments.work / ("quick.jsonl" if arguments.quick else "claims.jsonl")
     file.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     try:
-        own = {None: table, "candidates": candidates}
+        own = {None: table, "candidates": candidates, "motion": motion}
         measure = quick if arguments.quick else own.get(arguments.part, part)
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -94,6 +97,20 @@ def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:
 
     rate = tuned_rate(bench_of(1.0), file)("SaRA", protocol.BUDGETS[1])
     return tried.halved(bench_of, rate, file)
+
+
+def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
+    """The lines of a motion that the base of the motions has never seen."""
+    from benchmarks.claims_ import lines, motion_clips
+    from benchmarks.claims_ import motion as motions
+
+    measuring = motions.Bench(motion_clips.small_icons(arguments.work / "icons"))
+
+    def rate(method: str, where: str) -> float:
+        tries = lines.run(motions.tuning_jobs(measuring, method, where), measuring.made_with, file)
+        return max(tries, key=motions.tuning_score)["rate"]
+
+    return lines.run(motions.jobs(measuring, rate), measuring.made_with, file)
 
 
 def tuned_rate(measuring, file: Path):

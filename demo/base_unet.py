@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Mapping, NamedTuple
 
@@ -118,13 +119,27 @@ def train(
     model = new()
     if start is not None:
         model.load_state_dict(start)
+
+    def loss_of(_step: int) -> torch.Tensor:
+        return _loss(model, *examples.draw(plan.batch), sigmas)
+
+    return tensors(averaged(model, loss_of, state_file, report, plan))
+
+
+def averaged(
+    model: torch.nn.Module, loss_of: Callable[[int], torch.Tensor], state_file: Path, report, plan: Plan
+) -> dict[str, torch.Tensor]:
+    """Train a model, or go on from `state_file`, which is written now and then; its averaged weights.
+
+    loss_of(step) is a scalar with graph, the steps counted from 0; report(step, steps, loss) is called after each.
+    """
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=plan.steps,
                                                    pct_start=plan.warm_up / plan.steps, cycle_momentum=False)
     first = _resume(state_file, model, average, optimizer, schedule)
     for step in range(first, plan.steps):
-        loss = _loss(model, *examples.draw(plan.batch), sigmas)
+        loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -137,7 +152,7 @@ def train(
         report(step + 1, plan.steps, loss.item())
         if (step + 1) % SAVE_EVERY == 0:
             _save(state_file, step + 1, model, average, optimizer, schedule)
-    return tensors(average)
+    return average
 
 
 def tensors(average: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

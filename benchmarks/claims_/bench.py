@@ -28,8 +28,8 @@ class Bench:
         self.autoencoder = base.trained_autoencoder()
         # Lines are of use only to a bench that would measure the same.
         self.made_with = {
-            "base": _digest(base.UNET_FILE), "autoencoder": _digest(base.AUTOENCODER_FILE),
-            "judge": _digest(judge.FILE), "judged": judged, **asdict(settings),
+            "base": digest(base.UNET_FILE), "autoencoder": digest(base.AUTOENCODER_FILE),
+            "judge": digest(judge.FILE), "judged": judged, **asdict(settings),
         }  # fmt: skip
 
     def job(self, cell: Cell) -> Job:
@@ -159,6 +159,7 @@ def trigger(style: str) -> str:
     return f"{style.split('-')[0]} style"
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """What a file of weights is known by in a line of results."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 

@@ -78,7 +78,8 @@ def _ranks(model: torch.nn.Module, names: Iterable[str], budget: int) -> dict[st
     return ranks
 
 
-def _lora(model: torch.nn.Module, names: list[str], budget: int, **options) -> Trainable:
+def lora_on(model: torch.nn.Module, names: list[str], budget: int, **options) -> Trainable:
+    """PEFT's LoRA on the layers of these names; options are LoraConfig's."""
     from peft import LoraConfig, inject_adapter_in_model
 
     ranks = _ranks(model, names, budget)
@@ -98,17 +99,17 @@ def full(model: torch.nn.Module, budget: int) -> Trainable:
 
 def lora(model: torch.nn.Module, budget: int) -> Trainable:
     """PEFT's LoRA on the attention, as in the paper."""
-    return _lora(model, attention(model), budget)
+    return lora_on(model, attention(model), budget)
 
 
 def lora_everywhere(model: torch.nn.Module, budget: int) -> Trainable:
     """PEFT's LoRA on every Linear and convolution."""
-    return _lora(model, list(layers(model)), budget)
+    return lora_on(model, list(layers(model)), budget)
 
 
 def dora(model: torch.nn.Module, budget: int) -> Trainable:
     """PEFT's DoRA on the attention; its magnitudes are a few values more."""
-    return _lora(model, attention(model), budget, use_dora=True)
+    return lora_on(model, attention(model), budget, use_dora=True)
 
 
 class _Beside(torch.nn.Module):

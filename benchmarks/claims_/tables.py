@@ -14,7 +14,7 @@ import numpy as np
 from .protocol import PRIMARY, REFERENCE
 
 FIGURES = ("kid", "text", "drift", "fid", "styled", "right", "leaked")
-_DIGITS = {"kid": 1, "fid": 2, "trained": 0, "training seconds": 0}
+_DIGITS = {"rate": 5, "off": 1, "kid": 1, "fid": 2, "trained": 0, "training seconds": 0}
 
 
 class Difference(NamedTuple):
@@ -86,7 +86,7 @@ def of_part(part: str, lines: Sequence[dict]) -> str:
     """The table of a part of parts.PARTS."""
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
-        "candidates": _candidates,
+        "candidates": _candidates, "motion": _motion,
     }  # fmt: skip
     return tables[part](lines)
 
@@ -142,6 +142,29 @@ def _subject(lines: Sequence[dict]) -> str:
         means = (_number(name, float(np.mean([line[name] for line in own]))) for name in figures)
         rows.append([method, "yes" if preserved else "no", *means, str(len(own))])
     return _markdown(rows)
+
+
+def _motion(lines: Sequence[dict]) -> str:
+    """Means over seeds, and for each place the paired differences between SaRA and LoRA."""
+    from .motion import FIGURES as FIGURES_OF_MOTION
+
+    ways = defaultdict(list)
+    for line in lines:
+        ways[line["method"] or "the base", line["layers"]].append(line)
+    rows = [["method", "layers", *FIGURES_OF_MOTION, "trained", "rate", "runs"]]
+    for (method, layers), own in ways.items():
+        columns = [*FIGURES_OF_MOTION, "trained", "rate"]
+        means = (_number(name, float(np.mean([line[name] for line in own]))) for name in columns)
+        rows.append([method, layers, *means, str(len(own))])
+    apart = [["SaRA − LoRA", *FIGURES_OF_MOTION, "pairs"]]
+    for layers in dict.fromkeys(layers for method, layers in ways if method == "SaRA"):
+        own = [{**line, "style": layers} for line in lines if line["layers"] == layers]
+        found = {figure: paired(own, "SaRA", figure) for figure in FIGURES_OF_MOTION}
+        if None not in found.values():
+            cells = [f"{_number(name, one.mean, '+')} ({_number(name, one.low, '+')} … {_number(name, one.high, '+')})"
+                     for name, one in found.items()]  # fmt: skip
+            apart.append([layers, *cells, str(found["new"].pairs)])
+    return f"\n{_markdown(rows)}\n{_markdown(apart)}"
 
 
 def _candidates(lines: Sequence[dict]) -> str:

@@ -74,16 +74,27 @@ def train(
     options = _with_rule(options, model, task, seed, settings)
     torch.manual_seed(seed)  # what a method begins with
     trainable = methods.METHODS[method](model, budget, **options)
-    optimizer = torch.optim.AdamW(trainable.parameters, rate, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     base = new_model().requires_grad_(False).eval() if prior else None
     count, losses = trainable.count, []
-    for step in range(settings.steps):
+
+    def loss_of(step: int) -> torch.Tensor:
         batch = _batch(task, settings, _generator(seed, step), noise)
         loss = _loss(model, batch)
         losses.append(loss.item())
-        if base is not None:
-            loss = loss + prior * _left(model, base, batch, task.plain)
+        return loss if base is None else loss + prior * _left(model, base, batch, task.plain)
+
+    descend(trainable, loss_of, rate, settings)
+    return Trained(model.eval(), count, losses)
+
+
+def descend(
+    trainable: methods.Trainable, loss_of: Callable[[int], torch.Tensor], rate: float, settings: Settings
+) -> None:
+    """Take the steps of a training; loss_of(step) is a scalar with graph, the steps counted from 0."""
+    optimizer = torch.optim.AdamW(trainable.parameters, rate, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    for step in range(settings.steps):
+        loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         trainable.before_step(step, settings.steps, optimizer)
@@ -92,7 +103,6 @@ def train(
         schedule.step()
         trainable.after_step()
     trainable.finish()
-    return Trained(model.eval(), count, losses)
 
 
 def _with_rule(options: dict, model: torch.nn.Module, task: Task, seed: int, settings: Settings) -> dict:
