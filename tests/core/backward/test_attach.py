@@ -161,6 +161,17 @@ def test_a_single_layer_is_a_model_too():
     assert same_bits(every_bit(layer), bits)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 1)], ids=["linear", "convolution"])
+def test_a_layer_takes_its_input_by_name_as_torchs_do(layer):
+    """diffusers calls those of AnimateDiff's motion modules so."""
+    x = torch.randn(2, 4, 4, 4)
+    expected = layer(x)
+    SaRA(layer, density=0.3)
+    assert torch.equal(layer(input=x), expected)
+    with pytest.raises(UnsupportedModelError, match="is called with scale"):
+        layer(input=x, scale=1.0)
+
+
 def test_a_tied_weight_is_chosen_once_and_counted_once():
     model = small_net()
     optimizer = SaRA(model, density=0.3)

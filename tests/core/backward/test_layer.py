@@ -43,17 +43,6 @@ def test_gradients_of_a_whole_model(route, copies):
     assert relative_error(store.values.grad, masked_gradient(plain, store.support)) <= 1e-5
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 1)], ids=["linear", "convolution"])
-def test_a_layer_takes_its_input_by_name_as_torchs_do(layer):
-    """diffusers calls those of AnimateDiff's motion modules so."""
-    x = torch.randn(2, 4, 4, 4)
-    expected = layer(x)
-    attached(nn.Sequential(layer))
-    assert torch.equal(layer(input=x), expected)
-    with pytest.raises(UnsupportedModelError, match="is called with scale"):
-        layer(input=x, scale=1.0)
-
-
 @pytest.mark.bits
 @WAYS
 @DTYPES
