@@ -2,8 +2,8 @@
 
     COMFYUI_PATH=… <ComfyUI's Python> -m benchmarks.claims_.motion_train [--work FOLDER] [--steps N] [--threads N]
 
-Most of an hour on one core. Interrupted, it goes on where it stopped as long as the work folder is there; the file
-beside this one is replaced at the end.
+Seven minutes on one idle core. Interrupted, it goes on where it stopped as long as the work folder is there; the file
+beside this one is replaced at the end. The one in the repository has the averaged weights after 3,000 of 4,000 steps.
 """
 
 import argparse

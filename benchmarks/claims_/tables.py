@@ -14,7 +14,7 @@ import numpy as np
 from .protocol import PRIMARY, REFERENCE
 
 FIGURES = ("kid", "text", "drift", "fid", "styled", "right", "leaked")
-_DIGITS = {"rate": 5, "off": 1, "kid": 1, "fid": 2, "trained": 0, "training seconds": 0}
+_DIGITS = {"rate": 5, "off": 1, "off alone": 1, "kid": 1, "fid": 2, "trained": 0, "training seconds": 0}
 
 
 class Difference(NamedTuple):
@@ -148,6 +148,7 @@ def _motion(lines: Sequence[dict]) -> str:
     """Means over seeds, and for each place the paired differences between SaRA and LoRA."""
     from .motion import FIGURES as FIGURES_OF_MOTION
 
+    modules, lines = [line for line in lines if "module" in line], [line for line in lines if "method" in line]
     ways = defaultdict(list)
     for line in lines:
         ways[line["method"] or "the base", line["layers"]].append(line)
@@ -164,7 +165,11 @@ def _motion(lines: Sequence[dict]) -> str:
             cells = [f"{_number(name, one.mean, '+')} ({_number(name, one.low, '+')} … {_number(name, one.high, '+')})"
                      for name, one in found.items()]  # fmt: skip
             apart.append([layers, *cells, str(found["new"].pairs)])
-    return f"\n{_markdown(rows)}\n{_markdown(apart)}"
+    figures = ("trained", "new", "off", "new alone", "off alone", "first loss", "last loss")
+    beside = [["motion module of", *figures, "comes back"]]
+    for line in modules:
+        beside.append([line["module"], *(_number(name, line[name]) for name in figures), str(line["comes back"])])
+    return "\n" + "\n".join(map(_markdown, (rows, apart, beside)))
 
 
 def _candidates(lines: Sequence[dict]) -> str:
