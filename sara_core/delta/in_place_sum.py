@@ -3,6 +3,7 @@
     changes = InPlaceSum(weight, [first.indices, second.indices])
     changes.write([(first.values, 0.8), (second.values, -0.5)])    # weight = round(base + 0.8 · Δ₁ − 0.5 · Δ₂)
     changes.write([(first.values, 1.0), (second.values, 0.0)])     # as if the first had never been
+    changes = InPlaceSum.put_on(weight, [(third.indices, third.values, 1.0)], instead_of=changes)    # one walk for all
     changes.restore()                                              # every bit is back
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from ..tensors.elements import added, gather, overwrite_, scatter_
+from ..tensors.replacing import replace_
 
 
 class InPlaceSum:
@@ -18,14 +20,49 @@ class InPlaceSum:
 
     weight: floating point, strided, in any memory layout, also an inference tensor; it stays the caller's
     supports: of each change, int32 or int64 [n], unique flat positions in row-major order; kept as they are
-    base: of each change the base values of its elements, [n] in the weight's dtype, on its device
+    base: of each change the base values of its elements, [n] in the weight's dtype, on its device; read from the weight
+        where they are not given
 
     Constructing writes nothing. Any thread may call the methods, in inference mode or not, one at a time.
     """
 
-    def __init__(self, weight: torch.Tensor, supports: Sequence[torch.Tensor]):
+    def __init__(
+        self, weight: torch.Tensor, supports: Sequence[torch.Tensor], base: Sequence[torch.Tensor] | None = None
+    ):
         self.weight, self.supports = weight, tuple(supports)
-        self.base = tuple(gather(weight, indices.to(weight.device)) for indices in self.supports)
+        if base is None:
+            base = (gather(weight, indices.to(weight.device)) for indices in self.supports)
+        self.base = tuple(base)
+
+    @classmethod
+    def put_on(
+        cls,
+        weight: torch.Tensor,
+        changes: Sequence[tuple[torch.Tensor, torch.Tensor, float]],
+        instead_of: "InPlaceSum | None" = None,
+    ) -> "InPlaceSum":
+        """What the constructor and `write` give, of changes each with its support, Δ and strength, in as few walks
+        through the weight as there can be.
+
+        instead_of: what is on the same weight and is taken off first; only its `restore` has a meaning afterwards
+
+        If it is interrupted, none of these changes is on, and of those before some elements may be.
+        """
+        supports = [indices for indices, _, _ in changes]
+        if len(changes) == 1 and (instead_of is None or len(instead_of.supports) == 1):
+            before = None if instead_of is None else (*instead_of._supports(), *instead_of._base())
+            indices, values, strength = changes[0]
+            here = indices.to(weight.device), values.to(weight.device)
+            return cls(weight, supports, [replace_(weight, *here, strength, before)])
+        if instead_of is not None:
+            instead_of.restore()
+        made = cls(weight, supports)
+        try:
+            made.write([(values, strength) for _, values, strength in changes])
+        except BaseException:
+            made.restore()
+            raise
+        return made
 
     def write(self, changes: Sequence[tuple[torch.Tensor, float]]) -> None:
         """weight = round(base + Σ s · Δ), added in the order given in float32 and rounded once to the weight's dtype.

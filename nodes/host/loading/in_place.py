@@ -166,9 +166,7 @@ def _write_anew(patcher, key: str, changes: list[Change], device: torch.device) 
     if module._parameters[name].device != device:
         with torch.inference_mode(module._parameters[name].is_inference()):
             comfy.utils.set_attr_param(patcher.model, key, module._parameters[name].detach().to(device))
-    kept = KeptElements(module._parameters[name], changes, patcher.offload_device)
-    patcher.backup[key] = kept
-    kept.write(changes)
+    patcher.backup[key] = KeptElements(module._parameters[name], changes, patcher.offload_device)
 
 
 def _is_fully_loaded(patcher, device: torch.device) -> bool:
@@ -209,12 +207,15 @@ def _exchange(patcher, plan: dict[str, list[Change]]) -> None:
     model, backup = patcher.model, patcher.backup
     # Whatever is interrupted from here on is nobody's, and taken off by whoever comes next.
     model.current_weight_patches_uuid = object()
-    _restore(patcher, [key for key in backup if key not in plan or not backup[key].has_support_of(plan[key])])
+    _restore(patcher, [key for key in backup if key not in plan])
     for key, changes in plan.items():
-        if key in backup:
-            backup[key].write(changes)
-        else:
+        kept = backup.get(key)
+        if kept is None:
             _write_anew(patcher, key, changes, model.device)
+        elif kept.has_support_of(changes):
+            kept.write(changes)
+        else:
+            backup[key] = KeptElements(kept.parameter, changes, patcher.offload_device, instead_of=kept)
     model.current_weight_patches_uuid = patcher.patches_uuid
 
 

@@ -26,8 +26,16 @@ class KeptElements:
     # The host then makes `weight` the parameter's value instead of copying it into what is there.
     inplace_update = False
 
-    def __init__(self, parameter: torch.nn.Parameter, changes: Sequence[Change], offload_device: torch.device):
-        self._elements = InPlaceSum(parameter, [change.indices for change in changes])
+    def __init__(
+        self,
+        parameter: torch.nn.Parameter,
+        changes: Sequence[Change],
+        offload_device: torch.device,
+        instead_of: "KeptElements | None" = None,
+    ):
+        """Puts the changes on the parameter, in the place of others that are on it; if that is interrupted, those can
+        still be restored, and nothing else is on."""
+        self._elements = InPlaceSum.put_on(parameter, changes, None if instead_of is None else instead_of._elements)
         self._offload_device = offload_device
 
     @property
