@@ -109,9 +109,12 @@ class Copied:
 
     def __init__(self, file: safe_open, content: BinaryIO):
         self._file, self._content, self._reading = file, content, threading.Lock()
+        self._known: dict[str, tuple[list[int], torch.dtype | None]] = {}
         # Read once more, because what `opened` has checked may be another file by now: then it says anything.
-        with self._changed_if(ValueError, struct.error, OverflowError, MemoryError, RecursionError):
+        try:
             self._header, self._begin = read_header(content)
+        except (ValueError, struct.error, OverflowError, MemoryError, RecursionError) as error:
+            raise self._changed() from error
 
     def keys(self) -> list[str]:
         """The tensors' names."""
@@ -136,31 +139,31 @@ class Copied:
         opened."""
         shape, dtype = self._described(name)
         tensor = torch.empty(shape, dtype=self._file.get_tensor(name).dtype if dtype is None else dtype)
-        with self._reading, self._changed_if(KeyError, TypeError, ValueError, OverflowError):
+        try:
             start, end = self._header[name]["data_offsets"]
             if start < 0 or end - start != tensor.nbytes:
                 raise self._changed()
-            self._content.seek(self._begin + start)
-            read = self._content.readinto(tensor.view(-1).view(torch.uint8).numpy())
+            with self._reading:
+                self._content.seek(self._begin + start)
+                read = self._content.readinto(tensor.view(-1).view(torch.uint8).numpy())
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._changed() from error
         if read != tensor.nbytes:
             raise self._changed()
         return tensor
 
     def _described(self, name: str) -> tuple[list[int], torch.dtype | None]:
         """A tensor's shape, and its dtype or None if DTYPE_NAMES has it not. Raises DeltaError as `get_tensor`."""
-        shape = self._file.get_slice(name).get_shape()
-        with self._changed_if(KeyError, TypeError):
-            same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
-        if not same_shape:
-            raise self._changed()
-        return shape, dtype
-
-    @contextlib.contextmanager
-    def _changed_if(self, *errors: type[Exception]) -> Iterator[None]:
-        try:
-            yield
-        except errors as error:
-            raise self._changed() from error
+        if name not in self._known:
+            shape = self._file.get_slice(name).get_shape()
+            try:
+                same_shape, dtype = self._header[name]["shape"] == shape, _DTYPES.get(self._header[name]["dtype"])
+            except (KeyError, TypeError) as error:
+                raise self._changed() from error
+            if not same_shape:
+                raise self._changed()
+            self._known[name] = shape, dtype
+        return self._known[name]
 
     def _changed(self) -> DeltaError:
         name = Path(self._content.name).name
