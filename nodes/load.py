@@ -13,6 +13,7 @@ from ..sara_core.errors import DeltaError
 from .checks import checked_inputs, refusal
 from .delta_rows import STRONGEST, DeltaRow, parse_rows
 from .host import folders, identity, patching, text_encoders
+from .host.loading.recent import RecentDeltas
 from .host.progress import show_text
 from .host.remedies import advice
 from .sockets import SaraDelta
@@ -29,24 +30,7 @@ def _stop_if_cancelled(done: int, total: int) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-class _LastRead:
-    """The files that a loader read last, so that another strength does not read them again, as core's loaders have
-    it."""
-
-    def __init__(self):
-        self._kept: dict[tuple, SparseDelta] = {}
-
-    def load(self, paths) -> list[SparseDelta]:
-        keys = [(path, folders.fingerprint(path)) for path in paths]
-        # Let go of the old ones before the new ones take memory.
-        self._kept = {key: delta for key, delta in self._kept.items() if key in keys}
-        for key in keys:
-            if key not in self._kept:
-                self._kept[key] = SparseDelta.load(key[0], advice, _stop_if_cancelled)
-        return [self._kept[key] for key in keys]
-
-
-_last_read = _LastRead()
+_recent = RecentDeltas(lambda path: SparseDelta.load(path, advice, _stop_if_cancelled))
 
 
 def _patched(delta: SparseDelta, model, clip, row: DeltaRow, say: Callable[[str], None]) -> tuple:
@@ -178,7 +162,7 @@ class SaRALoader(io.ComfyNode):
     @checked_inputs
     def execute(cls, sara_name, strength, model=None, clip=None, strength_clip=1.0, more="") -> io.NodeOutput:
         rows = [DeltaRow(sara_name, strength, strength_clip), *(row for row in parse_rows(more) if row.is_on)]
-        deltas = _last_read.load([_path(row.name) for row in rows])
+        deltas = _recent.load([_path(row.name) for row in rows])
         said: list[str] = []
         patched, patched_clip = model, clip
         for row, delta in zip(rows, deltas):
