@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import in_place, scaling
 from benchmarks.lib.report import Spread, text_table
 from benchmarks.train_ import comfyui
 from benchmarks.train_ import pytorch
@@ -16,6 +16,7 @@ from devtools.comfyui.install import ROOT
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 WRITERS = [
     "train", "scaling", "apply", "files", "demo", "precision", "startup", "hosts", "webui", "speed", "route_costs",
+    "in_place",
 ]  # fmt: skip
 MIB = 1 << 20
 
@@ -73,6 +74,17 @@ def measurement(method, step, peak, round=0, elements=5_000_000, checkpointing=T
 def found(ratios, name):
     one, = (ratio for ratio in ratios if ratio["name"] == name)
     return one
+
+
+def test_the_ways_to_write_in_place_are_measured_and_drawn_up(monkeypatch):
+    monkeypatch.setattr(in_place, "CASES", [(8, 16, 2, 0.5, in_place.torch.bfloat16)])
+    report = {"machine": {"processor": "P", "cores": 2, "system": "S"}, "versions": {}}
+    report["cases"] = in_place.measured(SimpleNamespace(rounds=2))
+    (name, ways), = report["cases"].items()
+    assert ways.keys() == set(in_place.WAYS) and all(len(rounds) == 2 for rounds in ways.values())
+    report["cases"] = {name: dict(zip(in_place.WAYS, ([1, 3], [2, 3], [4, 4], [1, 1], [2, 8])))}
+    _, row, *_ = in_place.text(report)
+    assert row.split()[3:] == ["2.0", "2.5", "4.0", "1.0", "5.0", "0.62", "(0.50-0.75)", "0.31", "(0.12-0.50)"]
 
 
 def test_ratios_compare_within_a_round():
