@@ -63,7 +63,7 @@ def may_overflow(values: torch.Tensor, strength: float, dtype: torch.dtype) -> b
     values: floating [n], finite
     """
     precision = torch.finfo(dtype)
-    largest = float(values.abs().max()) if len(values) else 0.0
+    largest = max(map(abs, map(float, values.aminmax()))) if len(values) else 0.0
     return largest * abs(strength) >= precision.max * precision.eps / 4
 
 

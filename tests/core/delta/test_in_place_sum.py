@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sara_core.delta.in_place_sum import InPlaceSum
+from sara_core.tensors import replacing
 from sara_core.tensors.elements import add_sparse_
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -59,3 +60,39 @@ def test_negative_zeros_stay_where_a_change_is_zero():
     written = InPlaceSum(live, [indices, indices])
     written.write([(torch.zeros(2), 1.0), (torch.tensor([0.0, 1.0]), -0.0)])
     assert torch.signbit(live).all()
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (1, 2), (2, 2)], ids=str)
+def test_changes_take_the_place_of_others_as_if_those_had_never_been(weight, counts):
+    live, others = weight.clone(), weight.clone()
+    first, second = ([(*change(weight.shape, 90, 10 * side + n), 0.7) for n in range(many)]
+                     for side, many in enumerate(counts))  # fmt: skip
+    before = InPlaceSum.put_on(live, first)
+    after = InPlaceSum.put_on(live, second, instead_of=before)
+    alone = InPlaceSum(others, [indices for indices, _, _ in second])
+    alone.write([(values, strength) for _, values, strength in second])
+    assert torch.equal(live, others)
+    assert all(map(torch.equal, after.base, alone.base))
+    after.restore()
+    assert torch.equal(live, weight)
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_what_was_on_before_can_still_be_taken_off_where_putting_on_is_interrupted(weight, monkeypatch, many):
+    live = weight.clone()
+    before = InPlaceSum.put_on(live, [(*change(weight.shape, 90, 1), 1.0)])
+
+    def after_the_last(self, changes):
+        written(self, changes)
+        raise KeyboardInterrupt
+
+    def before_the_first(*given):
+        raise KeyboardInterrupt
+
+    written = InPlaceSum.write
+    monkeypatch.setattr(InPlaceSum, "write", after_the_last)
+    monkeypatch.setattr(replacing, "added", before_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        InPlaceSum.put_on(live, [(*change(weight.shape, 60, 2 + n), 1.0) for n in range(many)], instead_of=before)
+    before.restore()
+    assert torch.equal(live, weight)
