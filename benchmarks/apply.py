@@ -36,10 +36,10 @@ LORA = "LoRA r16"
 # Figure → what it is called. All are seconds, of which a ratio is ours by the LoRA's.
 TIMES = {
     "patch": "patch", "adding": "of it adding", "node and patch": "node and patch", "switch_strength": "other strength",
-    "switch_file": "other file", "unpatch": "take off",
+    "switch_file": "other file", "switch_back": "file of before", "unpatch": "take off",
 }  # fmt: skip
 # Of a delta that changes up to a hundredth of the model, and of a denser one.
-LIMITS = {"patch": (0.35, 0.8), "switch_strength": (0.15, 0.5), "switch_file": (0.15, 0.5)}
+LIMITS = {"patch": (0.35, 0.8)} | dict.fromkeys(("switch_strength", "switch_file", "switch_back"), (0.15, 0.5))
 SPARSE = 0.01
 BYTES_WHILE_APPLIED = 6.0
 MEMORY = {

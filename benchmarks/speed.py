@@ -3,10 +3,11 @@
     python dev.py bench speed [--against REVISION] [--part steps|comfyui|apply|files|startup] [--quick] [--json FILE]
 
 Steps: of each row SaRA, PEFT's LoRA and, with --against, that revision's SaRA live at once, each in a process of its
-own, and step in turns. A ratio is the median over the turns, each of one turn's own; beside it stands the ratio of the
-seconds of the processor, which other programs disturb least. The other parts are benchmarks of their own
-(train, apply, files, startup), run for each revision one after the other. --quick measures steps of a part of SD1.5's
-UNet and the start of ComfyUI, in a tenth of the memory; --small a tiny model, only to see that it works.
+own, and step in turns; in two groups, each with the LoRA, where all would take more than 16 GB. A ratio is the median
+over the turns, each of one turn's own; beside it stands the ratio of the seconds of the processor, which other programs
+disturb least. The other parts are benchmarks of their own (train, apply, files, startup), run for each revision one
+after the other. What the run needs of memory and time is said before it starts. --quick measures steps of a part of
+SD1.5's UNet and the start of ComfyUI, in a tenth of the memory; --small tiny models, only to see that it works.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import torch
 
 from benchmarks.golden_.checkouts import NoSuchRevision, full_name
 from benchmarks.lib.report import Spread, busy_text, check_json_option, machine, machine_text, text_table
-from benchmarks.speed_ import reports
+from benchmarks.speed_ import needs, reports
 from benchmarks.speed_.revision import measurable
 from benchmarks.speed_.targets import (
     GRADIENT, PRESSED, QUICK, REPORTED, SMALL, STEP, TRAININGS, UPDATE, WORDS, Training,
@@ -55,6 +56,7 @@ def main() -> int:
             if arguments.against:
                 report["against"] = full_name(ROOT, arguments.against)
                 checkouts[BEFORE] = measurable(report["against"], Path(folder, "before"))
+            progress.say(f"this needs {needed(arguments, len(checkouts)).text()}")
             measure(arguments, checkouts, report, progress, lambda: written(report, arguments.json))
     except (HostError, NoSuchRevision) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -88,18 +90,16 @@ def measure(
     arguments: Namespace, checkouts: dict[str, Path], report: dict, progress: Progress, save: Callable[[], None]
 ) -> None:
     """Fill the report row by row, and have it saved after each: a run that is ended early has said what it knows."""
-    trainings = SMALL if arguments.small else QUICK if arguments.quick else TRAININGS
-    if "steps" in arguments.part:
-        for training in trainings:
-            if arguments.row is None or arguments.row in training.name:
-                turns = {}
-                try:
-                    report["measurements"].append(stepped(training, checkouts, arguments.repetitions, progress))
-                    turns = report["measurements"][-1]["turns"]
-                except HostError as error:  # too little memory for three at once, above all
-                    progress.say(f"    left out: {error}")
-                report["rows"] += step_rows(training, turns)
-                save()
+    for training in trainings_of(arguments):
+        turns = {}
+        try:
+            for at_once in beside_the_peer(training, checkouts):
+                report["measurements"].append(stepped(training, at_once, arguments.repetitions, progress))
+                turns |= {side: report["measurements"][-1]["turns"] for side in at_once}
+        except HostError as error:  # too little memory for all at once, above all
+            progress.say(f"    left out: {error}")
+        report["rows"] += step_rows(training, turns)
+        save()
     for part in (part for part in PARTS if part != "steps" and part in arguments.part):
         wanted = [one for one in (*REPORTED, PRESSED) if one.part == part]
         found = {}
@@ -117,26 +117,55 @@ def measure(
         save()
 
 
+def trainings_of(arguments: Namespace) -> list[Training]:
+    """The rows of the steps that are asked for."""
+    trainings = SMALL if arguments.small else QUICK if arguments.quick else TRAININGS
+    wanted = (one for one in trainings if arguments.row is None or arguments.row in one.name)
+    return list(wanted) if "steps" in arguments.part else []
+
+
+def beside_the_peer(training: Training, checkouts: dict[str, Path]) -> list[dict[str, Path]]:
+    """The revisions that train at once, with the LoRA: each by itself where the memory would not do for all."""
+    if needs.of_training(training, 1 + len(checkouts), 1).mib <= needs.MOST_MIB:
+        return [checkouts]
+    return [{side: checkout} for side, checkout in checkouts.items()]
+
+
+def needed(arguments: Namespace, revisions: int) -> needs.Needs:
+    """What the run takes."""
+    sides = dict.fromkeys(range(revisions), ROOT)
+    steps = [
+        needs.of_training(training, 1 + len(at_once), arguments.repetitions)
+        for training in trainings_of(arguments) for at_once in beside_the_peer(training, sides)
+    ]  # fmt: skip
+    return needs.together([*steps, *needs.of_parts(arguments.part, revisions)])
+
+
 def stepped(training: Training, checkouts: dict[str, Path], repetitions: int, progress: Progress) -> dict:
     """What every turn of a training and of those beside it took."""
     progress.say(f"steps: {training.name}")
     specs = {PEER: (training.spec(ATTENTION), ROOT)}
     specs |= {side: (training.spec(OURS), checkout) for side, checkout in checkouts.items()}
     turns, cores = in_turns(specs, repetitions)
-    progress.say(f"    ÷ LoRA: {ratio(turns[TODAY], turns[PEER], 'seconds').text(3)}")
+    for side in checkouts:
+        progress.say(f"    {side} ÷ LoRA: {ratio(turns[side], turns[PEER], 'seconds').text(3)}")
     return {"name": training.name, "turns": turns, "cores_used_by_others": cores}
 
 
-def step_rows(training: Training, turns: dict[str, list[dict]]) -> list[dict]:
-    """The table's rows of one training: each side's median for each quantity that something is said of."""
+def step_rows(training: Training, turns: dict[str, dict[str, list[dict]]]) -> list[dict]:
+    """The table's rows of one training: each side's median for each quantity that something is said of.
+
+    turns: side → the turns that it took part in, its own and the peer's among them
+    """
     rows = []
     for quantity, target in training.targets.items():
         row = {"name": f"{training.name}: {WORDS[quantity]}", "target": target}
         for side in (side for side in (BEFORE, TODAY) if side in turns):
-            spread = quantities(turns[side], turns[PEER])[quantity]
+            ours, peer = turns[side][side], turns[side][PEER]
+            spread = quantities(ours, peer)[quantity]
             row[side], row[f"{side} spread"] = spread.median, list(spread)
             if quantity == STEP:
-                row[f"{side} processor"] = ratio(turns[side], turns[PEER], "processor").median
+                row[f"{side} processor"] = ratio(ours, peer, "processor").median
         rows.append(row)
     return rows
 

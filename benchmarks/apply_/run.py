@@ -55,7 +55,8 @@ def measure(spec: dict) -> dict:
     added, patched_weights = adding.seconds, len(patched.patches)
 
     switches = {}
-    for what, file in (("strength", spec["files"][0]), ("file", spec["files"][1])):
+    first, second = spec["files"]
+    for what, file in (("strength", first), ("file", second), ("back", first)):
         patched, switch_node = timed(lambda: loader_node(host, spec["kind"], model, file, OTHER_STRENGTH))
         switches[f"switch_{what}"] = switch_node + seconds(lambda: load(patched))
         switches[f"switch_{what}_patch"] = switches[f"switch_{what}"] - switch_node

@@ -72,10 +72,10 @@ def _unet_inputs(config: dict, size: int, batch: int) -> dict:
     return inputs
 
 
-def _flux_pair() -> torch.nn.Module:
+def _flux_pair(**smaller) -> torch.nn.Module:
     from diffusers import FluxTransformer2DModel
 
-    return FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
+    return FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True, **smaller)
 
 
 def _flux_inputs(size: int, batch: int) -> dict:
@@ -102,6 +102,7 @@ SHAPES = {
     "sdxl": _unet_shape(SDXL),
     "flux-pair": Shape(_flux_pair, _flux_inputs),
     "small": _unet_shape(SMALL),
+    "flux-small": Shape(functools.partial(_flux_pair, num_attention_heads=2), _flux_inputs),
 }
 
 

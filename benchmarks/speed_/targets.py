@@ -59,7 +59,11 @@ QUICK = (
     Training(PART, 600_000, 64, {STEP: 0.90, GRADIENT: None}),
     Training(PART, 600_000, 32, {STEP: 0.95, GRADIENT: 0.05}, **BF16),
 )
-SMALL = (Training("small", 30_000, 16, {STEP: 0.90, GRADIENT: None, UPDATE: 0.03}),)
+SMALL = (
+    Training("small", 30_000, 16, {STEP: 0.90, GRADIENT: None, UPDATE: 0.03}),
+    Training("small", 30_000, 16, {STEP: 0.95, GRADIENT: 0.05}, **BF16),
+    Training("flux-small", 30_000, 16, {STEP: None, GRADIENT: 0.12}, **BF16),
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,18 @@ REPORTED = (
     _apply("5 M, all", "patch", "applying", 0.35),
     _apply("50 M, all", "other strength", "another strength,", 0.5),
     _apply("5 M, all", "other strength", "another strength,", 0.15),
+    *(
+        _apply(case, figure, words, target)
+        for figure, words in (("other file", "another file,"), ("file of before", "back to the file of before,"))
+        for case, target in (("50 M, all", 0.5), ("5 M, all", 0.15))
+    ),
+    *(
+        Reported(
+            "apply", f"bytes an element while on, {case}",
+            ("ratios", f"name=delta {case}: bytes an element while on", "spread", "0"), 6.0,
+        )
+        for case in ("50 M, all", "5 M, all")
+    ),
     *(
         Reported(
             "files", f"loading 50 M, bf16, {density}, from the page cache ÷ plain safetensors",

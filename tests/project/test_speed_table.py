@@ -7,11 +7,13 @@ import sys
 import pytest
 
 from benchmarks import route_costs, speed
-from benchmarks.speed_ import reports, revision
+from benchmarks.lib.step_run import Trainee, WeightGradients
+from benchmarks.speed_ import needs, reports, revision
 from benchmarks.speed_.targets import (
     GRADIENT, PRESSED, QUICK, REPORTED, SMALL, STEP, TRAININGS, UPDATE, Training,
 )  # fmt: skip
 from benchmarks.speed_.turns import in_turns
+from benchmarks.train_.pytorch import ATTENTION, OURS
 from devtools.comfyui.install import ROOT, HostError
 from devtools.progress import Progress
 
@@ -25,11 +27,12 @@ TURNS = {
     "before": [turn(2, 2), turn(4, 4), turn(8, 8)],
     "today": [turn(0.5, 1, 0.05, 0.1), turn(1.2, 3, 0.06, 0.24), turn(2.8, 7, 0.28, 0.28)],
 }
+SIDES = {"before": TURNS, "today": TURNS}
 TRAINING = Training("sd15", 5_000_000, 32, {STEP: 0.65, GRADIENT: None, UPDATE: 0.09}, batch=4)
 
 
 def test_a_ratio_is_the_median_of_what_each_turn_says():
-    step, gradient, update = speed.step_rows(TRAINING, TURNS)
+    step, gradient, update = speed.step_rows(TRAINING, SIDES)
     assert step["name"].startswith("sd15, 5 M 32×32, fp32, batch 4: step ÷")
     assert step["today"] == 0.6 and step["today spread"] == [0.6, 0.5, 0.7] and step["today processor"] == 0.75
     assert step["before"] == 2.0
@@ -37,7 +40,7 @@ def test_a_ratio_is_the_median_of_what_each_turn_says():
 
 
 def test_the_table_says_what_was_promised_and_whether_it_is_kept():
-    rows = [*speed.step_rows(TRAINING, TURNS), {"name": "unknown", "target": 1.0, "before": 0.5}]
+    rows = [*speed.step_rows(TRAINING, SIDES), {"name": "unknown", "target": 1.0, "before": 0.5}]
     report = {"rows": rows, "against": "0123456789abcdef", "machine": {"processor": "P", "cores": 2, "system": "S"},
               "versions": {}, "measurements": [{"cores_used_by_others": 1.5}]}  # fmt: skip
     _, header, step, gradient, update, unknown, *rest = speed.text(report)
@@ -88,8 +91,8 @@ def test_a_training_that_fails_is_told_with_its_own_words():
 
 def test_a_small_run_measures_in_turns_and_saves(tmp_path):
     path = tmp_path / "speed.json"
-    command = [sys.executable, "-m", "benchmarks.speed", "--small", "--repetitions", "2", "--json", str(path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.speed", "--small", "--row", "fp32", "--repetitions", "2"]
+    result = subprocess.run([*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     measurement, = json.loads(path.read_text(encoding="utf-8"))["measurements"]
     assert measurement["turns"].keys() == {"peer", "today"} and "≤ 0.9" in result.stdout
@@ -97,6 +100,36 @@ def test_a_small_run_measures_in_turns_and_saves(tmp_path):
         assert len(taken) == 2 and all(one["seconds"] > one["update"] >= 0 for one in taken)
     assert all(0 < one["gradient"] < one["seconds"] for one in measurement["turns"]["today"])
     assert not any(one["gradient"] for one in measurement["turns"]["peer"])
+    assert "this needs" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("method", [OURS, ATTENTION])
+@pytest.mark.parametrize("training", SMALL[1:], ids=lambda training: training.name)
+def test_rows_in_bf16_with_checkpointing_and_of_flux_run_in_a_small_form(training, method, monkeypatch):
+    from sara_core.backward.store import Store
+
+    monkeypatch.setattr(Store, "take", Store.take)  # what WeightGradients puts there is taken away again
+    trainee = Trainee(training.spec(method))
+    trainee.prepare()
+    gradients = WeightGradients()
+    trainee.step()
+    assert (gradients.seconds > 0) == (method == OURS)
+
+
+@pytest.mark.parametrize("revisions", [1, 2])
+@pytest.mark.parametrize("training", (*TRAININGS, *QUICK, *SMALL), ids=lambda training: training.name)
+def test_no_row_takes_more_than_16_gb_and_every_revision_steps_beside_the_lora(training, revisions):
+    sides = {"today": ROOT, "before": ROOT} if revisions == 2 else {"today": ROOT}
+    groups = speed.beside_the_peer(training, sides)
+    assert [side for group in groups for side in group] == list(sides)
+    assert all(needs.of_training(training, 1 + len(group), 7).mib * needs.MIB <= 16e9 for group in groups)
+
+
+def test_what_a_run_needs_is_the_most_memory_and_all_minutes():
+    assert needs.together([needs.Needs(2000, 3), needs.Needs(1000, 4)]) == (2000, 7)
+    few, many = (needs.of_training(Training("sd15", elements, 32, {}), 2, 7) for elements in (5_000_000, 50_000_000))
+    assert many.mib - few.mib == pytest.approx(45_000_000 * 28 / needs.MIB) and many.minutes == few.minutes
+    assert needs.Needs(1000, 0.2).text() == "1.0 GB of memory, about 1 minutes"
 
 
 def test_a_part_whose_benchmark_fails_leaves_its_rows_out(monkeypatch):
@@ -117,7 +150,7 @@ def test_a_training_that_fails_leaves_its_rows_empty(monkeypatch):
     arguments = speed.argparse.Namespace(part=("steps",), small=True, quick=False, row=None, repetitions=1)
     report = {"rows": [], "measurements": []}
     speed.measure(arguments, {"today": ROOT}, report, Progress(), lambda: None)
-    assert len(report["rows"]) == 3 and not any("today" in row for row in report["rows"])
+    assert len(report["rows"]) == 7 and not any("today" in row for row in report["rows"])
 
 
 def test_costs_are_fitted_to_what_was_measured():
