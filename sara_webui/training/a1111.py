@@ -63,7 +63,7 @@ class A1111Model:
     Raises UnsupportedModelError for a model that is told more of a picture than its caption, as for inpainting.
     """
 
-    patch = 8
+    patch, has_diffusers_names = 8, False
 
     def __init__(self, model: torch.nn.Module):
         self.model, self.unet = model, model.model.diffusion_model

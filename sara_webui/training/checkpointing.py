@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch.utils.checkpoint import checkpoint
 
-# Of both libraries that the UNets come from.
-BLOCKS = ("BasicTransformerBlock", "ResBlock", "AttentionBlock")
+# Of the libraries that the UNets come from.
+BLOCKS = ("BasicTransformerBlock", "ResBlock", "AttentionBlock", "ResnetBlock2D")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ class TrainedModel(Protocol):
     name: its file's; unet: its UNet, whose weights are in memory and may be written
     signal: ᾱ_t at each noise level, falling, fp32 [levels]; prediction: "eps" or "v", what the UNet predicts
     device: where it computes; is_half: whether it computes in fp16, whose gradients vanish unless the loss is scaled
+    has_diffusers_names: whether its weights are called as in diffusers, not as in ComfyUI
     clip_skip: which layer of its text encoder captions are taken from, counted from the end
     patch: pixels along a side that one element of a latent stands for
     """
@@ -24,6 +25,7 @@ class TrainedModel(Protocol):
     prediction: str
     device: torch.device
     is_half: bool
+    has_diffusers_names: bool
     clip_skip: int
     patch: int
 

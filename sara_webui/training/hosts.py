@@ -1,6 +1,7 @@
 """Which WebUI trains here, and its one runner."""
 
 import functools
+import importlib
 import re
 
 import torch
@@ -11,7 +12,14 @@ from .. import hosts
 
 # What came with it: AdamW in one pass on the CPU, and a loss scaler for every device.
 OLDEST_TORCH = (2, 5)
-_TRAINING = ("AUTOMATIC1111", "Forge", "Forge Neo")
+# Name of a WebUI → where its class for training is, as a module of this package and a name in it.
+_TRAINING = {
+    "AUTOMATIC1111": ("a1111", "A1111Training"),
+    "Forge": ("forge", "ForgeTraining"),
+    "Forge Neo": ("forge", "ForgeTraining"),
+    "reForge": ("older_forge", "OlderForgeTraining"),
+    "Forge classic": ("older_forge", "OlderForgeTraining"),
+}
 
 
 def refusal() -> str | None:
@@ -37,10 +45,5 @@ def runner():
     from .runner import Runner
 
     host = hosts.current()
-    if host.name == "AUTOMATIC1111":
-        from .a1111 import A1111Training
-
-        return Runner(A1111Training(host))
-    from .forge import ForgeTraining
-
-    return Runner(ForgeTraining(host))
+    module, name = _TRAINING[host.name]
+    return Runner(getattr(importlib.import_module(f".{module}", __package__), name)(host))

@@ -20,13 +20,13 @@ class KinTraining:
     def __init__(self, host: Host):
         self.host = host
         self.deltas = host.folders()[0]
-        self.outputs = Path(paths_internal.default_output_dir)
+        self.outputs = self._outputs()
         self.pictures = Path(paths.data_path, "sara", "pictures")
 
     @contextmanager
     def working(self) -> Iterator[None]:
         with call_queue.queue_lock:
-            shared.state.begin(job="SaRA training")
+            shared.state.begin("SaRA training")  # each calls the parameter by a name of its own
             shared.state.job_count = 1
             try:
                 yield
@@ -42,6 +42,9 @@ class KinTraining:
 
     def refresh(self) -> None:
         self.host.refresh()
+
+    def _outputs(self) -> Path:
+        return Path(paths_internal.default_output_dir)
 
 
 def as_written(caption: str) -> str:

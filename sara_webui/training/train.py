@@ -13,10 +13,7 @@ from sara_core.data.dataset import Share, read_folders, read_pictures
 from sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
 from sara_core.data.image_folder import ImageFolder, digest_of_both
 from sara_core.data.noising import DiffusionNoising
-from sara_core.delta import metadata as keys
 from sara_core.errors import TrainingError
-from sara_core.models.identity import identity_of
-from sara_core.names.outline import outline_of
 from sara_core.pipelines.network import DiffusersNetwork
 from sara_core.training.optimizer import make_inner
 from sara_core.training.optimizer_choice import ChosenOptimizer, chosen_optimizer
@@ -24,6 +21,7 @@ from sara_core.training.record import resumed_state
 from sara_core.training.run import Run, denoising_loss
 from sara_core.training.session import TrainingSession
 
+from .base import about_base, by_comfyuis_names
 from .host import TrainedModel, TrainingHost
 from .places import WORDS, places, remember, reserved_run, sample_folder
 from .progress import Progress
@@ -91,7 +89,7 @@ def _train(
     samples: Sequence[Sequence[Sample]], run_name: str, state: Mapping | None,
 ) -> None:  # fmt: skip
     values, chosen = progress.values, chosen_optimizer(settings, WORDS)
-    base = {**identity_of(_by_comfyuis_names(model.unet), model.name), **_family(model)}
+    base = about_base(model)
     network = DiffusersNetwork(
         model.unet, model, DiffusionNoising(model.signal.to(model.device), model.prediction), model.device,
         torch.float32, WORDS,
@@ -130,7 +128,7 @@ def _assembled(
     scaler = torch.amp.GradScaler(model.device.type, init_scale=FP16_LOSS_SCALE) if model.is_half else None
     return Run(
         settings, store, selection, make_inner(chosen.kind, store.values, selection.theta, chosen.lr, chosen.options),
-        batches, images=images, about_base=base, scaler=scaler,
+        batches, images=images, about_base=base, named=lambda delta: by_comfyuis_names(model, delta), scaler=scaler,
     )  # fmt: skip
 
 
@@ -190,12 +188,3 @@ def _drawn(
 def _check_wanted(host: TrainingHost, progress: Progress) -> None:
     if progress.is_asked("stop") or host.is_interrupted():
         raise KeyboardInterrupt
-
-
-def _by_comfyuis_names(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {f"diffusion_model.{name}": weight.detach() for name, weight in unet.state_dict().items()}
-
-
-def _family(model: TrainedModel) -> dict[str, str]:
-    family = outline_of({name: tuple(weight.shape) for name, weight in model.unet.state_dict().items()}).family
-    return {keys.FAMILY: family} if family else {}

@@ -12,6 +12,8 @@ _NEO, _FORGE, _REFORGE, _CLASSIC = "NEO_DIR", "FORGE_DIR", "REFORGE_DIR", "CLASS
 _LORA, _OLD_LORA = "extensions-builtin/sd_forge_lora", "extensions-builtin/Lora"
 _BOTH, _OLDER = (_NEO, _FORGE), (_REFORGE, _CLASSIC)
 _ALL = (*_BOTH, *_OLDER)
+_ATTENTION, _UTIL = "ldm_patched/ldm/modules/attention", "ldm_patched/ldm/modules/diffusionmodules/util"
+_UNET = "ldm_patched/ldm/modules/diffusionmodules/openaimodel"
 
 # Of which hosts, file, function or method, names of its parameters: what we call, or stand around.
 SIGNATURES = [
@@ -57,6 +59,20 @@ SIGNATURES = [
     ((_CLASSIC,), "ldm_patched/modules/model_management.py", "LoadedModel.model_unload", "self avoid_model_moving"),
     ((_REFORGE,), "ldm_patched/modules/weight_adapter/base.py", "WeightAdapterBase.calculate_weight",
      "self weight key strength strength_model offset function intermediate_dtype original_weight"),
+    # Training.
+    (_OLDER, "modules/sd_models.py", "reload_model_weights", "sd_model info forced_reload"),
+    (_OLDER, "modules/sd_samplers_common.py", "images_tensor_to_samples", "image approximation model"),
+    (_OLDER, "modules/sd_samplers_common.py", "samples_to_images_tensor", "sample approximation model"),
+    (_OLDER, "modules/prompt_parser.py", "SdConditioning.__init__",
+     "self prompts is_negative_prompt width height copy_from"),
+    (_OLDER, "modules/shared_state.py", "State.begin", "self job"),
+    (_OLDER, "modules/shared_state.py", "State.end", "self"),
+    (_OLDER, "modules/sd_models_xl.py", "get_learned_conditioning", "self batch"),
+    (_OLDER, "ldm_patched/modules/model_base.py", "BaseModel.get_dtype", "self"),
+    ((_REFORGE,), f"{_ATTENTION}.py", "attention_pytorch",
+     "q k v heads mask attn_precision skip_reshape skip_output_reshape"),
+    ((_CLASSIC,), f"{_ATTENTION}.py", "attention_pytorch", "q k v heads mask"),
+    (_OLDER, f"{_UNET}.py", "UNetModel.forward", "self x timesteps context y control transformer_options"),
 ]  # fmt: skip
 # Of which hosts, file, function or method, a piece of code that must be in it.
 CODE = [
@@ -140,6 +156,32 @@ CODE = [
     ((_CLASSIC,), "modules_forge/unet_patcher.py", "UnetPatcher.clone", "n.model_keys = self.model_keys"),
     ((_CLASSIC,), "ldm_patched/modules/model_management.py", "load_models_gpu",
      "unload_model_clones(loaded_model.model)"),
+    # Training: attention by its name in each forward, weights cast where they compute, layers of its own classes.
+    (_OLDER, f"{_ATTENTION}.py", "CrossAttention.forward", "optimized_attention(q, k, v, self.heads"),
+    (_OLDER, f"{_ATTENTION}.py", "CrossAttention.forward", "optimized_attention_masked(q, k, v, self.heads, mask"),
+    ((_CLASSIC,), f"{_ATTENTION}.py", "BasicTransformerBlock._forward", "x += n"),
+    (_OLDER, f"{_UTIL}.py", "checkpoint", "if flag:"),
+    (_OLDER, f"{_UNET}.py", "ResBlock.forward", "self.use_checkpoint"),
+    ((_CLASSIC,), "ldm_patched/modules/model_detection.py", "detect_unet_config", "'use_checkpoint': False"),
+    (_OLDER, "ldm_patched/modules/ops.py", "disable_weight_init", "class Linear(torch.nn.Linear"),
+    ((_REFORGE,), "ldm_patched/modules/model_base.py", "BaseModel._apply_model", "dtype = self.manual_cast_dtype"),
+    ((_CLASSIC,), "ldm_patched/modules/model_base.py", "BaseModel.apply_model", "dtype = self.manual_cast_dtype"),
+    ((_REFORGE,), "ldm_patched/modules/model_base.py", "BaseModel._apply_model",
+     "self.model_sampling.timestep(t).float()"),
+    ((_CLASSIC,), "ldm_patched/modules/model_base.py", "BaseModel.apply_model",
+     "self.model_sampling.timestep(t).float()"),
+    # What a model predicts is mixed into its noise levels, anew for a checkpoint with its own word for it.
+    (_OLDER, "ldm_patched/modules/model_base.py", "model_sampling", "class ModelSampling(s, c):"),
+    (_OLDER, "modules_forge/forge_loader.py", "load_model_for_a1111",
+     "sd_model.forge_objects.unet.model.model_sampling = model_sampling("),
+    (_OLDER, "ldm_patched/modules/model_sampling.py", "ModelSamplingDiscrete.set_sigmas",
+     "self.register_buffer('sigmas'"),
+    (_OLDER, "modules_forge/forge_loader.py", "load_model_for_a1111",
+     "sample = sd_model.forge_objects.vae.decode(sample).movedim(-1, 1) * 2.0 - 1.0"),
+    (_OLDER, "modules_forge/forge_loader.py", "load_model_for_a1111", "sd_model.is_sd1 = "),
+    (_OLDER, "modules_forge/forge_loader.py", "load_model_for_a1111", "sd_model.is_sdxl = "),
+    ((_REFORGE,), "modules_forge/unet_patcher.py", "UnetPatcher.compile_model", "torch.compile("),
+    (_OLDER, "modules/processing.py", "process_images_inner", "torch.inference_mode()"),
 ]  # fmt: skip
 
 

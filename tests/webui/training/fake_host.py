@@ -51,6 +51,7 @@ class FakeModel:
     """A host.TrainedModel."""
 
     name, prediction, clip_skip, patch, is_half = "fake.safetensors", "eps", 1, SIDE, False
+    has_diffusers_names = False
     device = torch.device("cpu")
     signal = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)
 

@@ -1,14 +1,13 @@
-"""What Forge's and Forge Neo's models are made of while they train: gradients as if nothing of it were inference
-tensors, and everything of the host's back afterwards."""
-
-import sys
+"""A UNet with weights of our own: gradients as if the host's were no inference tensors, and everything of the host's
+back afterwards."""
 
 import pytest
 import torch
 from torch import nn
 
 from sara_core.backward.attach import layers
-from tests.webui.fakes.stand_ins import importable, module
+from sara_webui.training.checkpointing import checkpointed
+from sara_webui.training.own_weights import own_weights
 
 
 class NeosLinear(nn.Linear):
@@ -42,22 +41,11 @@ class BasicTransformerBlock(nn.Module):
         return x
 
 
+_OPERATIONS = "hosts.operations"
 LINEARS = NeosLinear, ForgesLinear
 for kind in LINEARS:
-    kind.__module__, kind.__name__ = "backend.operations", "Linear"
+    kind.__module__, kind.__name__ = _OPERATIONS, "Linear"
 of_each = pytest.mark.parametrize("linear", LINEARS, ids=["Forge Neo", "Forge"])
-
-
-@pytest.fixture
-def training():
-    unet = module("backend.nn.unet", attention_function="the host's")
-    names = ("modules", "modules.prompt_parser", "modules.sd_models", "modules.sd_samplers_common", "modules.shared",
-             "modules.call_queue", "modules.paths", "modules.paths_internal", "backend", "backend.nn")  # fmt: skip
-    attention = module("backend.attention", attention_pytorch="torch's")
-    with importable([*map(module, names), attention, unet], {"sara_webui", "modules", "backend"}):
-        from sara_webui.training import forge
-
-        yield forge
 
 
 def _block(linear):
@@ -82,13 +70,11 @@ def _wanted(block, x):
 
 @of_each
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_go_through_all_of_it(training, linear, checkpointing):
-    from sara_webui.training.checkpointing import checkpointed
-
+def test_gradients_go_through_all_of_it(linear, checkpointing):
     block, x = _block(linear)
     x = x.clone()
     wanted = _wanted(block, x)
-    with training._trainable(block, torch.device("cpu")) as unet:
+    with own_weights(block, torch.device("cpu"), _OPERATIONS) as unet:
         for weight in unet.parameters():
             weight.requires_grad_()
         given = x.clone().requires_grad_()
@@ -103,15 +89,13 @@ def test_gradients_go_through_all_of_it(training, linear, checkpointing):
 
 
 @of_each
-def test_all_of_the_hosts_is_back(training, linear):
+def test_all_of_the_hosts_is_back(linear):
     block, _ = _block(linear)
     before = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
-    host = sys.modules["backend.nn.unet"]
-    with pytest.raises(ZeroDivisionError), training._trainable(block, torch.device("cpu")) as unet:
+    with pytest.raises(ZeroDivisionError), own_weights(block, torch.device("cpu"), _OPERATIONS) as unet:
         assert not any(weight.is_inference() for weight in unet.parameters())
-        assert host.attention_function == "torch's"
         assert type(unet[0].to_out) is nn.Linear and [*layers(unet)] == ["0.to_out"]
         1 / 0
     after = dict(block.named_parameters()), {name: type(part) for name, part in block.named_modules()}
     assert after[1] == before[1] and all(after[0][name] is weight for name, weight in before[0].items())
-    assert host.attention_function == "the host's" and not block[0].norm._forward_pre_hooks
+    assert not block[0].norm._forward_pre_hooks
