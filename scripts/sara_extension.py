@@ -12,7 +12,6 @@ host = hosts.current()
 if host is not None:
     script_callbacks.on_before_ui(host.install_networks)
     script_callbacks.on_script_unloaded(host.uninstall)
-    if host.has_page:
-        script_callbacks.on_app_started(on_app_started)
-        script_callbacks.on_ui_tabs(on_ui_tabs)
+    script_callbacks.on_app_started(on_app_started)
+    script_callbacks.on_ui_tabs(on_ui_tabs)
     script_callbacks.on_infotext_pasted(host.paste)

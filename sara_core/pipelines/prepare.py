@@ -6,7 +6,7 @@ diffusers is imported only here, and only when a folder is opened.
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -68,7 +68,7 @@ def prepare_training(
     patch = pipeline.vae_scale_factor * family.patch(model)
     _check_resolution(resolution, patch, model.config.get("pos_embed_max_size"), buckets)
     check_model(model)
-    noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else _diffusion(pipeline)
+    noising = _flow(pipeline, (resolution // patch) ** 2) if family.is_flow else diffusion_noising(pipeline.scheduler)
     latents = _encoded_images(pipeline, (*images, *class_images), resolution, buckets, device)
     captions = {image.caption for image in (*images, *class_images)} | ({""} if without_captions else set())
     texts = _encoded_texts(pipeline, family, captions, device)
@@ -153,13 +153,17 @@ def _check_resolution(resolution: int, patch: int, patches: int | None, buckets:
         )
 
 
-def _diffusion(pipeline) -> DiffusionNoising:
+def diffusion_noising(scheduler: Any) -> DiffusionNoising:
+    """The noise levels of a diffusion model, as its scheduler, one of diffusers', has them written down.
+
+    Raises UnsupportedModelError for one of a model that predicts neither noise nor velocity.
+    """
     import diffusers
 
-    config = pipeline.scheduler.config
+    config = scheduler.config
     if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in _PREDICTIONS:
         raise UnsupportedModelError(
-            f"The scheduler of this model ({type(pipeline.scheduler).__name__}) is for one that predicts neither noise "
+            f"The scheduler of this model ({type(scheduler).__name__}) is for one that predicts neither noise "
             "nor velocity: train it in ComfyUI with SaRA Train."
         )
     schedule = diffusers.DDPMScheduler.from_config(config)

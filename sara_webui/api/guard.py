@@ -33,11 +33,14 @@ def refusal(
     """
     if credentials:
         if not _is_user(headers.get("authorization", ""), credentials):
-            return Refusal(401, "Give the name and password of --api-auth.")
+            return Refusal(401, "Give a name and password of those that the WebUI was started with.")
     elif not _is_local(client) or any(name in headers for name in _FORWARDED):
-        return Refusal(403, "Only this machine may ask. For others start the WebUI with --api-auth USER:PASSWORD.")
+        return Refusal(
+            403,
+            "Only this machine may ask. For others start the WebUI with --api-auth USER:PASSWORD, SD.Next with --auth.",
+        )
     elif _host_name(headers.get("host", "")) not in _LOCAL_NAMES:
-        return Refusal(403, "Without --api-auth this is answered only under 127.0.0.1 and localhost.")
+        return Refusal(403, "Without names and passwords this is answered only under 127.0.0.1 and localhost.")
     origin = headers.get("origin")
     is_elsewhere = origin and urllib.parse.urlsplit(origin).netloc != headers.get("host")
     if is_elsewhere or headers.get("sec-fetch-site") in _ELSEWHERE:

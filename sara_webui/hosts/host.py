@@ -9,12 +9,10 @@ from ..shelf import Shelf
 class Host(Protocol):
     """A WebUI. Its methods are called in the host's own threads, one at a time, under its lock where it has one.
 
-    name: what its people call it; shelf: the deltas there are; has_page: whether it is given the tab and the HTTP
-        interface
+    name: what its people call it; shelf: the deltas there are
     """
 
     name: str
-    has_page: bool
     shelf: Shelf
 
     def install_networks(self) -> None:

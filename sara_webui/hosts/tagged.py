@@ -48,7 +48,6 @@ class TaggedHost(ABC):
     """See hosts/host.py. weights: what puts deltas on the host's model"""
 
     name: str
-    has_page = True
 
     def __init__(self, weights: Weights):
         self.shelf = Shelf(self.folders)

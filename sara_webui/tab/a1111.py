@@ -21,7 +21,8 @@ class A1111Files:
         return self.host.shelf.deltas()
 
     def checkpoints(self) -> Mapping[str, Path]:
-        return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
+        listed = {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
+        return {name: path for name, path in listed.items() if not path.is_dir()}  # SD.Next's may be diffusers folders
 
     def checkpoint_folder(self) -> Path:
         return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path)

@@ -19,6 +19,7 @@ _TRAINING = {
     "Forge Neo": ("forge", "ForgeTraining"),
     "reForge": ("older_forge", "OlderForgeTraining"),
     "Forge classic": ("older_forge", "OlderForgeTraining"),
+    "SD.Next": ("sdnext", "SDNextTraining"),
 }
 
 
@@ -30,9 +31,8 @@ def refusal() -> str | None:
             f"{torch.__version__}: update it, or train elsewhere and use the delta here."
         )
     host = hosts.current()
-    if host is None or host.name not in _TRAINING:
-        called = "this WebUI" if host is None else host.name
-        return f"Training is not possible in {called} yet: train in ComfyUI, or with python -m sara_core train."
+    if host is None:
+        return "Training is not possible in this WebUI: train in ComfyUI, or with python -m sara_core train."
     return None
 
 

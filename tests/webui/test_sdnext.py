@@ -1,6 +1,7 @@
 """SD.Next: tags change weights exactly, beside LoRAs that it adds and subtracts, and nothing is left of them."""
 
-import sys
+import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,8 +89,18 @@ def test_weights_that_are_not_in_memory_get_one_line(webui):
     assert any("offload mode" in line for line in webui.p.comments)
 
 
-def test_it_has_neither_the_tab_nor_the_http_interface(webui):
-    assert not webui.callbacks["ui_tabs"] and not webui.callbacks["app_started"]
+def test_it_has_the_tab_and_the_http_interface(webui):
+    assert len(webui.callbacks["ui_tabs"]) == len(webui.callbacks["app_started"]) == 1
+
+
+def test_the_http_interface_knows_the_users_that_the_hosts_own_knows(webui, monkeypatch):
+    file, added = webui.folder / "users", []
+    file.write_text("bob:b,c:d\n")
+    api = importlib.import_module("sara_webui.api.a1111")
+    monkeypatch.setattr(api, "add_routes", lambda app, credentials: added.append(credentials))
+    webui.shared.cmd_opts = SimpleNamespace(api=True, api_auth=None, auth='"ann:secret, eve:x"', auth_file=str(file))
+    webui.callbacks["app_started"][0](None, None)
+    assert added == [{"ann": "secret", "eve": "x", "bob": "b,c:d"}]
 
 
 def test_uninstalled_it_is_as_it_was(webui):
@@ -98,9 +109,3 @@ def test_uninstalled_it_is_as_it_was(webui):
     assert not differing(webui.weights(), {name: webui.base()[name] for name in webui.weights()})
     own = (webui.extra_networks.activate, webui.extra_networks.deactivate, webui.sd_models.unload_model_weights)
     assert not any(hasattr(function, "__wrapped__") for function in own)
-
-
-def test_nothing_can_be_trained_in_it(webui):
-    from sara_webui.training.hosts import refusal
-
-    assert "SD.Next" in refusal() and sys.modules["sara_webui.hosts"].current() is webui.host()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.webui.contract import function, parameter_names
 
+_OFFLOAD = "modules/sd_offload.py"
 _NETWORKS, _LORA = "modules/extra_networks.py", "modules/lora/extra_networks_lora.py"
 # File, function or method, names of its parameters: what we call, or stand around.
 SIGNATURES = [
@@ -20,6 +21,18 @@ SIGNATURES = [
     ("modules/script_callbacks.py", "on_before_ui", "callback"),
     ("modules/script_callbacks.py", "on_script_unloaded", "callback"),
     ("modules/script_callbacks.py", "on_infotext_pasted", "callback"),
+    ("modules/script_callbacks.py", "on_ui_tabs", "callback"),
+    ("modules/script_callbacks.py", "on_app_started", "callback"),
+    ("modules/script_callbacks.py", "app_started_callback", "demo app"),
+    # Training.
+    ("modules/shared_state.py", "State.begin", "self title task_id api"),
+    ("modules/shared_state.py", "State.end", "self task_id api"),
+    ("modules/modeldata.py", "get_model_type", "pipe"),
+    (_OFFLOAD, "disable_offload", "sd_model"),
+    (_OFFLOAD, "set_diffuser_offload", "sd_model op quiet force"),
+    ("modules/sd_models.py", "move_model", "model device force"),
+    ("modules/devices.py", "bypass_sdpa_hijacks", ""),
+    ("modules/sd_checkpoint.py", "list_models", ""),
 ]  # fmt: skip
 # File, function or method, a piece of code that must be in it.
 CODE = [
@@ -41,6 +54,29 @@ CODE = [
     ("modules/prompt_parser_diffusers.py", "PromptEmbedder.checkcache", "cache.clear()"),
     ("modules/sd_models.py", "unload_model_weights", "move_model(model_data.sd_model, 'meta')"),
     ("modules/modeldata.py", "ModelData.get_sd_model", "self.sd_model"),
+    # Training: whatever begins forgets that it was to be interrupted.
+    ("modules/shared_state.py", "State.begin",
+     "self.interrupted = self.interrupted if title.startswith('Save') else False"),
+    ("modules/shared_state.py", "State.interrupt", "self.interrupted = True"),
+    # A model whose hooks are off is not given them again without force.
+    (_OFFLOAD, "disable_offload", "if not getattr(sd_model, 'has_accelerate', False)"),
+    (_OFFLOAD, "apply_balanced_offload", "if cached and shared.opts.diffusers_offload_pre"),
+    (_OFFLOAD, "set_diffuser_offload", "apply_balanced_offload(sd_model, force=force)"),
+    (_OFFLOAD, "set_diffuser_offload", "shared.opts.diffusers_offload_mode == 'sequential'"),
+    (_OFFLOAD, "set_diffuser_offload", "shared.opts.diffusers_offload_mode == 'group'"),
+    # Methods of diffusers' are exchanged for others, which move models and hide errors.
+    ("modules/sd_hijack_vae.py", "init_hijack", "pipe.vae.orig_encode = pipe.vae.encode"),
+    ("modules/sd_hijack_vae.py", "init_hijack", "pipe.vae.orig_decode = pipe.vae.decode"),
+    ("modules/sd_hijack_vae.py", "hijack_vae_encode", "apply_balanced_offload(shared.sd_model, exclude=['vae'])"),
+    ("modules/sd_hijack_te.py", "init_hijack", "pipe.orig_encode_prompt = pipe.encode_prompt"),
+    ("modules/sd_hijack_freeu.py", "apply_freeu", "shared.sd_model.enable_freeu("),
+    ("modules/attention.py", "set_diffusers_attention", "pipe.unet.set_attn_processor(attention)"),
+    ("modules/modeldata.py", "get_model_type", "model_type = 'sdxl'"),
+    ("modules/lora/extra_networks_lora.py", "ExtraNetworkLora.activate",
+     "l.previously_loaded_networks = l.loaded_networks.copy()"),
+    # Users of the HTTP interface.
+    ("modules/api/api.py", "Api.__init__", "shared.cmd_opts.auth.split(',')"),
+    ("modules/api/api.py", "Api.__init__", "open(shared.cmd_opts.auth_file"),
 ]  # fmt: skip
 
 

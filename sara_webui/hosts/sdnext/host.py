@@ -29,7 +29,6 @@ class SDNext(TaggedHost):
     """See hosts/host.py."""
 
     name = "SD.Next"
-    has_page = False
 
     def __init__(self):
         self._weights = InPlace(logging.getLogger("sara").warning)
