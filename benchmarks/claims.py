@@ -73,8 +73,7 @@ def table(arguments: argparse.Namespace, file: Path) -> list[dict]:
         def measured(cells: list) -> list[dict]:
             return lines.run(list(map(workers.job, cells)), measuring.made_with, file, at_once=arguments.processes)
 
-        measured(plan.tries(arguments.tier))
-        return measured(plan.cells(arguments.tier, tuned_rate(measuring, file)))
+        return measured(plan.cells(arguments.tier, tuned_rates(plan.tuned(arguments.tier), measured)))
 
 
 def part(arguments: argparse.Namespace, file: Path) -> list[dict]:
@@ -113,13 +112,24 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     return lines.run(motions.jobs(measuring, rate), measuring.made_with, file)
 
 
+def tuned_rates(asked: list[tuple[str, float]], measured) -> dict[tuple[str, float], float]:
+    """The learning rate of each method at each budget. measured: the lines of cells"""
+    from benchmarks.claims_ import plan, protocol, tuning
+
+    def scores(tries: list[tuple[tuple[str, float], float]]) -> list[float]:
+        return [protocol.tuning_score(line) for line in measured([plan.tuning(*one, half) for one, half in tries])]
+
+    return {one: plan.rate(one[0], half) for one, half in tuning.best(asked, scores).items()}
+
+
 def tuned_rate(measuring, file: Path):
     """A function (method, share) → learning rate, which measures the method's tries first if they are not yet there."""
-    from benchmarks.claims_ import lines, plan
+    from benchmarks.claims_ import lines
 
-    def rate(method: str, share: float) -> float:
-        jobs = [measuring.job(cell) for cell in plan.tuning(method, share)]
-        return plan.best_rate(lines.run(jobs, measuring.made_with, file))
+    def rate(*one) -> float:
+        return tuned_rates(
+            [one], lambda cells: lines.run(list(map(measuring.job, cells)), measuring.made_with, file)
+        )[one]
 
     return rate
 
@@ -130,14 +140,9 @@ def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:
     from benchmarks.claims_.training import Settings
 
     measuring = bench.Bench(arguments.work / "icons", Settings(steps=QUICK_STEPS), QUICK_JUDGED)
-    share, tuned = protocol.BUDGETS[1], lines.read(RESULTS)
-
-    def rate(method: str) -> float:
-        tries = [lines.of(tuned, cell._asdict()) for cell in plan.tuning(method, share)]
-        return plan.best_rate(tries) if all(tries) else protocol.MIDDLE_RATE[method]
-
+    share, known = protocol.BUDGETS[1], lines.read(RESULTS)
     chosen = [
-        protocol.Cell(method, share, protocol.T1_STYLES[0], seed, rate(method))
+        protocol.Cell(method, share, protocol.T1_STYLES[0], seed, plan.best_known_rate(known, method, share))
         for seed in QUICK_SEEDS for method in QUICK_METHODS
     ]  # fmt: skip
     return lines.run([measuring.job(cell) for cell in chosen], measuring.made_with, file)

@@ -1,8 +1,8 @@
 """Which cells a tier of the table has, and the cells that tune its learning rates, as the protocol says."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
-from .protocol import BUDGETS, MIDDLE_RATE, SEEDS, STYLES, T1_STYLES, TRIES, TUNING_STYLE, Cell, tuning_score
+from .protocol import BUDGETS, MIDDLE_RATE, SEEDS, STYLES, T1_STYLES, TUNING_STYLE, Cell, tuning_score
 
 PAPERS = ("full", "LoRA", "AdaptFormer", "LT-SFT", "SaRA")
 BEYOND = ("LoRA everywhere", "SHiRA", "Super-Tuning", "DoRA")
@@ -16,29 +16,36 @@ TIERS = {
 TUNING_SEED = 1000  # none of the table's
 
 
-def tuning(method: str, share: float) -> list[Cell]:
-    """The tries of a method's learning rate at a budget."""
-    return [Cell(method, share, TUNING_STYLE, TUNING_SEED, MIDDLE_RATE[method] * factor) for factor in TRIES]
+def tuning(method: str, share: float, half: float) -> Cell:
+    """A try of a method's learning rate at a budget, so many half powers of ten above its middle one."""
+    return Cell(method, share, TUNING_STYLE, TUNING_SEED, rate(method, half))
 
 
-def tries(tier: str) -> list[Cell]:
-    """All tries of a tier."""
+def rate(method: str, half: float) -> float:
+    """A learning rate of a method, so many half powers of ten above its middle one."""
+    return MIDDLE_RATE[method] * 10 ** (half / 2)
+
+
+def tuned(tier: str) -> list[tuple[str, float]]:
+    """The methods and budgets of a tier, each of which has a learning rate of its own."""
     methods, shares, _ = TIERS[tier]
-    return [cell for share in shares for method in methods for cell in tuning(method, share)]
+    return [(method, share) for share in shares for method in methods]
 
 
-def best_rate(lines: Iterable[dict]) -> float:
-    """The rate of the best of the tries."""
-    return max(lines, key=tuning_score)["rate"]
+def best_known_rate(known: Iterable[dict], method: str, share: float) -> float:
+    """The best of the tries among lines; the method's middle rate if there are none."""
+    own = {"method": method, "share": share, "style": TUNING_STYLE, "seed": TUNING_SEED, "options": []}
+    tries = [line for line in known if all(line.get(name) == value for name, value in own.items())]
+    return max(tries, key=tuning_score)["rate"] if tries else MIDDLE_RATE[method]
 
 
-def cells(tier: str, rate: Callable[[str, float], float]) -> list[Cell]:
+def cells(tier: str, rates: Mapping[tuple[str, float], float]) -> list[Cell]:
     """The table's cells, seed by seed and style by style, so that what is there when a run stops can be compared.
 
-    rate: of a method at a budget
+    rates: of each method at each budget
     """
     methods, shares, styles = TIERS[tier]
     return [
-        Cell(method, share, style, seed, rate(method, share))
+        Cell(method, share, style, seed, rates[method, share])
         for share in shares for seed in SEEDS for style in styles for method in methods
     ]  # fmt: skip

@@ -1,8 +1,8 @@
 """What is compared, and how the comparison is tuned: fixed before the table is run, and not changed after.
 
 - One style tunes (TUNING_STYLE); the others are the table. Every method gets the same number of tries of its learning
-  rate, a factor of √10 apart around the rate that its authors give; the best by the tuning style's score is its rate in
-  the table, at every budget its own.
+  rate, by the same search around the rate that its authors give (tuning.py); the best by the tuning style's score is
+  its rate in the table, at every budget its own.
 - Names that are held out (names.is_held_out) are what pictures are drawn of and judged on; nothing is trained on them,
   the base's own training apart, which has all of Noto's.
 - Primary figures: KID and text score of pictures with the trigger, drift of pictures without; paired differences to
@@ -23,12 +23,11 @@ JUDGED = 250  # pictures of held-out names, at most
 BUDGETS = (0.0058, 0.023, 0.058)
 REFERENCE = "LoRA"
 PRIMARY = {"kid": "lower", "text": "higher", "drift": "lower"}
-# In the middle of each method's tries: PEFT's and the papers' own rates.
+# In the middle of each method's first tries: PEFT's and the papers' own rates.
 MIDDLE_RATE = {
     "full": 1e-5, "LoRA": 1e-3, "LoRA everywhere": 1e-3, "AdaptFormer": 1e-3, "LT-SFT": 3e-4, "SaRA": 1e-3,
     "SHiRA": 1e-3, "Super-Tuning": 1e-3, "DoRA": 1e-3,
 }  # fmt: skip
-TRIES = tuple(10 ** (half / 2) for half in range(-2, 3))
 
 
 class Cell(NamedTuple):

@@ -22,6 +22,7 @@ from benchmarks.claims_ import (
     render,
     subject,
     tables,
+    tuning,
 )
 from benchmarks.claims_.measures import fid, kid
 
@@ -129,8 +130,7 @@ def test_equal_features_have_no_distance_and_others_have_one():
 def test_the_protocol_names_only_what_there_is():
     assert {protocol.TUNING_STYLE, *protocol.STYLES} < {icons.name for icons in icon_sets.ALL}
     assert protocol.TUNING_STYLE not in protocol.STYLES and set(protocol.T1_STYLES) <= set(protocol.STYLES)
-    assert set(protocol.MIDDLE_RATE) == {*methods.METHODS, "LT-SFT"} and len(protocol.TRIES) == 5
-    assert protocol.TRIES[2] == 1
+    assert set(protocol.MIDDLE_RATE) == {*methods.METHODS, "LT-SFT"}
 
 
 def line(method, seed, style="openmoji", share=0.023, **figures):
@@ -153,17 +153,41 @@ def test_differences_are_of_pairs_and_clear_only_if_their_interval_excludes_noth
 
 
 def test_a_tier_has_every_method_in_every_style_and_seed_once_at_its_own_rate():
-    cells = plan.cells("T1", lambda method, share: {"LoRA": 1.0}.get(method, 2.0))
+    cells = plan.cells("T1", {(method, 0.023): 1.0 if method == "LoRA" else 2.0 for method in plan.PAPERS})
     assert len(cells) == len(set(cells)) == 5 * 3 * 3
     assert {cell.rate for cell in cells if cell.method == "LoRA"} == {1.0}
     # The first five are a whole comparison.
     assert {cell.method for cell in cells[:5]} == set(plan.PAPERS) and len({cell[1:4] for cell in cells[:5]}) == 1
-    tries = plan.tuning("SaRA", 0.023)
-    assert {cell.style for cell in tries} == {protocol.TUNING_STYLE} and len({cell.rate for cell in tries}) == 5
-    assert not {cell.seed for cell in tries} & set(protocol.SEEDS)
-    scored = [{"rate": 1, "text": 0.5, "kid": 100, "drift": 0.1}, {"rate": 2, "text": 0.5, "kid": 50, "drift": 0.1}]
-    assert plan.best_rate(scored) == 2
-    assert {cell.method for cell in plan.tries("T1")} == set(plan.PAPERS) and len(plan.tries("T2")) == 5 * 5 * 2
+
+
+def test_a_rate_is_tuned_on_a_style_and_a_seed_of_its_own():
+    tried = plan.tuning("SaRA", 0.023, 1)
+    assert tried.style == protocol.TUNING_STYLE and tried.seed not in protocol.SEEDS
+    assert tried.rate == pytest.approx(protocol.MIDDLE_RATE["SaRA"] * 10**0.5)
+    assert len(plan.tuned("T2")) == len(set(plan.tuned("T2"))) == 5 * 2
+
+    def line(rate, kid, **other):
+        return {**tried._asdict(), "options": [], "rate": rate, "text": 0.5, "kid": kid, "drift": 0.1, **other}
+
+    known = [line(1, 100), line(2, 50), line(3, 1, seed=0), line(4, 1, method="LoRA"), line(5, 1, options=[["a", 1]])]
+    assert plan.best_known_rate(known, "SaRA", 0.023) == 2
+    assert plan.best_known_rate(known, "SaRA", 0.058) == protocol.MIDDLE_RATE["SaRA"]
+
+
+@pytest.mark.parametrize(
+    "peak, tried",
+    [(0.1, [-2, 0, 2, 1, 0.5]), (-0.7, [-2, 0, 2, -1, -0.5]), (5.9, [-2, 0, 2, 4, 6]), (2.9, [-2, 0, 2, 4, 3]),
+     (-9, [-2, 0, 2, -4, -6])],
+)  # fmt: skip
+def test_the_search_for_a_rate_goes_where_scores_rise(peak, tried):
+    asked = []
+
+    def scores(tries):
+        asked.extend(half for name, half in tries if name == "this")
+        return [-abs(half - (peak if name == "this" else 0)) for name, half in tries]
+
+    found = tuning.best(["this", "other"], scores)
+    assert asked == tried and found["this"] == min(tried, key=lambda half: abs(half - peak)) and found["other"] == 0
 
 
 def test_a_run_goes_on_behind_the_last_whole_line_and_trusts_no_other_base(tmp_path):
