@@ -100,16 +100,18 @@ def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:
 
 def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     """The lines of a motion that the base of the motions has never seen."""
-    from benchmarks.claims_ import lines, motion_clips
+    from benchmarks.claims_ import lines, motion_clips, tuning
     from benchmarks.claims_ import motion as motions
 
     measuring = motions.Bench(motion_clips.small_icons(arguments.work / "icons"))
 
-    def rate(method: str, where: str) -> float:
-        tries = lines.run(motions.tuning_jobs(measuring, method, where), measuring.made_with, file)
-        return max(tries, key=motions.tuning_score)["rate"]
+    def scores(tries: list[tuple[tuple[str, str], float]]) -> list[float]:
+        jobs = [motions.tuning_job(measuring, *one, half) for one, half in tries]
+        return [motions.tuning_score(line) for line in lines.run(jobs, measuring.made_with, file)]
 
-    return lines.run(motions.jobs(measuring, rate), measuring.made_with, file)
+    asked = [(method, where) for where in motions.WHERE for method in motions.METHODS]
+    rates = {one: motions.rate(half) for one, half in tuning.best(asked, scores).items()}
+    return lines.run(motions.jobs(measuring, rates), measuring.made_with, file)
 
 
 def tuned_rates(asked: list[tuple[str, float]], measured) -> dict[tuple[str, float], float]:

@@ -4,7 +4,7 @@ Wan's layers look at space and time together, so none is about time only; the se
 frame sees the others, and so what comes nearest to temporal layers. Every name of a layer that has "self_attn" in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 
@@ -23,7 +23,7 @@ SETTINGS = Settings(steps=120)
 SHARE = BUDGETS[1]
 WHERE = ("all layers", "self-attention")
 METHODS = ("SaRA", "LoRA")
-RATES = tuple(10 ** (half / 2) for half in range(-5, -2))  # high, for the run is short
+MIDDLE_RATE = 1e-2  # high, for the run is short
 TUNING_SEED = max(SEEDS) + 1
 FIGURES = ("new", "off", "kept", "named", "drift")
 _PATTERN = "self_attn"
@@ -114,9 +114,14 @@ def trainable_of(model: torch.nn.Module, method: str, where: str, budget: int) -
     return methods.lora_on(model, [name for name in methods.layers(model) if _PATTERN in name], budget)
 
 
-def tuning_jobs(bench: Bench, method: str, where: str) -> list[Job]:
-    """The tries of a method's rate, the same for each."""
-    return [_job(bench, method, where, rate, TUNING_SEED) for rate in RATES]
+def tuning_job(bench: Bench, method: str, where: str, half: float) -> Job:
+    """A try of a method's rate, so many half powers of ten above the middle one."""
+    return _job(bench, method, where, rate(half), TUNING_SEED)
+
+
+def rate(half: float) -> float:
+    """A learning rate, so many half powers of ten above the middle one."""
+    return MIDDLE_RATE * 10 ** (half / 2)
 
 
 def tuning_score(measured: dict) -> float:
@@ -125,10 +130,10 @@ def tuning_score(measured: dict) -> float:
     return measured["new"] - measured["off"] / 100
 
 
-def jobs(bench: Bench, rate: Callable[[str, str], float]) -> list[Job]:
+def jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     """The base, every method in every place from every seed, and the motion module of another model;
-    rate: (method, where) → learning rate."""
-    wanted = [(method, where, rate(method, where)) for where in WHERE for method in METHODS]
+    rates: of each method in each place."""
+    wanted = [(method, where, rates[method, where]) for where in WHERE for method in METHODS]
     trained = [_job(bench, *one, seed) for seed in SEEDS for one in wanted]
     module = Job({"part": "motion", "module": "SD1.5"}, lambda: motion_module.measured(bench.known(OF_MODULE)))
     return [_job(bench, None, "none", 0.0, SEEDS[0]), *trained, module]

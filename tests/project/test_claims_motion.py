@@ -140,7 +140,7 @@ def test_the_committed_base_draws_the_motions_asked_and_is_one_of_comfyuis_model
 
 
 def test_lines_of_every_method_place_and_seed_make_a_table():
-    wanted = motion.jobs(None, lambda method, where: 1e-3)
+    wanted = motion.jobs(None, {(method, where): 1e-3 for where in motion.WHERE for method in motion.METHODS})
     lines = []
     *trained, module = wanted
     for number, job in enumerate(trained):
@@ -151,8 +151,8 @@ def test_lines_of_every_method_place_and_seed_make_a_table():
     shown = tables.of_part("motion", [*lines, {**module.key, **figures, "comes back": True}])
     assert "| SD1.5 | 0 | 0.500 | 0.5 | 0.500 | 0.5 | 0.500 | 0.500 | True |" in shown
     assert "| the base | none |" in shown and "\n| self-attention | -1.500 (" in shown
-    tries = motion.tuning_jobs(None, "LoRA", "all layers")
-    assert len(tries) == 3 and {job.key["seed"] for job in tries} == {motion.TUNING_SEED}
+    tried = motion.tuning_job(None, "LoRA", "all layers", 2).key
+    assert tried["seed"] == motion.TUNING_SEED not in motion.SEEDS and tried["rate"] == 10 * motion.MIDDLE_RATE
 
 
 def test_a_module_is_all_that_is_trained_and_is_loaded_where_modules_are(monkeypatch):
