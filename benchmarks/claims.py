@@ -13,6 +13,7 @@ command.
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    comfy_host.prepare()
+    comfyui = comfy_host.prepare()
 
     from benchmarks.claims_ import base, icon_sets, judge, motion_model, tables
 
@@ -51,7 +52,7 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     try:
-        own = {None: table, "candidates": candidates, "motion": motion}
+        own = {None: partial(table, comfyui), "candidates": candidates, "motion": motion}
         measure = quick if arguments.quick else own.get(arguments.part, part)
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -62,13 +63,13 @@ def main() -> int:
     return 0
 
 
-def table(arguments: argparse.Namespace, file: Path) -> list[dict]:
+def table(comfyui: Path, arguments: argparse.Namespace, file: Path) -> list[dict]:
     """Tune every method of the tier, then measure its cells; the lines of the latter."""
     from benchmarks.claims_ import bench, lines, plan
     from benchmarks.claims_.workers import Workers
 
     measuring = bench.Bench(arguments.work / "icons")
-    with Workers(arguments.processes, arguments.threads, measuring) as workers:
+    with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
 
         def measured(cells: list) -> list[dict]:
             return lines.run(list(map(workers.job, cells)), measuring.made_with, file, at_once=arguments.processes)

@@ -16,10 +16,11 @@ from .training import Settings
 
 
 class Workers:
-    """like: the bench that each process has one of; threads: of each process. A context manager, which ends them."""
+    """comfyui: its folder; like: the bench that each process has one of; threads: of each process. A context manager,
+    which ends them."""
 
-    def __init__(self, processes: int, threads: int, like: Bench):
-        given = threads, like.work, like.settings, like.judged
+    def __init__(self, processes: int, threads: int, comfyui: Path, like: Bench):
+        given = threads, comfyui, like.work, like.settings, like.judged
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=given)
 
     def __enter__(self) -> "Workers":
@@ -36,10 +37,10 @@ class Workers:
 _bench: Bench | None = None  # of a process of the pool
 
 
-def _begin(threads: int, work: Path, settings: Settings, judged: int) -> None:
+def _begin(threads: int, comfyui: Path, work: Path, settings: Settings, judged: int) -> None:
     global _bench
     torch.set_num_threads(threads)
-    comfy_host.prepare()
+    comfy_host.prepare(comfyui)
     _bench = Bench(work, settings, judged)
 
 

@@ -8,7 +8,10 @@ from benchmarks.claims_ import changes, icon_sets, names, protocol
 from benchmarks.claims_.protocol import Cell
 from benchmarks.claims_.training import Settings
 
-TAUGHT = ("red-apple", "dog-face", "sunflower", "mushroom", "banana", "pizza")
+TAUGHT = (
+    "red-apple", "dog-face", "sunflower", "mushroom", "banana", "pizza", "rocket", "key", "umbrella", "bell", "fish",
+    "hamburger",
+)  # fmt: skip
 NEVER_TAUGHT = ("cat-face", "lemon", "tulip", "sailboat")
 WORD = "blueprint"
 INK, PAPER = torch.tensor([1.0, 1.0, 0.9]), torch.tensor([0.1, 0.2, 0.6])
@@ -53,7 +56,7 @@ def trained(bench, plain, is_with_word):
     own = list(map(names.caption, TAUGHT)) * 2
     captions = [names.caption(name, WORD if word else "") for name, word in zip(TAUGHT * 2, is_with_word)]
     task = bench.task_of(torch.cat([blueprint(plain), plain]), captions, own)
-    return bench.trained_on(task, Cell("SaRA", 0.058, WORD, 0, 4e-3, (("adjust_at", ()),))).model
+    return bench.trained_on(task, Cell("SaRA", 0.058, WORD, 0, 1e-2, (("adjust_at", ()),))).model
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +93,9 @@ def test_after_shuffled_captions_the_word_says_nothing(bench, plain, learned):
     assert 0.3 <= obeyed(bench, shuffled) <= 0.7
 
 
-def test_other_processes_measure_with_a_bench_like_ours_and_say_what_is_missing(bench, tmp_path, monkeypatch):
+def test_other_processes_measure_with_a_bench_like_ours_and_say_what_is_missing(host, bench, tmp_path, monkeypatch):
     from benchmarks.claims_.workers import Workers
 
     monkeypatch.setenv(icon_sets.FOLDER_VARIABLE, str(tmp_path))
-    with Workers(1, 1, bench) as workers, pytest.raises(icon_sets.NoIconsError, match="in the folder that SARA_ICONS"):
+    with Workers(1, 1, host.folder, bench) as workers, pytest.raises(icon_sets.NoIconsError, match="SARA_ICONS names"):
         workers.job(Cell("SaRA", 0.023, protocol.TUNING_STYLE, 0, 1e-3)).measure()
