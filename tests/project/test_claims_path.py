@@ -8,10 +8,7 @@ from benchmarks.claims_ import changes, icon_sets, names, protocol
 from benchmarks.claims_.protocol import Cell
 from benchmarks.claims_.training import Settings
 
-TAUGHT = (
-    "red-apple", "dog-face", "sunflower", "mushroom", "banana", "pizza", "rocket", "key", "umbrella", "bell", "fish",
-    "hamburger",
-)  # fmt: skip
+TAUGHT = ("red-apple", "dog-face", "sunflower", "mushroom", "banana", "pizza")
 NEVER_TAUGHT = ("cat-face", "lemon", "tulip", "sailboat")
 WORD = "blueprint"
 INK, PAPER = torch.tensor([1.0, 1.0, 0.9]), torch.tensor([0.1, 0.2, 0.6])
