@@ -106,7 +106,7 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
 
     measuring = motions.Bench(motion_clips.small_icons(arguments.work / "icons"))
 
-    def scores(tries: list[tuple[tuple[str, str], float]]) -> list[float]:
+    def scores(tries: list[tuple[tuple[str, str], int]]) -> list[float]:
         jobs = [motions.tuning_job(measuring, *one, half) for one, half in tries]
         return [motions.tuning_score(line) for line in lines.run(jobs, measuring.made_with, file)]
 
@@ -119,7 +119,7 @@ def tuned_rates(asked: list[tuple[str, float]], measured) -> dict[tuple[str, flo
     """The learning rate of each method at each budget. measured: the lines of cells"""
     from benchmarks.claims_ import plan, protocol, tuning
 
-    def scores(tries: list[tuple[tuple[str, float], float]]) -> list[float]:
+    def scores(tries: list[tuple[tuple[str, float], int]]) -> list[float]:
         return [protocol.tuning_score(line) for line in measured([plan.tuning(*one, half) for one, half in tries])]
 
     return {one: plan.rate(one[0], half) for one, half in tuning.best(asked, scores).items()}

@@ -114,12 +114,12 @@ def trainable_of(model: torch.nn.Module, method: str, where: str, budget: int) -
     return methods.lora_on(model, [name for name in methods.layers(model) if _PATTERN in name], budget)
 
 
-def tuning_job(bench: Bench, method: str, where: str, half: float) -> Job:
+def tuning_job(bench: Bench, method: str, where: str, half: int) -> Job:
     """A try of a method's rate, so many half powers of ten above the middle one."""
     return _job(bench, method, where, rate(half), TUNING_SEED)
 
 
-def rate(half: float) -> float:
+def rate(half: int) -> float:
     """A learning rate, so many half powers of ten above the middle one."""
     return MIDDLE_RATE * 10 ** (half / 2)
 

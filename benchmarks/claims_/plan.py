@@ -16,12 +16,12 @@ TIERS = {
 TUNING_SEED = 1000  # none of the table's
 
 
-def tuning(method: str, share: float, half: float) -> Cell:
+def tuning(method: str, share: float, half: int) -> Cell:
     """A try of a method's learning rate at a budget, so many half powers of ten above its middle one."""
     return Cell(method, share, TUNING_STYLE, TUNING_SEED, rate(method, half))
 
 
-def rate(method: str, half: float) -> float:
+def rate(method: str, half: int) -> float:
     """A learning rate of a method, so many half powers of ten above its middle one."""
     return MIDDLE_RATE[method] * 10 ** (half / 2)
 

@@ -176,8 +176,8 @@ def test_a_rate_is_tuned_on_a_style_and_a_seed_of_its_own():
 
 @pytest.mark.parametrize(
     "peak, tried",
-    [(0.1, [-2, 0, 2, 1, 0.5]), (-0.7, [-2, 0, 2, -1, -0.5]), (5.9, [-2, 0, 2, 4, 6]), (2.9, [-2, 0, 2, 4, 3]),
-     (-9, [-2, 0, 2, -4, -6])],
+    [(0.1, [-2, 0, 2, 1, -1]), (-0.7, [-2, 0, 2, 1, -1]), (1.2, [-2, 0, 2, 4, 3]), (5.9, [-2, 0, 2, 4, 6]),
+     (2.9, [-2, 0, 2, 4, 3]), (-9, [-2, 0, 2, -4, -6]), (-2.1, [-2, 0, 2, -4, -1])],
 )  # fmt: skip
 def test_the_search_for_a_rate_goes_where_scores_rise(peak, tried):
     asked = []
