@@ -78,5 +78,5 @@ class Streamed:
 
     @contextmanager
     def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> Iterator[_WeightAndBias]:
-        copy = module.weight.detach().to(like.device, copy=True)
+        copy = module.weight.to(like.device, copy=True)
         yield copy if self.added is None else self.added.add_to(copy, copy.dtype), module.bias

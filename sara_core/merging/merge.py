@@ -25,7 +25,7 @@ from ..delta import SparseDelta, SparseEntry
 from ..delta import metadata as keys
 from ..delta.delta import in_float32_range
 from ..errors import DeltaError
-from ..names.family_names import current_name, layout_name
+from ..names.family_names import layout_name
 from ..names.resolve import common_name, exchanged, prefix_of
 from ..numbers import checked
 from ..tensors.largest import MagnitudeHistogram, largest_cut
@@ -342,6 +342,5 @@ def _metadata(deltas, weights, names, settings: MergeSettings) -> dict[str, str]
     kept = {key: text for key, text in shared if key not in _OF_ONE_DELTA}
     said = [delta.metadata[keys.FAMILY] for delta in deltas if keys.FAMILY in delta.metadata]
     if len(said) == len(deltas) and keys.FAMILY not in kept:  # one family, of which they say two names
-        names_now = {current_name(name) for name in said}
-        kept[keys.FAMILY] = names_now.pop() if len(names_now) == 1 else layout_name(said[0])
+        kept[keys.FAMILY] = layout_name(said[0])
     return {**kept, keys.MERGE: json.dumps(record, ensure_ascii=False)}

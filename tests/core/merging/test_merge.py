@@ -333,13 +333,18 @@ def test_settings_out_of_range_are_refused(setting):
 def test_metadata_says_what_was_merged_and_keeps_what_all_agree_on():
     common = {"sara.family": "SD1.5", "sara.base": "ab12", "sara.training": "{}", "sara.selection": "{}"}
     a, b = delta(1, metadata={**common, "modelspec.title": "Ink"}), delta(2, metadata=common)
-    metadata = merge([a, b], [0.6, -0.4], "ties", names=["ink", "pen"]).metadata
+    metadata = merge([a, b], [0.6, -0.4], "ties", names=["ink", "墨"]).metadata
+    assert "墨" in metadata["sara.merge"]
     record = json.loads(metadata.pop("sara.merge"))
     assert metadata == {"sara.family": "SD1.5", "sara.base": "ab12"}
     assert record["deltas"] == [
-        {"name": "ink", "weight": 0.6, "elements": a.nnz}, {"name": "pen", "weight": -0.4, "elements": b.nnz},
+        {"name": "ink", "weight": 0.6, "elements": a.nnz}, {"name": "墨", "weight": -0.4, "elements": b.nnz},
     ]  # fmt: skip
     assert (record["method"], record["keep"], record["sign"]) == ("ties", 0.5, "total")
+    of_one_family = {"Ideogram 4": ("Ideogram4", "Ideogram 4"), "Wan 2.1": ("Wan 2.2 A14B", "Wan 2.1 / 2.2 A14B")}
+    for kept, said in of_one_family.items():
+        deltas = [delta(1, metadata={"sara.family": family}) for family in said]
+        assert merge(deltas).metadata["sara.family"] == kept
 
 
 @pytest.mark.parametrize("method", METHODS)
