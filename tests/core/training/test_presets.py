@@ -34,6 +34,14 @@ def test_a_larger_model_trains_more_weights_and_a_smaller_share():
     assert trained == sorted(trained)
 
 
+@pytest.mark.parametrize(
+    "density", [0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.03]
+)
+def test_the_share_falls_with_the_root_of_the_size_in_round_numbers(density):
+    size = round(860_000_000 * (GOALS["concept"].density / density) ** 2)
+    assert values("concept", Outline(None, size, size, 300))["density"] == density
+
+
 def test_goals_differ_as_they_say():
     densities = {goal: values(goal, SD15)["density"] for goal in GOALS}
     assert densities["subject"] < densities["style"] < densities["concept"]

@@ -1,14 +1,17 @@
 """One training session for every host: how it ends and what it leaves, what it says, and going on from a snapshot."""
 
 import dataclasses
+import itertools
 import json
 import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sara_core import DeltaError, SparseDelta, TrainingError
+from sara_core.training import session as training_session
 from sara_core.training.host import StepDone
 from sara_core.training.processes import Processes
 from sara_core.training.record import resumed_state
@@ -40,7 +43,8 @@ def straight(tmp_path_factory):
 
 def test_a_run_to_its_end_leaves_the_delta_alone_and_says_what_it_did(tmp_path, straight):
     host = Listening()
-    delta = toy_session(tmp_path, host=host, every=2).execute()
+    run = toy_run()
+    delta = toy_session(tmp_path, run, host, every=2).execute()
     assert same_delta(delta, straight)
     assert files(tmp_path) == ["finished.safetensors"]
     saved = SparseDelta.load(tmp_path / "finished.safetensors")
@@ -49,7 +53,9 @@ def test_a_run_to_its_end_leaves_the_delta_alone_and_says_what_it_did(tmp_path, 
     assert str(host.steps[0]) == f"step 1 of 6, loss {host.steps[0].loss:.4f}"
     report, = host.reports
     assert report.startswith(f"{delta.nnz} weights trained in 6 steps, learning rate 0.01; ")
-    assert "were below θ after step 3; " in report and report.endswith(" at the end")
+    theta, still = run.selection.theta, run.store.ineffective(run.selection.theta) / delta.nnz
+    assert "were below θ after step 3; " in report and 0 < still < 1
+    assert report.endswith(f"; {still:.1%} are below θ = {theta:.3g} at the end")
 
 
 def test_the_time_that_is_left():
@@ -66,7 +72,7 @@ def test_the_delta_says_how_it_was_made(straight):
     assert straight.metadata["sara.base_name"] == "toy" and len(straight.metadata["sara.base"]) == 32
 
 
-def test_a_stop_keeps_the_delta_and_a_snapshot_that_goes_on_bit_for_bit(tmp_path, straight):
+def test_a_stop_keeps_the_delta_and_a_snapshot_that_goes_on_bit_for_bit(tmp_path, straight, monkeypatch):
     host = Listening(stop_after=4)
     with pytest.raises(TrainingError) as stopped:
         toy_session(tmp_path, host=host).execute()
@@ -76,9 +82,13 @@ def test_a_stop_keeps_the_delta_and_a_snapshot_that_goes_on_bit_for_bit(tmp_path
     assert host.ended == [(kept, True)] and host.reports == []
     assert files(tmp_path) == ["snapshots/run_step0000004.safetensors", "stopped.safetensors"]
     assert json.loads(SparseDelta.load(tmp_path / "stopped.safetensors").metadata["sara.training"])["steps"] == 4
-    session = toy_session(tmp_path)
+    host = Listening()
+    session = toy_session(tmp_path, host=host)
     session.resume(resumed_state(snapshot, settings()))
+    clock = itertools.count(100, 10)
+    monkeypatch.setattr(training_session, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert same_delta(session.execute(), straight) and len(session.training.losses) == 6
+    assert [(step.number, step.seconds_per_step) for step in host.steps] == [(5, 10), (6, 10)]
     assert files(tmp_path) == ["finished.safetensors", "stopped.safetensors"]
 
 
