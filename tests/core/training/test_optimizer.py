@@ -312,6 +312,21 @@ def test_a_bypassed_layer_is_named_at_the_first_step():
     assert not same_bits(every_bit(model), before)
 
 
+def test_a_bypassed_layer_is_named_at_the_first_evaluation_of_a_closure():
+    model, x = Bypassed(), torch.randn(2, 5, 8)
+    ours = SaRA(model, density=0.3, optimizer=torch.optim.LBFGS)
+    before = every_bit(model)
+
+    def closure():
+        loss = model(x).square().sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(TrainingError, match=r"1 of 2 .*attention\.out_proj\.weight"):
+        ours.step(closure)
+    assert same_bits(every_bit(model), before)
+
+
 def test_a_step_without_a_backward_names_every_weight():
     ours = SaRA(small_net(), density=0.3)
     with pytest.raises(TrainingError, match=r"6 of 6 .*conv\.weight.* and 3 more"):

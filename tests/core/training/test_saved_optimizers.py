@@ -130,6 +130,31 @@ def test_what_an_optimizer_packs_is_compared_as_it_packs_it():
             ours.load_state_dict(damaged)
 
 
+class Noting(torch.optim.AdamW):
+    """Keeps a number, a list and nothing yet besides its moments, from the first step on."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        (vector,) = self.param_groups[0]["params"]
+        self.state[vector].update(largest=float(vector.grad.abs().max()), recent=[vector.grad.clone()], later=None)
+
+
+def test_numbers_and_lists_that_an_optimizer_keeps_are_looked_at_too():
+    state = trained(2, optimizer=Noting)[1].state_dict()
+    _, ours = trained(0, optimizer=Noting)
+    for name, value, words in (
+        ("largest", float("nan"), "largest is nan"), ("largest", [float("inf")], "largest is inf"),
+        ("recent", [state["state"][0]["recent"][0][:-1].clone()], "recent is float32"),
+        ("later", torch.zeros(2), "later is float32"),
+    ):  # fmt: skip
+        damaged = copy.deepcopy(state)
+        damaged["state"][0][name] = value
+        with pytest.raises(DeltaError, match=words):
+            ours.load_state_dict(damaged)
+    ours.load_state_dict(copy.deepcopy(state))
+    assert ours.state[ours.values]["largest"] == state["state"][0]["largest"] > 0
+
+
 def test_a_part_that_an_untried_optimizer_never_keeps_is_no_error_of_python():
     _, ours = trained(0, optimizer=torch.optim.LBFGS)
     state = ours.state_dict()
