@@ -2,8 +2,10 @@
 
 import pytest
 
-from sara_core.conversion.registry import READERS, advice, format_names
-from sara_core.conversion.remedies import LIBRARY, MIXED, UNKNOWN
+from sara_core.conversion.foreign_file import opened_foreign
+from sara_core.conversion.registry import READERS, advice, format_names, recognised
+from sara_core.conversion.remedies import LIBRARY, MIXED, MODEL, UNKNOWN
+from tests.support.toy_adapters import saved, weights
 
 SIGNS = [sign for reader in READERS.values() for sign in reader.signs]
 EXAMPLES = {
@@ -28,6 +30,12 @@ def test_every_sign_has_words_a_remedy_and_something_to_find(sign):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_file_is_called_what_it_is(name):
     assert advice([name, "b.alpha"], LIBRARY).startswith(f"It looks like {EXAMPLES[name]}. Make a delta of it with")
+
+
+def test_a_file_of_weights_is_read_as_a_model_and_called_one(tmp_path):
+    with opened_foreign(saved(tmp_path / "x.safetensors", weights())) as file:
+        assert recognised(file) is READERS["model"]
+        assert advice(file.names, LIBRARY) == f"It looks like the weights of a model. {LIBRARY[MODEL]}"
 
 
 def test_what_nothing_is_known_of_and_a_delta_with_more_in_it_are_told_apart():
