@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sara_core.backward import cpu_costs
-from sara_core.backward.cpu_costs import BF16, FP32, MATRIX, VECTOR, sampled_product_pays
+from sara_core.backward.cpu_costs import BF16, FP32, MATRIX, VECTOR, Costs, sampled_product_pays
 from sara_core.backward.ops import ConvOp, LinearOp
 
 LINEAR, CONVOLUTION = LinearOp(), ConvOp((3, 3), (1, 1), (1, 1), (1, 1), 1)
@@ -59,6 +59,11 @@ def test_of_a_few_tokens_the_dense_gradient_of_a_convolution_is_dear(processor):
     chosen = int(0.058 * 1280 * 11520)
     pays = {tokens: sampled_product_pays(CONVOLUTION, 1280, 11520, chosen, tokens, BF16) for tokens in (0, 64, 4096)}
     assert pays == {0: True, 64: True, 4096: False}
+
+
+def test_at_the_same_cost_the_sampled_product_is_taken_and_a_picosecond_dearer_the_dense_gradient():
+    assert Costs(layout=0, product=100, dense=50).sampled_pays(rows=1, columns=2, chosen=1, tokens=1)
+    assert not Costs(layout=0, product=101, dense=50).sampled_pays(rows=1, columns=2, chosen=1, tokens=1)
 
 
 @pytest.mark.parametrize("capability, matrix, vector, kind", [

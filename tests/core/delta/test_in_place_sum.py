@@ -62,7 +62,7 @@ def test_negative_zeros_stay_where_a_change_is_zero():
     assert torch.signbit(live).all()
 
 
-@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (1, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (1, 2), (2, 2), (1, 0)], ids=str)
 def test_changes_take_the_place_of_others_as_if_those_had_never_been(weight, counts):
     live, others = weight.clone(), weight.clone()
     first, second = ([(*change(weight.shape, 90, 10 * side + n), 0.7) for n in range(many)]

@@ -139,6 +139,13 @@ def test_a_change_in_float16_that_its_strength_makes_too_small_for_float16_is_co
     assert loss.lost == 1
 
 
+def test_a_change_that_another_precision_of_the_result_is_too_coarse_for_is_counted_as_lost():
+    change = SparseEntry(torch.tensor([0, 1], dtype=torch.int32), torch.tensor([0.01, 0.002]), (3,))
+    loss = Loss()
+    assert elements.added_to("a", torch.ones(3), change, 1.0, torch.bfloat16, loss).tolist() == [1 + 2**-7, 1, 1]
+    assert loss.lost == 1
+
+
 def test_a_scaled_float8_file_is_to_the_host_what_was_meant(comfy, tmp_path):
     """The host's own reading of scales: weights of the baked file against those of the base, in float32."""
     import comfy.sd as sd

@@ -116,7 +116,7 @@ def test_products_of_half_precision_parameters_are_formed_in_single(dtype):
     model = nn.Sequential(nn.Linear(4, 4)).to(dtype)
     with torch.no_grad():
         model[0].bias.copy_(torch.tensor([1.0, 4.0, 3.0, 2.0]) * 2**-14)
-    result = by_gradient(model, lambda m: (m(torch.zeros(2, 4).to(dtype)) * 2**-13).float().sum(), count=2,
+    result = by_gradient(model, lambda m: (m(torch.zeros(2, 4).to(dtype)) * 2**-15).float().sum(), count=2,
                          include="bias")  # fmt: skip
     assert result.indices["0.bias"].tolist() == [1, 2]
 
