@@ -1,5 +1,7 @@
 """Elements chosen by |w · ∂L/∂w| are those of dense gradients, without any dense gradient, and leave no trace."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,10 +112,11 @@ def test_a_wrong_bound_is_corrected(monkeypatch, guess):
     assert_largest(result.indices, dense_scores(small_net(), lambda m: loss_of(m, batch)), names, 50)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.LayerNorm(4)], ids=["linear", "norm"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_products_of_half_precision_parameters_are_formed_in_single(dtype):
+def test_products_of_half_precision_parameters_are_formed_in_single(dtype, layer):
     """Biases and norms get theirs all at once. In float16 these would all be 0."""
-    model = nn.Sequential(nn.Linear(4, 4)).to(dtype)
+    model = nn.Sequential(copy.deepcopy(layer)).to(dtype)
     with torch.no_grad():
         model[0].bias.copy_(torch.tensor([1.0, 4.0, 3.0, 2.0]) * 2**-14)
     result = by_gradient(model, lambda m: (m(torch.zeros(2, 4).to(dtype)) * 2**-15).float().sum(), count=2,
