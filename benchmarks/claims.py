@@ -65,10 +65,12 @@ def main() -> int:
 
 def table(comfyui: Path, arguments: argparse.Namespace, file: Path) -> list[dict]:
     """Tune every method of the tier, then measure its cells; the lines of the latter."""
-    from benchmarks.claims_ import bench, lines, plan
+    from benchmarks.claims_ import bench, icon_sets, lines, plan
     from benchmarks.claims_.workers import Workers
 
     measuring = bench.Bench(arguments.work / "icons")
+    for icons in icon_sets.ALL:  # once, before several processes ask for them
+        icon_sets.archive(icons, measuring.work)
     with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
 
         def measured(cells: list) -> list[dict]:

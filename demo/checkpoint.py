@@ -34,9 +34,9 @@ def assemble(path: str | Path, unet: Mapping[str, torch.Tensor] | None = None,
 
 
 def write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Save tensors as safetensors; an interrupted write leaves no half file at `path`."""
+    """Save tensors as safetensors; an interrupted write, or another process's, leaves no half file at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
     os.replace(partial, path)
 

@@ -1,6 +1,5 @@
 """Trains the base by a cell's method and measures what it draws: what the tables' lines are made of."""
 
-import hashlib
 import time
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -8,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from demo import base_unet, checkpoint
+from demo import base_unet
 from demo.autoencoder import LATENT_SCALE
 
 from . import base, drawing, icon_sets, judge, measures, names, render
+from .contexts import Contexts, digest
 from .lines import Job
 from .protocol import JUDGED, PICTURES, Cell
 from .training import Settings, Task, Trained, train
@@ -20,10 +20,11 @@ _SETS = {icons.name: icons for icons in icon_sets.ALL}
 
 
 class Bench:
-    """work: a folder for the icon sets and the base's own pictures; ComfyUI must be importable"""
+    """work: a folder for the icon sets and encoded captions; ComfyUI must be importable"""
 
     def __init__(self, work: Path, settings: Settings = Settings(), judged: int = JUDGED):
         self.work, self.settings, self.judged = work, settings, judged
+        self.contexts = Contexts(work)
         self.verdicts = judge.load()
         self.autoencoder = base.trained_autoencoder()
         # Lines are of use only to a bench that would measure the same.
@@ -116,12 +117,12 @@ class Bench:
         """Pictures, float [n, 64, 64, 3] in 0..1, and their captions with and without a trigger, as a training takes
         them."""
         latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
-        return Task(latents, self._contexts(captions), self._contexts(plain), self._contexts([""])[0].float())
+        return Task(latents, self.contexts.of(captions), self.contexts.of(plain), self.contexts.of([""])[0].float())
 
     def drawn(self, model: torch.nn.Module, captions: list[str], seed: int = 0) -> torch.Tensor:
         """A picture of each caption, float [n, 64, 64, 3] in 0..1; the same noise for the same place and seed."""
-        empty = self._contexts([""])[0].float()
-        return drawing.decode(self.autoencoder, drawing.draw(model, self._contexts(captions), empty, seed))
+        empty = self.contexts.of([""])[0].float()
+        return drawing.decode(self.autoencoder, drawing.draw(model, self.contexts.of(captions), empty, seed))
 
     def _drawn(self, model, asked: list[str], style: str | None = None) -> torch.Tensor:
         return self.drawn(model, [names.caption(name, trigger(style) if style else "") for name in asked])
@@ -134,32 +135,7 @@ class Bench:
         chosen, pixels = render.pictures(_SETS[style], self.work)
         return torch.from_numpy(pixels[[names.is_held_out(name) for name in chosen]]).float() / 255
 
-    @cached_property
-    def _clip(self):
-        import comfy.sd
-
-        from safetensors.torch import load_file
-
-        file = self.work / "base.safetensors"
-        checkpoint.assemble(file, load_file(base.UNET_FILE), load_file(base.AUTOENCODER_FILE))
-        return comfy.sd.load_checkpoint_guess_config(str(file), output_model=False)[1]
-
-    def _contexts(self, captions: list[str]) -> torch.Tensor:
-        return torch.stack([self._context(caption) for caption in captions])
-
-    @lru_cache(maxsize=4096)
-    def _context(self, caption: str) -> torch.Tensor:
-        with torch.inference_mode():
-            context = self._clip.encode_from_tokens(self._clip.tokenize(caption))[0].half()
-        return context.clone()
-
 
 def trigger(style: str) -> str:
     """Words before every caption of a style."""
     return f"{style.split('-')[0]} style"
-
-
-def digest(file: Path) -> str:
-    """What a file of weights is known by in a line of results."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import methods, motion_clips, motion_judge, motion_model, motion_module
-from .bench import digest
+from .contexts import digest
 from .lines import Job
 from .protocol import BUDGETS, SEEDS
 from .training import Settings, descend

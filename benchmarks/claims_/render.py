@@ -1,6 +1,7 @@
 """SVG pictures → pixels, as everything that is trained and judged sees them."""
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def pictures(icons: icon_sets.IconSet, folder: Path, size: int = 64) -> tuple[li
         drawings = icon_sets.drawings(icons, folder)
         chosen = names.usable(drawings)
         pixels = np.stack([render(drawings[name], size) for name in chosen])
-        partial = kept.with_suffix(".partial.npz")
+        partial = kept.with_suffix(f".{os.getpid()}.partial.npz")
         np.savez_compressed(partial, names=np.array(chosen), pixels=pixels)
         partial.replace(kept)
     with np.load(kept) as content:

@@ -90,6 +90,15 @@ def test_after_shuffled_captions_the_word_says_nothing(bench, plain, learned):
     assert 0.3 <= obeyed(bench, shuffled) <= 0.7
 
 
+def test_captions_are_encoded_once_for_all_processes(bench, plain, monkeypatch):
+    from benchmarks.claims_.contexts import Contexts
+
+    captions = list(map(names.caption, TAUGHT))
+    known, another = bench.contexts.of(captions), Contexts(bench.work)
+    monkeypatch.setattr(Contexts, "_encoded", lambda *_: pytest.fail("encoded once more"))
+    assert known.shape == (len(TAUGHT), 77, 768) and torch.equal(another.of(captions), known)
+
+
 def test_other_processes_measure_with_a_bench_like_ours_and_say_what_is_missing(host, bench, tmp_path, monkeypatch):
     from benchmarks.claims_.workers import Workers
 
