@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from .protocol import BUDGETS, MIDDLE_RATE, SEEDS, STYLES, T1_STYLES, TUNING_STYLE, Cell, tuning_score
+from .tuning import TRIES
 
 PAPERS = ("full", "LoRA", "AdaptFormer", "LT-SFT", "SaRA")
 BEYOND = ("LoRA everywhere", "SHiRA", "Super-Tuning", "DoRA")
@@ -33,10 +34,10 @@ def tuned(tier: str) -> list[tuple[str, float]]:
 
 
 def best_known_rate(known: Iterable[dict], method: str, share: float) -> float:
-    """The best of the tries among lines; the method's middle rate if there are none."""
+    """The best of the tries among lines; the method's middle rate as long as its search has not come to its end."""
     own = {"method": method, "share": share, "style": TUNING_STYLE, "seed": TUNING_SEED, "options": []}
     tries = [line for line in known if all(line.get(name) == value for name, value in own.items())]
-    return max(tries, key=tuning_score)["rate"] if tries else MIDDLE_RATE[method]
+    return max(tries, key=tuning_score)["rate"] if len(tries) >= TRIES else MIDDLE_RATE[method]
 
 
 def cells(tier: str, rates: Mapping[tuple[str, float], float]) -> list[Cell]:

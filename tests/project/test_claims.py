@@ -169,8 +169,11 @@ def test_a_rate_is_tuned_on_a_style_and_a_seed_of_its_own():
     def line(rate, kid, **other):
         return {**tried._asdict(), "options": [], "rate": rate, "text": 0.5, "kid": kid, "drift": 0.1, **other}
 
-    known = [line(1, 100), line(2, 50), line(3, 1, seed=0), line(4, 1, method="LoRA"), line(5, 1, options=[["a", 1]])]
+    others = [line(3, 1, seed=0), line(4, 1, method="LoRA"), line(5, 1, options=[["a", 1]])]
+    known = [*others, line(1, 100), line(2, 50), *(line(rate, 200) for rate in (6, 7, 8))]
     assert plan.best_known_rate(known, "SaRA", 0.023) == 2
+    # A search that was stopped says nothing yet.
+    assert plan.best_known_rate(known[:-1], "SaRA", 0.023) == protocol.MIDDLE_RATE["SaRA"]
     assert plan.best_known_rate(known, "SaRA", 0.058) == protocol.MIDDLE_RATE["SaRA"]
 
 
