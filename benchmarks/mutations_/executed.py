@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ LONGEST_SECONDS = 1800
 
 
 class Watched(NamedTuple):
-    """id: pytest's; seconds: with what it set up; lines: file → what it executed, in fixtures that it shares too"""
+    """id: pytest's; seconds: of the processor, with what it set up, so that a busy machine has the same tests asked;
+    lines: file → what it executed, in fixtures that it shares too"""
 
     id: str
     seconds: float
@@ -127,10 +127,10 @@ class Recorder:
     def pytest_runtest_protocol(self, item):
         known = item._fixtureinfo.name2fixturedefs
         self._fixtures[item.nodeid] = [_key(fixture) for name in item.fixturenames for fixture in known.get(name, ())]
-        begin = time.perf_counter()
+        begin = _processor_seconds()
         with self._into(self._by_test[item.nodeid]):
             yield
-        self._seconds[item.nodeid] = time.perf_counter() - begin
+        self._seconds[item.nodeid] = _processor_seconds() - begin
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(self, fixturedef):
@@ -191,6 +191,11 @@ class Recorder:
             return on_line
 
         return on_line
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has started and waited for."""
+    return sum(os.times()[:4])
 
 
 def _key(fixture) -> str:

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from .executed import Executed, Watched
 from .sites import Mutant
 
-# Of the tests that are asked about one mistake, in seconds of what they took when they were watched.
+# Of the tests that are asked about one mistake, in seconds of the processor that they took when they were watched.
 LIMIT_SECONDS = 120.0
 
 
