@@ -1,7 +1,7 @@
 """How a layer reaches its weight (design decision 4): in place, or a copy to which Δ is added."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -35,9 +35,13 @@ class WeightAccess(Protocol):
 class InPlace:
     """The module's own tensors; Δ is already in them."""
 
-    @contextmanager
-    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> Iterator[_WeightAndBias]:
-        yield module.weight, module.bias
+    def tensors(self, module: torch.nn.Module, like: torch.Tensor) -> AbstractContextManager[_WeightAndBias]:
+        """Of a plain layer without asking the module's `__getattr__`: this is done three times a layer and step, and on
+        a GPU the step waits for it."""
+        own = module._parameters
+        if "_sara_parameters" in module.__dict__ or own.get("weight") is None:
+            return nullcontext((module.weight, module.bias))
+        return nullcontext((own["weight"], own.get("bias")))
 
 
 class AddedCopy:

@@ -65,8 +65,8 @@ class _SparseLayerFunction(torch.autograd.Function):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         ctx.module, ctx.attachment = module, attachment
         ctx.made_in_backward = in_backward()
-        ctx.input_shape = x.shape
-        if attachment.trains:
+        ctx.input_shape, ctx.trains = x.shape, attachment.trains
+        if ctx.trains:
             ctx.save_for_backward(x)
         with attachment.access.tensors(module, x) as (weight, bias):
             # .data: as a view (some Linear outputs are one) the output could not be changed in place by the model.
@@ -80,17 +80,18 @@ class _SparseLayerFunction(torch.autograd.Function):
         grad_input = None
         if ctx.needs_input_grad[0]:
             with attachment.access.tensors(module, grad_output) as (weight, _):
-                weight = weight.to(grad_output.dtype)
+                if weight.dtype != grad_output.dtype:
+                    weight = weight.to(grad_output.dtype)
                 grad_input = attachment.op.input_gradient(grad_output, weight, ctx.input_shape)
         # torch.autograd.grad(loss, inputs) asks for other gradients only: then Δ's must not change.
-        learns = attachment.trains or module.trained_bias is not None
+        bias = module.trained_bias
+        learns = ctx.trains or bias is not None
         if learns and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
-            if attachment.trains:
+            if ctx.trains:
                 x, = ctx.saved_tensors
-                attachment.add_gradient(x.to(grad_output.dtype), grad_output)
-            if module.trained_bias is not None:
-                gradient = attachment.op.bias_gradient(grad_output)
-                module._sara_parameters.add_gradient(module.trained_bias, gradient)
+                attachment.add_gradient(x if x.dtype == grad_output.dtype else x.to(grad_output.dtype), grad_output)
+            if bias is not None:
+                module._sara_parameters.add_gradient(bias, attachment.op.bias_gradient(grad_output))
         return grad_input, None, None, None
 
 
@@ -125,9 +126,10 @@ def _computed(layer: torch.nn.Module, x: torch.Tensor, op: LayerOp, prepares: bo
     if op.spatial_dims is not None and x.dim() == op.spatial_dims + 1:  # a single sample without its batch dimension
         return _computed(layer, x.unsqueeze(0), op, prepares).squeeze(0)
     attachment = layer._sara if op is layer._sara.op else layer._sara.with_op(op)
-    if attachment.trains:
+    trains = attachment.trains
+    if trains:
         _check_device(attachment.store.support.segments[attachment.number], x)
-    values = attachment.store.values if attachment.trains or layer.trained_bias is not None else None
+    values = attachment.store.values if trains or layer.trained_bias is not None else None
     return _SparseLayerFunction.apply(op.prepare(x) if prepares else x, values, layer, attachment)
 
 

@@ -158,22 +158,24 @@ class ConvOp:
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_dims - 1]
-        parts = [
-            convolve(
-                x, weight[rows], None if bias is None else bias[rows],
-                self.stride, self.padding, self.dilation, self.groups,
-            )
-            for rows in self._output_channels(weight)
-        ]  # fmt: skip
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        options = self.stride, self.padding, self.dilation, self.groups
+        parts = self._output_channels(weight)
+        if len(parts) == 1:
+            return convolve(x, weight, bias, *options)
+        return torch.cat(
+            [convolve(x, weight[rows], None if bias is None else bias[rows], *options) for rows in parts], 1
+        )
 
     def input_gradient(
         self, grad_output: torch.Tensor, weight: torch.Tensor, input_shape: tuple[int, ...]
     ) -> torch.Tensor:
         # Only the input's shape matters here: a zero-stride stand-in saves keeping the input.
         stand_in = grad_output.new_empty(1).expand(input_shape)
+        parts = self._output_channels(weight)
+        if len(parts) == 1:
+            return self._backward(grad_output, stand_in, weight, self.groups, [True, False, False])[0]
         total = None
-        for rows in self._output_channels(weight):
+        for rows in parts:
             part = self._backward(grad_output[:, rows], stand_in, weight[rows], self.groups, [True, False, False])[0]
             total = part if total is None else total.add_(part)
         return total

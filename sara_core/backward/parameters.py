@@ -13,6 +13,7 @@ import torch
 from ..errors import UnsupportedModelError
 from ..tensors.elements import added, gather, scatter_
 from .class_swap import Swapped, swap
+from .element_kernels import kernels_for
 from .store import Store
 
 
@@ -44,6 +45,12 @@ def add_delta_(copy: torch.Tensor, store: Store, number: int, stored_dtype: torc
     stored_dtype: the dtype the weight is stored in, to which the sum is rounded even if `copy` is a cast of it, so
         that this way of reaching a weight and writing it in place compute with the same bits
     """
+    kernels = kernels_for(copy.device, copy.dtype)
+    if kernels is not None and stored_dtype in kernels.DTYPES and store.values.device == copy.device:
+        if type(copy) is torch.Tensor and copy.is_contiguous():
+            for segment, values in store.parts(number):
+                kernels.change_(copy, segment.crow, segment.col, values, stored_dtype)
+            return copy
     position, values = (tensor.to(copy.device) for tensor in store.whole(number))
     changed = added(gather(copy, position).to(stored_dtype), values, 1.0)
     return scatter_(copy, position, changed.to(copy.dtype))

@@ -19,7 +19,8 @@ from ..files.saved_state import LARGEST_COUNT, damaged, fields, sequence, tensor
 from ..tensors.elements import gather, overwrite_, scatter_
 from .ops import LayerOp
 from .support import Segment, Support
-from .weight_gradient import sparse_weight_gradient
+from .weight_gradient import add_weight_gradient_
+from .write_back import WriteBack, runs
 
 
 class WeightHolder(Protocol):
@@ -58,6 +59,8 @@ class Store:
         self.holders: list[WeightHolder | None] = [None] * len(support)
         self.reached = [False] * len(support)
         self._digests = [""] * len(support)
+        # What writes weights together, by the numbers of their segments; None until it is needed after a change.
+        self._writing: list[tuple[list[int], WriteBack]] | None = None
 
     def bind(self, number: int, holder: WeightHolder, in_place: bool) -> None:
         """Tie segment `number` to the weight that `holder.weight` is, now and after it was moved or replaced.
@@ -71,6 +74,7 @@ class Store:
         base = gather(weight, segment.flat().to(weight.device))
         self._digests[number] = _digest(segment, base)
         self.holders[number] = holder
+        self._writing = None
         if in_place:
             self.base[number] = base
 
@@ -86,7 +90,8 @@ class Store:
     def take(self, number: int, op: LayerOp, x: torch.Tensor, grad_output: torch.Tensor, route: str) -> None:
         """Add what one use of a layer contributes to the gradient of its segment (see sparse_weight_gradient)."""
         segment = self.support.segments[number]
-        self.accumulate(number, sparse_weight_gradient(op, segment, x, grad_output, route))
+        add_weight_gradient_(self._gradient(segment), op, segment, x, grad_output, route)
+        self.reached[number] = True
 
     def take_dense(self, number: int, gradient: torch.Tensor) -> None:
         """Add the chosen elements of a gradient of the whole parameter, of its shape."""
@@ -95,10 +100,14 @@ class Store:
 
     def accumulate(self, number: int, gradient: torch.Tensor) -> None:
         """Add one layer's gradient, fp32 [len(segment)], to the gradient of the vector."""
+        self._gradient(self.support.segments[number]).add_(gradient)
+        self.reached[number] = True
+
+    def _gradient(self, segment: Segment) -> torch.Tensor:
+        """A segment's part of the vector's gradient, to be added to."""
         if self.values.grad is None:
             self.values.grad = torch.zeros_like(self.values)
-        self.values.grad[self.support.segments[number].span].add_(gradient)
-        self.reached[number] = True
+        return self.values.grad[segment.span]
 
     def unreached(self) -> list[str]:
         """Names of the segments that no backward has reached since the store was made."""
@@ -115,6 +124,12 @@ class Store:
         """P_M of one segment: base + Δ before it is rounded to the weight's dtype, fp32 [len(segment)], no graph."""
         values = self.values.detach()[self.support.segments[number].span]
         return self.base_values(number).to(values.device, torch.float32) + values
+
+    def parts(self, number: int) -> list[tuple[Segment, torch.Tensor]]:
+        """The elements of one weight that train and, if there are any, those that do so no more, each with Δ (fp32)."""
+        segment, frozen = self.support.segments[number], self.frozen[number]
+        trained = [(segment, self.values.detach()[segment.span])]
+        return trained if frozen is None else [*trained, (frozen.segment, frozen.values)]
 
     def whole(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat positions (int64, sorted) and Δ (fp32) of all elements of one segment, frozen ones included."""
@@ -141,11 +156,30 @@ class Store:
 
         frozen: also the elements that train no more, for weights that have been loaded anew
         """
-        for number, (segment, holder, base) in enumerate(zip(self.support, self.holders, self.base)):
+        if self.values.device.type == "cpu":
+            self._write_each()
+        else:
+            self._write_together()
+        if frozen:
+            for holder, over in zip(self.holders, self.frozen):
+                if over is not None and over.base is not None:
+                    overwrite_(holder.weight, over.segment.flat(), over.base, over.values)
+
+    def _write_each(self) -> None:
+        for segment, holder, base in zip(self.support, self.holders, self.base):
             if base is not None:
                 overwrite_(holder.weight, segment.flat(), base, self.values[segment.span])
-                if frozen and (over := self.frozen[number]) is not None:
-                    overwrite_(holder.weight, over.segment.flat(), over.base, over.values)
+
+    def _write_together(self) -> None:
+        if self._writing is None:
+            self._writing = []
+            for numbers in runs(self.support.segments, self.base):
+                together = WriteBack([self.support.segments[n] for n in numbers], [self.base[n] for n in numbers])
+                self._writing.append((numbers, together))
+                for number, base in zip(numbers, together.base):
+                    self.base[number] = base
+        for numbers, together in self._writing:
+            together.write([self.holders[number].weight for number in numbers], self.values.detach())
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -163,6 +197,7 @@ class Store:
         over: bool [nnz of the support], true where training is over
         """
         keep = ~over
+        self._writing = None
         for number, segment in enumerate(list(self.support)):
             ends, stays, base = over[segment.span], keep[segment.span], self.base[number]
             self.support.segments[number] = segment.part(stays)
@@ -180,6 +215,7 @@ class Store:
     def thaw(self) -> None:
         """Take every frozen element back into the vector; the gradient is dropped."""
         values = []
+        self._writing = None
         for number, (segment, frozen) in enumerate(zip(list(self.support), self.frozen)):
             active = Frozen(segment, self.values[segment.span], self.base[number])
             every = active if frozen is None else _joined(active, frozen)

@@ -6,7 +6,7 @@ reads directly, from which flat positions are made when they are needed. A tied 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -25,6 +25,7 @@ class Segment:
     crow: torch.Tensor
     col: torch.Tensor
     offset: int
+    _known_first: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.col.numel()
@@ -51,11 +52,22 @@ class Segment:
         """Flat positions of rows [first_row, last_row) relative to the first of them: int64 [n of those rows]."""
         last_row = self.rows if last_row is None else last_row
         crow = self.crow[first_row:last_row + 1].long()
-        # Of all rows it is known without asking the device, which would have to finish everything before.
-        begin, end = (0, len(self)) if len(crow) == len(self.crow) else (int(crow[0]), int(crow[-1]))
+        elements = self.elements(first_row, last_row)
         row_starts = torch.arange(0, (last_row - first_row) * self.columns, self.columns, device=crow.device)
-        starts = torch.repeat_interleave(row_starts, crow.diff(), output_size=end - begin)
-        return starts.add_(self.col[begin:end])
+        starts = torch.repeat_interleave(row_starts, crow.diff(), output_size=len(elements))
+        return starts.add_(self.col[elements.start:elements.stop])
+
+    def elements(self, first_row: int, last_row: int) -> range:
+        """Which elements of the segment are in rows [first_row, last_row)."""
+        return range(self._first_element(first_row), self._first_element(last_row))
+
+    def _first_element(self, row: int) -> int:
+        if row in (0, self.rows):
+            return len(self) if row else 0
+        # The device has to finish everything before it can answer, so it is asked once.
+        if row not in self._known_first:
+            self._known_first[row] = int(self.crow[row])
+        return self._known_first[row]
 
     def part(self, mask: torch.Tensor) -> "Segment":
         """The elements for which `mask`, bool [n], is true, as a segment at offset 0."""

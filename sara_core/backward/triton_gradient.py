@@ -41,7 +41,7 @@ def _lower_bound(ascending, low, high, wanted):
 def _tiles(
     a, b, crow, col, out, rows, columns, tokens, count, tokens_per_part,
     a_row, a_token, b_column, b_token,
-    TILE: tl.constexpr, TILE_TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: tl.constexpr, TILE_TOKENS: tl.constexpr, PRECISION: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     first_column = tl.program_id(1) * TILE
@@ -77,6 +77,8 @@ def _tiles(
             # Registers have no addresses: the column is found by comparing.
             wanted = tl.load(col + element, mask=chosen, other=-1)
             value = tl.sum(tl.where(wanted[:, None] == column[None, :], total, 0.0), axis=1)
+            if ADDS:
+                value += tl.load(out + element, mask=chosen, other=0.0)
             tl.store(out + element, value, mask=chosen)
 
 
@@ -84,7 +86,7 @@ def _tiles(
 def _dots(
     a, b, crow, col, out, rows, tokens, count, tokens_per_part,
     a_row, a_token, b_column, b_token,
-    DOTS: tl.constexpr, DOT_TOKENS: tl.constexpr,
+    DOTS: tl.constexpr, DOT_TOKENS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     element = tl.program_id(0) * DOTS + tl.arange(0, DOTS)
     part = tl.program_id(1)
@@ -105,7 +107,11 @@ def _dots(
         token += DOT_TOKENS
         a_at += DOT_TOKENS * a_token
         b_at += DOT_TOKENS * b_token
-    tl.store(out + part.to(tl.int64) * count + element, tl.sum(total, axis=1), mask=chosen)
+    value = tl.sum(total, axis=1)
+    at = out + part.to(tl.int64) * count + element
+    if ADDS:
+        value += tl.load(at, mask=chosen, other=0.0)
+    tl.store(at, value, mask=chosen)
 
 
 INTERPRETED = not isinstance(_tiles, triton.JITFunction)
@@ -113,8 +119,10 @@ INTERPRETED = not isinstance(_tiles, triton.JITFunction)
 OPERANDS = (torch.float32, torch.float16) if INTERPRETED else (torch.float32, torch.float16, torch.bfloat16)
 
 
-def tiles(crow: torch.Tensor, col: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(a bᵀ) at the elements of compressed rows: fp32 [n].
+def tiles(
+    crow: torch.Tensor, col: torch.Tensor, a: torch.Tensor, b: torch.Tensor, total: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(a bᵀ) at the elements of compressed rows: fp32 [n], added to `total` [n] if that is given.
 
     crow: int32 [rows + 1], beginning with 0; col: int32 [n], ascending in each row
     a [rows, tokens], b [columns, tokens]: of one floating dtype, any strides; fp32 is multiplied as TF32 only where
@@ -126,30 +134,46 @@ def tiles(crow: torch.Tensor, col: torch.Tensor, a: torch.Tensor, b: torch.Tenso
     tile = TILES[0] if is_large else TILES[1]
     grid = _ceil(rows, tile), _ceil(columns, tile)
     tokens_per_part, parts = _division(grid[0] * grid[1], tokens, TILE_TOKENS, a.device)
-    out = torch.empty(parts, len(col), device=a.device)
+    out, adds = _output(total, parts, len(col), a.device)
     with torch.cuda.device_of(a):
         _tiles[(*grid, parts)](
             a, b, crow, col, out, rows, columns, tokens, len(col), tokens_per_part, *a.stride(), *b.stride(),
             TILE=tile, TILE_TOKENS=TILE_TOKENS, PRECISION="tf32" if _tf32_is_allowed() else "ieee",
-            num_warps=8 if is_large or a.dtype == torch.float32 else 4,
+            ADDS=adds, num_warps=8 if is_large or a.dtype == torch.float32 else 4,
         )  # fmt: skip
-    return out[0] if parts == 1 else out.sum(0)
+    return _sum(out, total, adds)
 
 
-def dots(crow: torch.Tensor, col: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def dots(
+    crow: torch.Tensor, col: torch.Tensor, a: torch.Tensor, b: torch.Tensor, total: torch.Tensor | None = None
+) -> torch.Tensor:
     """As `tiles`; fastest with `a` and `b` contiguous over tokens, and always with the full precision of fp32."""
     a, b = _operands(a, b)
     rows, tokens = a.shape
     programs = _ceil(len(col), DOTS)
     tokens_per_part, parts = _division(programs, tokens, DOT_TOKENS, a.device)
-    out = torch.empty(parts, len(col), device=a.device)
+    out, adds = _output(total, parts, len(col), a.device)
     if programs:
         with torch.cuda.device_of(a):
             _dots[(programs, parts)](
                 a, b, crow, col, out, rows, tokens, len(col), tokens_per_part, *a.stride(), *b.stride(),
-                DOTS=DOTS, DOT_TOKENS=DOT_TOKENS,
+                DOTS=DOTS, DOT_TOKENS=DOT_TOKENS, ADDS=adds,
             )  # fmt: skip
-    return out[0] if parts == 1 else out.sum(0)
+    return _sum(out, total, adds)
+
+
+def _output(total, parts, count, device) -> tuple[torch.Tensor, bool]:
+    """What the programs write to, and whether they add to what is there."""
+    if total is not None and parts == 1:
+        return total, True
+    return torch.empty(parts, count, device=device), False
+
+
+def _sum(out, total, has_added):
+    if has_added:
+        return total
+    result = out[0] if len(out) == 1 else out.sum(0)
+    return result if total is None else total.add_(result)
 
 
 def _operands(a, b):

@@ -16,12 +16,13 @@ import math
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from ..errors import UnsupportedModelError
 from .cpu_costs import sampled_product_pays
+from .element_kernels import kernels_for
 from .ops import LayerOp
 from .support import Segment
 
@@ -49,13 +50,23 @@ def sparse_weight_gradient(
 
     Raises what `check_route` raises.
     """
-    check_route(route, x.device)
+    total = torch.zeros(len(segment), device=x.device)
+    add_weight_gradient_(total, op, segment, x, grad_output, route)
+    return total
+
+
+def add_weight_gradient_(
+    total: torch.Tensor, op: LayerOp, segment: Segment, x: torch.Tensor, grad_output: torch.Tensor, route: str = "auto"
+) -> None:
+    """Add what `sparse_weight_gradient` computes to `total`, fp32 [len(segment)]."""
     if route != "auto":
-        return _compute(route, op, segment, x, grad_output)
+        check_route(route, x.device)
+        _add_(route, total, op, segment, x, grad_output)
+        return
     while True:
         route = _fastest_route(op, segment, x, grad_output)
         try:
-            return _compute(route, op, segment, x, grad_output)
+            return _add_(route, total, op, segment, x, grad_output)
         except Exception as error:
             # Compiled anew for another layout, a kernel may fail that worked when it was measured.
             _give_up(route, error)
@@ -129,9 +140,10 @@ def _measured_route(op, segment, x, grad_output) -> str:
     return _fastest[key]
 
 
-def _compute(route, op, segment, x, grad_output):
-    return {"dense": _dense, "csr": _csr, "triton-tiles": _tiles, "triton-dots": _dots}[route](
-        op, segment, x, grad_output
+def _add_(route, total, op, segment, x, grad_output) -> None:
+    """Kernels that raise have added nothing, so that another route can be tried."""
+    {"dense": _add_dense_, "csr": _add_csr_, "triton-tiles": _add_tiles_, "triton-dots": _add_dots_}[route](
+        total, op, segment, x, grad_output
     )
 
 
@@ -146,20 +158,31 @@ def row_chunks(op: LayerOp, segment: Segment, x: torch.Tensor) -> Iterator[tuple
             yield first, min(first + rows_per_chunk, group_end)
 
 
-def _dense(op, segment, x, grad_output):
+def _add_dense_(total, op, segment, x, grad_output):
+    kernels = kernels_for(x.device, x.dtype)
     parts = []
     for first, last in row_chunks(op, segment, x):
-        position = segment.flat(first, last)
-        if position.numel():
-            rows = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
-            parts.append(rows.reshape(-1).index_select(0, position).float())
-    return torch.cat(parts)
+        elements = segment.elements(first, last)
+        if not elements:
+            continue
+        rows = op.weight_gradient_rows(x, grad_output, segment.shape, first, last)
+        if kernels is None:
+            parts.append(rows.reshape(-1).index_select(0, segment.flat(first, last)).float())
+        else:
+            kernels.pick_(total, rows.contiguous(), segment.crow, segment.col, range(first, last), elements)
+    if parts:
+        total.add_(torch.cat(parts))
 
 
-def _csr(op, segment, x, grad_output):
-    # The sampled product exists in fp32 only, and half precision would lose the sum over tokens anyway.
-    factors = functools.partial(op.weight_gradient_factors, dtype=torch.float32)
-    return _sum_of_products(op, segment, x, grad_output, factors, _add_sampled_product)
+def _add_csr_(total, op, segment, x, grad_output):
+    def of_group(crow, col, group):
+        result = torch.zeros(len(col), device=x.device)
+        # The sampled product exists in fp32 only, and half precision would lose the sum over tokens anyway.
+        for a, b in op.weight_gradient_factors(x, grad_output, group, torch.float32):
+            result = _with_sampled_product(result, crow, col, a, b)
+        return result
+
+    total.add_(_of_groups(op, segment, of_group))
 
 
 @functools.cache
@@ -170,51 +193,63 @@ def _let_torch_say_that_csr_is_beta() -> None:
         torch.zeros(1, 1).to_sparse_csr()
 
 
-def _add_sampled_product(total, crow, col, a, b):
+def _with_sampled_product(total, crow, col, a, b):
     _let_torch_say_that_csr_is_beta()
     pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, a, b.t()).values()
 
 
-def _tiles(op, segment, x, grad_output):
+def _add_tiles_(total, op, segment, x, grad_output):
     kernels, _ = _kernels()
     # Tiles are as fast in any layout: no transposed copies of a Linear's input and gradient.
     unfolded = functools.partial(op.weight_gradient_factors, dtype=x.dtype)
-    factors = _linear_views if op.spatial_dims is None else unfolded
-    return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.tiles))
+    _add_by_kernel_(kernels.tiles, total, op, segment, x, grad_output, _linear_views if _is_linear(op) else unfolded)
 
 
-def _dots(op, segment, x, grad_output):
+def _add_dots_(total, op, segment, x, grad_output):
     kernels, _ = _kernels()
     factors = functools.partial(op.weight_gradient_factors, dtype=x.dtype)
-    return _sum_of_products(op, segment, x, grad_output, factors, _adding(kernels.dots))
+    _add_by_kernel_(kernels.dots, total, op, segment, x, grad_output, factors)
+
+
+def _add_by_kernel_(product, total, op, segment, x, grad_output, factors):
+    """factors: (x, grad_output, group) → as of an op's `weight_gradient_factors`"""
+    if _is_linear(op):
+        parts = list(factors(x, grad_output, 0))
+        if len(parts) == 1:  # as on every GPU: one launch computes and adds
+            product(segment.crow, segment.col, *parts[0], total)
+            return
+
+    def of_group(crow, col, group):
+        result = None
+        for a, b in factors(x, grad_output, group):
+            part = product(crow, col, a, b)
+            result = part if result is None else result.add_(part)
+        return torch.zeros(len(col), device=x.device) if result is None else result
+
+    total.add_(_of_groups(op, segment, of_group))
+
+
+def _is_linear(op) -> bool:
+    return op.spatial_dims is None
 
 
 def _linear_views(x, grad_output, group):
     yield grad_output.reshape(-1, grad_output.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t()
 
 
-def _adding(product: Callable) -> Callable:
-    return lambda total, *factors: total.add_(product(*factors))
-
-
-def _sum_of_products(op, segment, x, grad_output, factors, add_product):
-    """The sum of the products of all factors, at the segment's elements.
-
-    factors: (x, grad_output, group) → as of an op's `weight_gradient_factors`
-    add_product: (total, crow, col, a, b) → total + a bᵀ at the elements of a group's compressed rows
-    """
+def _of_groups(op, segment, of_group):
+    """What `of_group`(crow, col, group) says of each group's compressed rows, which begin with 0."""
+    if op.groups == 1:
+        return of_group(segment.crow, segment.col, 0)
     rows_per_group = segment.rows // op.groups
     parts = []
     for group in range(op.groups):
-        crow = segment.crow[group * rows_per_group:(group + 1) * rows_per_group + 1]
-        begin, end = (int(crow[0]), int(crow[-1])) if op.groups > 1 else (0, len(segment))
-        crow, col = crow - begin, segment.col[begin:end]
-        total = torch.zeros(end - begin, device=x.device)
-        for a, b in factors(x, grad_output, group):
-            total = add_product(total, crow, col, a, b)
-        parts.append(total)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        first, last = group * rows_per_group, (group + 1) * rows_per_group
+        elements = segment.elements(first, last)
+        crow = segment.crow[first:last + 1] - elements.start
+        parts.append(of_group(crow, segment.col[elements.start:elements.stop], group))
+    return torch.cat(parts)
 
 
 def _about(count: int) -> int:
@@ -232,7 +267,8 @@ def _measure(op, segment, x, grad_output) -> str:
             try:
                 _wait(x.device)
                 start = time.perf_counter()
-                result = _compute(route, op, segment, x, grad_output)
+                result = torch.zeros(len(segment), device=x.device)
+                _add_(route, result, op, segment, x, grad_output)
                 _wait(x.device)
                 seconds[route] = min(time.perf_counter() - start, seconds.get(route, math.inf))
                 expected = result if expected is None else expected

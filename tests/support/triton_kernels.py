@@ -9,14 +9,16 @@ from torch import nn
 
 from sara_core import SaRA
 from sara_core.backward import ops as layers
-from sara_core.backward import triton_gradient
+from sara_core.backward import element_kernels, triton_elements, triton_gradient
 from sara_core.backward.ops import layer_op
 from sara_core.backward.support import Support
 from sara_core.backward.weight_gradient import KERNELS, sparse_weight_gradient
+from sara_core.tensors.elements import added, gather, overwrite_, scatter_
 from tests.support.small_models import loss_of, relative_error, repeatable, small_batches, small_net
 
 DEVICE = "cpu" if triton_gradient.INTERPRETED else "cuda"
 TOLERANCE = 1e-5  # fp32; a half-precision product is exact in fp32, so the same holds for all
+BITS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 PRODUCTS = pytest.mark.parametrize("product", [triton_gradient.tiles, triton_gradient.dots])
@@ -65,6 +67,19 @@ def test_elements_of_a_product(product, shape, dtype):
     mask = random_mask(rows, columns, 0.06)
     mask[-1, -1] = True
     check(product, mask, *factors(rows, columns, tokens, dtype))
+
+
+@pytest.mark.parametrize("least_tokens", [512, 16], ids=["in one part", "in several parts"])
+@PRODUCTS
+def test_a_product_is_added_to_what_is_there(monkeypatch, product, least_tokens):
+    monkeypatch.setattr(triton_gradient, "PROGRAMS_PER_PROCESSOR", 1000)
+    monkeypatch.setattr(triton_gradient, "LEAST_TOKENS", least_tokens)
+    crow, col = compressed(random_mask(40, 30))
+    a, b = factors(40, 30, 200)
+    before = torch.randn(len(col), device=DEVICE)
+    total = before.clone()
+    assert product(crow, col, a, b, total) is total
+    assert torch.equal(total, before + product(crow, col, a, b))
 
 
 @PRODUCTS
@@ -194,3 +209,64 @@ def test_fp32_is_rounded_to_tf32_only_where_torch_may():
         assert triton_gradient._tf32_is_allowed()
         matmul.fp32_precision = "ieee"
         assert not triton_gradient._tf32_is_allowed()
+
+
+# Triton's interpreter rounds to bf16 by cutting off.
+ELEMENT_DTYPES = [dtype for dtype in DTYPES.values() if DEVICE == "cuda" or dtype != torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", ELEMENT_DTYPES)
+def test_the_kernels_for_elements_give_torchs_bits(dtype):
+    element_kernels.prove(triton_elements, torch.device(DEVICE), dtype)
+
+
+@pytest.mark.parametrize("name", ["change_", "write_", "pick_"])
+def test_a_kernel_that_does_nothing_is_found_out(monkeypatch, name):
+    monkeypatch.setattr(triton_elements, name, lambda *arguments: None)
+    with pytest.raises(ArithmeticError):
+        element_kernels.prove(triton_elements, torch.device(DEVICE), torch.float32)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(data=st.data(), dtype=st.sampled_from(ELEMENT_DTYPES))
+def test_any_weights_are_written_together(data, dtype):
+    """Weights without elements, of one row, of one column; more elements than a program has; changes of 0."""
+    shape = st.sampled_from([(1, 700), (700, 1), (3, 4, 2, 2), (5,), (40, 30)])
+    shapes = data.draw(st.lists(shape, min_size=1, max_size=4))
+    weights = [torch.randn(shape, device=DEVICE).to(dtype) for shape in shapes]
+    weights[0].view(-1)[::3] = -0.0
+    index = {}
+    for number, weight in enumerate(weights):
+        density = data.draw(st.sampled_from([0.0, 0.1, 1.0]))
+        index[str(number)] = torch.rand(weight.numel(), device=DEVICE).lt(density).nonzero().view(-1).to(torch.int32)
+    support = Support.from_indices(index, {str(number): shape for number, shape in enumerate(shapes)})
+    values = torch.randn(support.nnz, device=DEVICE) * (torch.rand(support.nnz, device=DEVICE) < 0.8)
+    expected, base = [weight.clone() for weight in weights], []
+    for segment, weight in zip(support, expected):
+        base.append(gather(weight, segment.flat()))
+        overwrite_(weight, segment.flat(), base[-1], values[segment.span])
+    for weight in weights:  # the base counts, not what is there
+        weight.view(-1)[::2] += 1
+    for segment, weight, wanted in zip(support, weights, expected):
+        rest = torch.ones(weight.numel(), dtype=torch.bool, device=DEVICE)
+        rest[segment.flat()] = False
+        wanted.view(-1)[rest] = weight.view(-1)[rest]
+    triton_elements.write_(
+        element_kernels.table_of(weights, support.segments), torch.cat([segment.crow for segment in support]),
+        torch.cat([segment.col for segment in support]), torch.cat(base), values,
+    )  # fmt: skip
+    for weight, wanted in zip(weights, expected):
+        assert torch.equal(weight.view(BITS[dtype]), wanted.view(BITS[dtype]))
+
+
+@pytest.mark.parametrize("stored, computed", [(torch.float16, torch.float32), (torch.float32, torch.float16)])
+def test_a_copys_sum_is_rounded_as_the_stored_weights_would_be(stored, computed):
+    copy = torch.randn(30, 40, device=DEVICE).to(computed)
+    index = torch.rand(1200, device=DEVICE).lt(0.4).nonzero().view(-1).to(torch.int32)
+    segment, = Support.from_indices({"w": index}, {"w": (30, 40)})
+    values = torch.randn(len(segment), device=DEVICE)
+    wanted = scatter_(
+        copy.clone(), segment.flat(), added(gather(copy, segment.flat()).to(stored), values, 1.0).to(computed)
+    )
+    triton_elements.change_(copy, segment.crow, segment.col, values, stored)
+    assert torch.equal(copy, wanted)

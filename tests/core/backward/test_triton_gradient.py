@@ -39,10 +39,11 @@ def test_the_kernels_compute_what_dense_products_do(interpret):
     assert " passed" in output and "skipped" not in output
 
 
-def products(crow, col, a, b):
-    """What both kernels compute: the elements of a·bᵀ in compressed rows."""
+def products(crow, col, a, b, total=None):
+    """What both kernels compute: the elements of a·bᵀ in compressed rows, added to `total` if that is given."""
     rows = torch.arange(len(a)).repeat_interleave(crow.diff())
-    return (a[rows] * b[col.long()]).sum(1)
+    result = (a[rows] * b[col.long()]).sum(1)
+    return result if total is None else total.add_(result)
 
 
 LAYERS = {
@@ -113,15 +114,15 @@ def layer():
 @pytest.fixture
 def measuring(monkeypatch):
     """Routes are chosen as on a GPU on which Triton runs; each takes the seconds noted here, or raises what is."""
-    takes, clock, compute = {"dense": 2.0, "csr": 3.0}, [0.0], weight_gradient._compute
+    takes, clock, add_ = {"dense": 2.0, "csr": 3.0}, [0.0], weight_gradient._add_
 
     def timed(route, *layer):
         if isinstance(takes[route], Exception):
             raise takes[route]
         clock[0] += takes[route]
-        return compute("dense" if route in KERNELS else route, *layer)
+        add_("dense" if route in KERNELS else route, *layer)
 
-    monkeypatch.setattr(weight_gradient, "_compute", timed)
+    monkeypatch.setattr(weight_gradient, "_add_", timed)
     monkeypatch.setattr(weight_gradient, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(weight_gradient, "_obstacle", lambda device: None)
     monkeypatch.setattr(weight_gradient, "_fastest_route", weight_gradient._measured_route)
@@ -162,8 +163,13 @@ def test_a_kernel_that_fails_after_it_was_measured_is_left_out_too(measuring, la
 @pytest.mark.parametrize("factor", [1.05, float("nan")])
 def test_a_kernel_that_gives_other_numbers_is_left_out(monkeypatch, measuring, layer, caplog, factor):
     measuring.update({"triton-tiles": 1.0, "triton-dots": 5.0})
-    compute, factors = weight_gradient._compute, {"triton-tiles": factor}
-    monkeypatch.setattr(weight_gradient, "_compute", lambda route, *of: compute(route, *of) * factors.get(route, 1))
+    add_, factors = weight_gradient._add_, {"triton-tiles": factor}
+
+    def otherwise(route, total, *of):
+        add_(route, total, *of)
+        total *= factors.get(route, 1)
+
+    monkeypatch.setattr(weight_gradient, "_add_", otherwise)
     torch.testing.assert_close(sparse_weight_gradient(*layer), sparse_weight_gradient(*layer, "csr"))
     assert set(weight_gradient._fastest.values()) == {"dense"}
     assert len(caplog.records) == 1 and "other numbers" in caplog.text
