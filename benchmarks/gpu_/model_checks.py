@@ -16,6 +16,8 @@ import torch
 from benchmarks.gpu_.route_checks import DTYPES, KERNELS, check, full_precision, relative_error
 from benchmarks.gpu_.unet import TINY, UNet, random_unet_inputs
 from sara_core import SaRA, SparseDelta
+from sara_core.backward import write_back
+from sara_core.backward.element_kernels import kernels_for
 from sara_core.delta import SparseEntry
 from sara_core.selection.select import select
 from sara_core.tensors.elements import add_sparse_
@@ -105,6 +107,7 @@ def items(device: str, small: bool) -> dict[str, Callable[[], Iterator[dict]]]:
         tasks[f"writing and restoring, {name}"] = _with(writing_results, setting, dtype)
         tasks[f"applying and undoing, {name}"] = _with(applying_results, setting, dtype)
         tasks[f"selection, {name}"] = _with(selection_results, setting, dtype)
+        tasks[f"kernels for elements, {name}"] = _with(element_kernel_results, setting, dtype)
     tasks["steps"] = _with(step_results, setting)
     tasks["streaming, fp32"] = _with(streaming_results, setting, torch.float32)
     tasks["streaming, bf16"] = _with(streaming_results, setting, torch.bfloat16)
@@ -195,7 +198,25 @@ def step_results(setting):
         yield check(f"three steps of {name}", relative_error(values[1], values[0]), 1e-3)
 
 
+def element_kernel_results(setting, dtype):
+    """That they are believed on this GPU: they give torch's bits for a small example."""
+    refused = setting.device == "cuda" and kernels_for(torch.device("cuda"), dtype) is None
+    yield check("kernels that are not used", refused, 0, "" if setting.device == "cuda" else "none on a CPU")
+
+
 def writing_results(setting, dtype):
+    """By kernels where they run, and by torch in their place, as where there is no Triton."""
+    yield from _writing_results(setting, dtype)
+    kernels_there = write_back.kernels_for
+    write_back.kernels_for = lambda device, dtype: None
+    try:
+        for result in _writing_results(setting, dtype):
+            yield {**result, "name": f"{result['name']}, by torch"}
+    finally:
+        write_back.kernels_for = kernels_there
+
+
+def _writing_results(setting, dtype):
     model = small_unet(dtype)
     base = state_of(model)
     optimizer = trained(model, setting.device, lr=1e-3)

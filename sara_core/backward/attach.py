@@ -101,9 +101,15 @@ def detach_model(model: torch.nn.Module) -> None:
             detach(module)
 
 
-def check_attached(model: torch.nn.Module) -> None:
-    """Raise TrainingError, naming it, if a layer computes without its sparse backward since a hook was taken off it."""
-    for name, module in model.named_modules():
+def attached_layers(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The layers that are attached, with their names."""
+    return [(name, module) for name, module in model.named_modules() if is_attached(module)]
+
+
+def check_attached(layers: Iterable[tuple[str, torch.nn.Module]]) -> None:
+    """Raise TrainingError, naming it, if one of the `attached_layers` computes without its sparse backward since a hook
+    was taken off it."""
+    for name, module in layers:
         if is_attached(module) and has_lost_its_backward(module):
             raise TrainingError(
                 f"The hook on '{name}' was taken off while it is being trained, and the training with it: take hooks "

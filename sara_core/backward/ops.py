@@ -198,7 +198,8 @@ class ConvOp:
         """The input is unfolded, a chunk of output positions at a time."""
         # Before it is unfolded the input is small: cast then, it is read once.
         x, grad_output = (self._channels_of(tensor, group).to(dtype) for tensor in (x, grad_output))
-        x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
+        if any(self.padding):  # by nothing it would be a copy
+            x = F.pad(x, [width for padding in reversed(self.padding) for width in (padding, padding)])
         batch, channels = x.shape[:2]
         if batch == 0:
             return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..backward.attach import (
-    attach_model, attached_for_gradients, check_attached, detach_model, plain_layers, unfreeze,
+    attach_model, attached_for_gradients, attached_layers, check_attached, detach_model, plain_layers, unfreeze,
 )  # fmt: skip
 from ..backward.store import Store
 from ..backward.streaming import move_all_but, move_back
@@ -158,6 +158,7 @@ class SaRA(torch.optim.Optimizer):
             detach_model(model)
             move_back(self._moved)
             raise
+        self._attached = attached_layers(model)
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         model.register_parameter(PARAMETER_NAME, self.store.values)
@@ -183,7 +184,7 @@ class SaRA(torch.optim.Optimizer):
         trained weight got no gradient.
         """
         self.store.check_unconverted()
-        check_attached(self.model)
+        check_attached(self._attached)
         if closure is None:
             check_all_reached(self.store)
             loss = self.inner.step()
