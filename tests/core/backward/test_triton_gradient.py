@@ -78,13 +78,31 @@ def test_the_kernels_compile_for_gpus_and_use_their_matrix_units(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from sara_core.backward import triton_gradient
 
-    tile = {"TILE": 64, "TILE_TOKENS": triton_gradient.TILE_TOKENS, "PRECISION": "ieee"}
+    tile = {"TILE": 64, "TILE_TOKENS": triton_gradient.TILE_TOKENS, "PRECISION": "ieee", "ADDS": True}
     tiles = compiled(triton_gradient._tiles, capability, dtype, unit_strides, tile)
     assert ("mma" in tiles) == (dtype != "fp32")
     if dtype == "fp32":
         assert "mma" in compiled(triton_gradient._tiles, capability, dtype, unit_strides, {**tile, "PRECISION": "tf32"})
-    dot = {"DOTS": triton_gradient.DOTS, "DOT_TOKENS": triton_gradient.DOT_TOKENS}
+    dot = {"DOTS": triton_gradient.DOTS, "DOT_TOKENS": triton_gradient.DOT_TOKENS, "ADDS": True}
     assert compiled(triton_gradient._dots, capability, dtype, unit_strides, dot)
+
+
+@TRITON
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_the_kernels_for_elements_compile_for_gpus(monkeypatch, tmp_path, capability, dtype):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton.language as tl
+
+    from sara_core.backward import triton_elements
+
+    stored = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}[dtype]
+    size = {"ELEMENTS": triton_elements.ELEMENTS}
+    for kernel, constants in (
+        (triton_elements._pick, size), (triton_elements._write, size),
+        (triton_elements._change, {**size, "STORED": stored}),
+    ):  # fmt: skip
+        assert compiled(kernel, capability, dtype, (), constants)
 
 
 def compiled(kernel, capability, dtype, unit_strides, constants) -> str:
@@ -94,7 +112,10 @@ def compiled(kernel, capability, dtype, unit_strides, constants) -> str:
     from triton.compiler import ASTSource
 
     constants = {**constants, **dict.fromkeys(unit_strides, 1)}
-    pointers = {"a": f"*{dtype}", "b": f"*{dtype}", "crow": "*i32", "col": "*i32", "out": "*fp32"}
+    pointers = {
+        "crow": "*i32", "col": "*i32", "table": "*i64", **dict.fromkeys(("out", "total", "values"), "*fp32"),
+        **dict.fromkeys(("a", "b", "dense", "copy", "base"), f"*{dtype}"),
+    }  # fmt: skip
     signature = {
         name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names
     }
