@@ -64,6 +64,12 @@ FILE_BYTES = {"sd15": 3_500_000_000, "small": 70_000_000, "one level": 120_000_0
 def write(layout: str, path: Path) -> None:
     """Write the fp32 weights of ``LAYOUTS[layout]`` under the UNet's own names; needs comfy on the path."""
     import safetensors.torch
+
+    safetensors.torch.save_file(random_weights(layout), path)
+
+
+def random_weights(layout: str) -> dict:
+    """The weights that `write` writes."""
     import torch
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -76,13 +82,13 @@ def write(layout: str, path: Path) -> None:
             weights[name] = torch.randn(shape, generator=generator).mul_(STANDARD_DEVIATION)
         else:  # norms: the identity; biases: none
             weights[name] = torch.full(shape, float(name.endswith("weight")))
-    safetensors.torch.save_file(weights, path)
+    return weights
 
 
 def unet_file(layout: str, progress: Progress) -> Path:
     """The UNet's file, written by the first run of this benchmark."""
     # With the code that writes it: the file is shared with checkouts whose code may be another.
-    recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION, inspect.getsource(write)])
+    recipe = json.dumps([LAYOUTS[layout], SEED, STANDARD_DEVIATION, inspect.getsource(random_weights)])
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     path = cache_root() / "bench" / f"random-{layout.replace(' ', '-')}-{digest}.safetensors"
     with locked(cache_root() / "bench.lock", lambda: progress.update("waiting for another process")):

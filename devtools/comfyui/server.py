@@ -16,7 +16,7 @@ START_TIMEOUT = 300.0
 
 
 class Server:
-    """A ComfyUI server on the CPU whose folders (models, input, output, user, custom_nodes …) all lie in ``base``.
+    """A ComfyUI server whose folders (models, input, output, user, custom_nodes …) all lie in ``base``.
 
     This checkout's pack is linked into ``base/custom_nodes``; other packs of the host are not loaded. Use it as a
     context manager, or call ``start`` and ``stop``.
@@ -27,6 +27,8 @@ class Server:
         port: where to listen on 127.0.0.1; 0 takes a free one.
         arguments: further arguments for ComfyUI's main.py.
         is_linked: False loads what lies in ``base/custom_nodes``, and links nothing there.
+        device: "cpu", or "cuda" for whatever ComfyUI chooses by itself.
+        start_seconds: how long it may take until it answers.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Server:
         port: int = 0,
         arguments: tuple[str, ...] = (),
         is_linked: bool = True,
+        device: str = "cpu",
+        start_seconds: float = START_TIMEOUT,
     ):
         self.base = Path(base)
         self.port = port or free_port()
@@ -46,6 +50,7 @@ class Server:
         self._model_paths = dict(model_paths or {})
         self._arguments = arguments
         self._is_linked = is_linked
+        self._device, self._start_seconds = device, start_seconds
         self._process: subprocess.Popen | None = None
 
     @property
@@ -139,7 +144,8 @@ class Server:
         return int(fields["VmHWM"].split()[0]) * 1024 if "VmHWM" in fields else None
 
     def _command(self) -> list[str]:
-        command = [*start_command(self._host, self.base), "--cpu", "--port", str(self.port)]
+        command = [*start_command(self._host, self.base), "--port", str(self.port)]
+        command += ["--cpu"] if self._device == "cpu" else []
         command += ["--disable-auto-launch", "--disable-api-nodes"]
         if self._model_paths:
             config = self.base / "extra_model_paths.yaml"
@@ -150,12 +156,12 @@ class Server:
         return [*command, *self._arguments]
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self._start_seconds
         while not self._answers():
             if self._process.poll() is not None:
                 raise HostError(f"ComfyUI ended while it started (status {self._process.returncode}):\n{self._tail()}")
             if time.monotonic() > deadline:
-                raise HostError(f"ComfyUI did not answer within {START_TIMEOUT:.0f} s:\n{self._tail()}")
+                raise HostError(f"ComfyUI did not answer within {self._start_seconds:.0f} s:\n{self._tail()}")
             time.sleep(0.25)
 
     def _answers(self) -> bool:
