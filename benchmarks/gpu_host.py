@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI on a GPU: loading, strengths, training, Cancel, baking, and the model as it was after each.
+"""The pack in a real ComfyUI on a GPU: strengths, training, Cancel, baking, and the model as it was after each.
 
     python -m benchmarks.gpu_host --comfyui FOLDER --json FILE                (or: python dev.py bench gpu_host …)
     python -m benchmarks.gpu_host --device cpu --layout small --modes plain   without a GPU: does the script itself work
@@ -95,7 +95,8 @@ def main() -> int:
             left = len(arguments.modes) - number
             # What earlier ones have not used is shared by those that are left.
             until = time.monotonic() + (deadline - time.monotonic()) / left
-            run_mode(mode, Site(host, Path(folder, mode), shared, arguments.device, MODES[mode]), arguments, report, until)
+            site = Site(host, Path(folder, mode), shared, arguments.device, MODES[mode])
+            run_mode(mode, site, arguments, report, until)
     failures = [result for result in report.data["results"] if not result["ok"]]
     print(f"{len(report.data['results']) - len(failures)} of {len(report.data['results'])} steps are ok.", flush=True)
     return int(bool(failures))

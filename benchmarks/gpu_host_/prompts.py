@@ -37,8 +37,8 @@ def drawn(model: list, size: int, steps: int) -> Prompt:
         "again": node("GpuHostAgain", model=model),
         "latent": node("EmptyLatentImage", width=size, height=size, batch_size=1),
         "sampled": node(
-            "KSampler", model=["again", 0], positive=["positive", 0], negative=["negative", 0], latent_image=["latent", 0],
-            steps=steps, **SAMPLING,
+            "KSampler", model=["again", 0], positive=["positive", 0], negative=["negative", 0],
+            latent_image=["latent", 0], steps=steps, **SAMPLING,
         ),
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=["checkpoint", 2]),
         "picture": node("SaveImage", images=["decoded", 0], filename_prefix="picture"),
