@@ -9,6 +9,7 @@ and pictures are drawn from seeds. ComfyUI is started in each of several ways of
 dynamic   as it comes: on NVIDIA with dynamic VRAM
 plain     with --disable-dynamic-vram: the model lies on the card whole, and deltas are put on in place
 streamed  with --disable-dynamic-vram --novram: every weight is brought to the card for each use
+buffered  the same with --disable-cuda-malloc: through buffers that are used again, as on cards that lack that allocator
 
 A crash, a hang or too little memory is a result: the step is reported with the end of the server's log, and the next
 goes on with a new server. FILE is written anew after every step, and each server's log beside it.
@@ -33,6 +34,7 @@ from devtools.comfyui.install import ROOT, Host, prepare
 
 MODES = {
     "dynamic": (), "plain": ("--disable-dynamic-vram",), "streamed": ("--disable-dynamic-vram", "--novram"),
+    "buffered": ("--disable-dynamic-vram", "--novram", "--disable-cuda-malloc"),
 }  # fmt: skip
 # Size of pictures, and steps of drawing one.
 SIZES = {"sd15": (512, 8), "small": (64, 3)}

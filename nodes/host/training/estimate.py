@@ -38,8 +38,12 @@ def estimate(training: TrainingModel, run: Training) -> MemoryEstimate | None:
 
 
 def shortage(training: TrainingModel, estimate: MemoryEstimate, advice: str) -> str | None:
-    """A warning, with advice, if the device has not enough free memory for what is to come; otherwise None."""
-    return memory.shortage(estimate, comfy.model_management.get_free_memory(training.device), advice)
+    """A warning, with advice, if the device has not enough free memory for what is to come; otherwise None.
+
+    Free is also what models under dynamic VRAM have there: they make room for whatever asks for memory.
+    """
+    of_patcher = getattr(training.patcher, "get_free_memory", comfy.model_management.get_free_memory)
+    return memory.shortage(estimate, of_patcher(training.device), advice)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

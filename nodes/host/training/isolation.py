@@ -217,11 +217,16 @@ def _mark_training(undo: ExitStack):
 def _replace_inference_tensors(undo: ExitStack, parts: Sequence[Part]):
     """Autograd cannot save tensors made in inference mode, as the host's all are. Attached layers never save their
     weights; norms, embeddings and buffers, which are small, are replaced by copies for the time of training.
+
+    The copies lie on the device that computes: what is streamed there the host may hand out in a buffer of its own,
+    which it fills again for the next layer, before the backward has read what autograd has saved of it.
     """
     for part in parts:
+        device = part.patcher.load_device
         for tensors, name, tensor in _inference_tensors(part):
             undo.callback(tensors.__setitem__, name, tensor)
-            copy = ordinary(tensor.detach()).clone()
+            plain = ordinary(tensor.detach())
+            copy = plain.clone() if plain.device == device else plain.to(device)
             is_parameter = isinstance(tensor, torch.nn.Parameter)
             tensors[name] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy
 

@@ -308,8 +308,11 @@ def test_the_warning_compares_with_what_the_host_says_is_free(comfy, monkeypatch
 
     estimate = comfy.pack_module("nodes.host.training.estimate")
     needed = MemoryEstimate(8 * GB, GB, GB, present=8 * GB)
-    training = SimpleNamespace(device=torch.device("cpu"))
+    training = SimpleNamespace(device=torch.device("cpu"), patcher=None)
     monkeypatch.setattr(model_management, "get_free_memory", lambda device: 3 * GB)
     assert estimate.shortage(training, needed, "") is None
     monkeypatch.setattr(model_management, "get_free_memory", lambda device: GB)
     assert "1.0 GB more" in estimate.shortage(training, needed, "")
+    # What models under dynamic VRAM have on the device is free for others, and only a patcher counts it.
+    training.patcher = SimpleNamespace(get_free_memory=lambda device: 3 * GB)
+    assert estimate.shortage(training, needed, "") is None

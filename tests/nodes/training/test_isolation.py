@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +127,19 @@ def test_half_precision_models_train_and_apply_what_was_trained(comfy, dtype):
     # Steps smaller than the weights' own resolution are kept in the fp32 vector.
     assert all(entry.values.dtype == torch.float32 for entry in delta.entries.values())
     assert sum(int((entry.values != 0).sum()) for entry in delta.entries.values()) > 0.9 * delta.nnz
+
+
+def test_small_tensors_are_copied_to_the_device_that_computes(comfy):
+    """A host that streams hands them out in a buffer that it fills again before the backward."""
+    isolation, parts = (comfy.pack_module(f"nodes.host.training.{name}") for name in ("isolation", "parts"))
+    with torch.inference_mode():
+        norm = torch.nn.LayerNorm(4)
+    kept, elsewhere = norm.weight, SimpleNamespace(load_device=torch.device("meta"))
+    with ExitStack() as undo:
+        isolation._replace_inference_tensors(undo, [parts.Part("diffusion_model", elsewhere, norm)])
+        assert norm.weight.device == norm.bias.device == elsewhere.load_device
+        assert not norm.weight.is_inference()
+    assert norm.weight is kept
 
 
 def run_read_only(tmp_path, action):
