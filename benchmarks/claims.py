@@ -1,12 +1,12 @@
 """The paper's claims on pictures that anyone may use: methods of equal size, tuned alike, judged by what they draw.
 
     python dev.py bench claims [--tier T1 | --part PART] [--quick] [--json FILE] [--work FOLDER]
-                               [--processes N] [--threads N]
+                               [--processes N] [--threads N] [--device DEVICE]
 
 The base model, benchmarks/claims_/unet.safetensors, knows Noto's icons by name; each cell teaches it another set's
 style by one method and measures pictures of names that nobody trained on (benchmarks/claims_/protocol.py says what is
 compared and how it is tuned). Lines of JSON are added to FILE as they come, and a stopped run goes on with the same
-command.
+command. A cell of the table that fails is told of, and the others are measured all the same.
 --quick answers in about ten minutes, with the rates of the committed results and wide intervals.
 """
 
@@ -35,11 +35,17 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("claims-training"), help="where icons are kept")
     parser.add_argument("--processes", type=int, default=1, help="cells of the table measured at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--device", default="cpu",
+                        help="what trains, draws and judges, as cuda: by the same random numbers, but its lines do not "
+                             "count among those of the CPU (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.part == "motion" and arguments.device != "cpu":
+        parser.error("--part motion is measured on the CPU only.")
     torch.set_num_threads(arguments.threads)
     comfyui = comfy_host.prepare()
 
     from benchmarks.claims_ import base, icon_sets, judge, motion_model, tables
+    from benchmarks.claims_.table import Failures
 
     needed = [base.AUTOENCODER_FILE, base.UNET_FILE, judge.FILE]
     needed = [motion_model.FILE] if arguments.part == "motion" else needed
@@ -50,9 +56,9 @@ def main() -> int:
         return 1
     file = arguments.json or arguments.work / ("quick.jsonl" if arguments.quick else "claims.jsonl")
     file.parent.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
+    begin, failures = time.perf_counter(), Failures()
     try:
-        own = {None: partial(table, comfyui), "candidates": candidates, "motion": motion}
+        own = {None: partial(table, comfyui, failures), "candidates": candidates, "motion": motion}
         measure = quick if arguments.quick else own.get(arguments.part, part)
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -60,30 +66,27 @@ def main() -> int:
         return 1
     print(tables.of_part(arguments.part, measured) if arguments.part else tables.of_methods(measured))
     print(f"{(time.perf_counter() - begin) / 3600:.2f} hours; lines in {file}")
-    return 0
+    if failures:
+        print(f"error: {len(failures)} cells failed; the same command tries them again.", file=sys.stderr)
+    return int(bool(failures))
 
 
-def table(comfyui: Path, arguments: argparse.Namespace, file: Path) -> list[dict]:
+def table(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:
     """Tune every method of the tier, then measure its cells; the lines of the latter."""
-    from benchmarks.claims_ import bench, icon_sets, lines, plan
+    from benchmarks.claims_ import bench
+    from benchmarks.claims_.table import measured
     from benchmarks.claims_.workers import Workers
 
-    measuring = bench.Bench(arguments.work / "icons")
-    for icons in icon_sets.ALL:  # once, before several processes ask for them
-        icon_sets.archive(icons, measuring.work)
+    measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
     with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
-
-        def measured(cells: list) -> list[dict]:
-            return lines.run(list(map(workers.job, cells)), measuring.made_with, file, at_once=arguments.processes)
-
-        return measured(plan.cells(arguments.tier, tuned_rates(plan.tuned(arguments.tier), measured)))
+        return measured(arguments.tier, measuring, workers, file, failures)
 
 
 def part(arguments: argparse.Namespace, file: Path) -> list[dict]:
     """The lines of what the paper says beside its table."""
     from benchmarks.claims_ import bench, lines, parts
 
-    measuring = bench.Bench(arguments.work / "icons")
+    measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
     jobs = parts.PARTS[arguments.part](measuring, tuned_rate(measuring, file))
     return lines.run(jobs, measuring.made_with, file)
 
@@ -95,7 +98,8 @@ def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:
     from benchmarks.claims_.training import Settings
 
     def bench_of(length: float) -> bench.Bench:
-        return bench.Bench(arguments.work / "icons", Settings(steps=round(length * Settings.steps)))
+        settings = Settings(steps=round(length * Settings.steps))
+        return bench.Bench(arguments.work / "icons", settings, device=arguments.device)
 
     rate = tuned_rate(bench_of(1.0), file)("SaRA", protocol.BUDGETS[1])
     return tried.halved(bench_of, rate, file)
@@ -117,19 +121,10 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     return lines.run(motions.jobs(measuring, rates), measuring.made_with, file)
 
 
-def tuned_rates(asked: list[tuple[str, float]], measured) -> dict[tuple[str, float], float]:
-    """The learning rate of each method at each budget. measured: the lines of cells"""
-    from benchmarks.claims_ import plan, protocol, tuning
-
-    def scores(tries: list[tuple[tuple[str, float], int]]) -> list[float]:
-        return [protocol.tuning_score(line) for line in measured([plan.tuning(*one, half) for one, half in tries])]
-
-    return {one: plan.rate(one[0], half) for one, half in tuning.best(asked, scores).items()}
-
-
 def tuned_rate(measuring, file: Path):
     """A function (method, share) → learning rate, which measures the method's tries first if they are not yet there."""
     from benchmarks.claims_ import lines
+    from benchmarks.claims_.table import tuned_rates
 
     def rate(*one) -> float:
         return tuned_rates(
@@ -144,7 +139,7 @@ def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:
     from benchmarks.claims_ import bench, lines, plan, protocol
     from benchmarks.claims_.training import Settings
 
-    measuring = bench.Bench(arguments.work / "icons", Settings(steps=QUICK_STEPS), QUICK_JUDGED)
+    measuring = bench.Bench(arguments.work / "icons", Settings(steps=QUICK_STEPS), QUICK_JUDGED, arguments.device)
     share, known = protocol.BUDGETS[1], lines.read(RESULTS)
     chosen = [
         protocol.Cell(method, share, protocol.T1_STYLES[0], seed, plan.best_known_rate(known, method, share))

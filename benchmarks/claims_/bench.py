@@ -20,18 +20,31 @@ _SETS = {icons.name: icons for icons in icon_sets.ALL}
 
 
 class Bench:
-    """work: a folder for the icon sets and encoded captions; ComfyUI must be importable"""
+    """work: a folder for the icon sets and encoded captions; device: what trains, draws and judges, by random numbers
+    that come from the CPU; ComfyUI must be importable"""
 
-    def __init__(self, work: Path, settings: Settings = Settings(), judged: int = JUDGED):
-        self.work, self.settings, self.judged = work, settings, judged
+    def __init__(self, work: Path, settings: Settings = Settings(), judged: int = JUDGED, device: str = "cpu"):
+        self.work, self.settings, self.judged, self.device = work, settings, judged, device
         self.contexts = Contexts(work)
-        self.verdicts = judge.load()
-        self.autoencoder = base.trained_autoencoder()
+        if device != "cpu":
+            torch.backends.cudnn.allow_tf32 = False  # on the CPU all bits of fp32 count
         # Lines are of use only to a bench that would measure the same.
         self.made_with = {
             "base": digest(base.UNET_FILE), "autoencoder": digest(base.AUTOENCODER_FILE),
             "judge": digest(judge.FILE), "judged": judged, **asdict(settings),
+            **({} if device == "cpu" else {"device": device}),
         }  # fmt: skip
+
+    # Of these a bench that only says what others are to measure takes nothing on the device.
+    @cached_property
+    def verdicts(self) -> judge.Verdicts:
+        """The judge."""
+        return judge.load().to(self.device)
+
+    @cached_property
+    def autoencoder(self) -> torch.nn.Module:
+        """The base's own."""
+        return base.trained_autoencoder().to(self.device)
 
     def job(self, cell: Cell) -> Job:
         """A cell's training and what is measured of it."""
@@ -78,15 +91,15 @@ class Bench:
         )  # fmt: skip
 
     def new_model(self) -> torch.nn.Module:
-        """The base UNet, untouched, of torch's own layers: those of ComfyUI compute the same, but have a forward of
-        their own, which no trainer of plain PyTorch can look into."""
+        """The base UNet, untouched, on the device, of torch's own layers: those of ComfyUI compute the same, but have a
+        forward of their own, which no trainer of plain PyTorch can look into."""
         model = base_unet.new()
         model.load_state_dict(base.trained_so_far())
         for module in model.modules():
             for kind in (torch.nn.Linear, torch.nn.Conv2d):
                 if isinstance(module, kind):
                     module.__class__ = kind
-        return model
+        return model.to(self.device)
 
     @cached_property
     def choice(self) -> list[str]:
@@ -98,31 +111,43 @@ class Bench:
         own = set(render.pictures(_SETS[style], self.work)[0])
         return [name for name in self.choice if names.is_held_out(name) and name in own][: self.judged]
 
+    def captions(self, style: str) -> list[str]:
+        """All captions that a cell of a style is told."""
+        told = [*self._taught(style)[0], *self.asked(style)]
+        return ["", *(names.caption(name, words) for name in told for words in (trigger(style), ""))]
+
     @lru_cache(maxsize=1)
     def task(self, style: str) -> Task:
         """A style's pictures of names that the base knows and that are not held out, with the trigger."""
+        wanted, pictures = self._taught(style)
+        return self.task_of(
+            pictures, [names.caption(name, trigger(style)) for name in wanted], list(map(names.caption, wanted))
+        )
+
+    def _taught(self, style: str) -> tuple[list[str], torch.Tensor]:
         chosen, pixels = render.pictures(_SETS[style], self.work)
         known = set(self.choice)
         rows = [row for row, name in enumerate(chosen) if name in known and not names.is_held_out(name)]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PICTURES]
         rows = [rows[k] for k in order]
-        pictures = torch.from_numpy(pixels[rows]).float() / 255
-        wanted = [chosen[row] for row in rows]
-        return self.task_of(
-            pictures, [names.caption(name, trigger(style)) for name in wanted], list(map(names.caption, wanted))
-        )
+        return [chosen[row] for row in rows], torch.from_numpy(pixels[rows]).float() / 255
 
     @torch.no_grad()
     def task_of(self, pictures: torch.Tensor, captions: list[str], plain: list[str]) -> Task:
         """Pictures, float [n, 64, 64, 3] in 0..1, and their captions with and without a trigger, as a training takes
         them."""
-        latents = self.autoencoder.encode(pictures.permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
-        return Task(latents, self.contexts.of(captions), self.contexts.of(plain), self.contexts.of([""])[0].float())
+        latents = self.autoencoder.encode(pictures.to(self.device).permute(0, 3, 1, 2) * 2 - 1) * LATENT_SCALE
+        return Task(latents, self._contexts(captions), self._contexts(plain), self._contexts([""])[0].float())
 
     def drawn(self, model: torch.nn.Module, captions: list[str], seed: int = 0) -> torch.Tensor:
-        """A picture of each caption, float [n, 64, 64, 3] in 0..1; the same noise for the same place and seed."""
-        empty = self.contexts.of([""])[0].float()
-        return drawing.decode(self.autoencoder, drawing.draw(model, self.contexts.of(captions), empty, seed))
+        """A picture of each caption, float [n, 64, 64, 3] in 0..1, on the CPU; the same noise for the same place and
+        seed."""
+        empty = self._contexts([""])[0].float()
+        latents = drawing.draw(model, self._contexts(captions), empty, seed)
+        return drawing.decode(self.autoencoder, latents).cpu()
+
+    def _contexts(self, captions: list[str]) -> torch.Tensor:
+        return self.contexts.of(captions).to(self.device)
 
     def _drawn(self, model, asked: list[str], style: str | None = None) -> torch.Tensor:
         return self.drawn(model, [names.caption(name, trigger(style) if style else "") for name in asked])

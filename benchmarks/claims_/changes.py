@@ -38,17 +38,17 @@ def add(model: torch.nn.Module, changes: Mapping[str, torch.Tensor], strength: f
     """The model itself, its weights changed in place by `strength` times the changes."""
     weights = dict(model.named_parameters())
     for name, change in changes.items():
-        weights[name].add_(change, alpha=strength)
+        weights[name].add_(change.to(weights[name].device), alpha=strength)
     return model
 
 
 def sparse(changes: Mapping[str, torch.Tensor]):
-    """A SparseDelta of the elements that are not 0."""
+    """A SparseDelta of the elements that are not 0, on the CPU."""
     from sara_core import SparseDelta, SparseEntry
 
     entries = {}
     for name, change in changes.items():
-        flat = change.flatten()
+        flat = change.flatten().cpu()
         indices = flat.nonzero().view(-1)
         entries[name] = SparseEntry(indices.to(torch.int32), flat[indices], tuple(change.shape))
     return SparseDelta(entries)

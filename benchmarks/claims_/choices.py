@@ -15,7 +15,7 @@ def largest_of(scores: Mapping[str, torch.Tensor]):
         for share, wanted in request.shares:
             flat = torch.cat([scores[name].flatten() for name in share])
             best = flat.topk(wanted).indices.sort().values
-            ends = torch.tensor([scores[name].numel() for name in share]).cumsum(0)
+            ends = torch.tensor([scores[name].numel() for name in share], device=best.device).cumsum(0)
             borders = [0, *torch.searchsorted(best, ends).tolist()]
             for name, end, first, last in zip(share, ends.tolist(), borders, borders[1:]):
                 positions[name] = best[first:last] - (end - scores[name].numel())

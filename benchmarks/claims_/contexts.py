@@ -1,6 +1,7 @@
 """Captions as the model is told them, kept on the disk: encoding those of a style takes longer than a training."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +31,22 @@ class Contexts:
         """fp16 [n, 77, 768], one for each caption."""
         return torch.stack([self._of(caption) for caption in captions])
 
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        """Those that are not yet kept, each once."""
+        return [caption for caption in dict.fromkeys(captions) if not self._file(caption).is_file()]
+
+    def keep(self, captions: Iterable[str]) -> None:
+        """Encode those that are not yet kept."""
+        for caption in self.missing(captions):
+            checkpoint.write({_NAME: self._encoded(caption)}, self._file(caption))
+
+    def checkpoint(self) -> Path:
+        """The file of the text encoder, made when it is first asked for."""
+        file = self.folder / "checkpoint.safetensors"
+        if not file.is_file():
+            checkpoint.assemble(file)
+        return file
+
     def _of(self, caption: str) -> torch.Tensor:
         if caption not in self._known:
             self._known[caption] = self._read(caption)
@@ -38,10 +55,11 @@ class Contexts:
     def _read(self, caption: str) -> torch.Tensor:
         from safetensors.torch import load_file
 
-        file = self.folder / f"{hashlib.sha256(caption.encode()).hexdigest()[:32]}.safetensors"
-        if not file.is_file():
-            checkpoint.write({_NAME: self._encoded(caption)}, file)
-        return load_file(file)[_NAME]
+        self.keep([caption])
+        return load_file(self._file(caption))[_NAME]
+
+    def _file(self, caption: str) -> Path:
+        return self.folder / f"{hashlib.sha256(caption.encode()).hexdigest()[:32]}.safetensors"
 
     @torch.inference_mode()
     def _encoded(self, caption: str) -> torch.Tensor:
@@ -51,7 +69,4 @@ class Contexts:
     def _clip(self):
         import comfy.sd
 
-        file = self.folder / "checkpoint.safetensors"
-        if not file.is_file():
-            checkpoint.assemble(file)
-        return comfy.sd.load_checkpoint_guess_config(str(file), output_model=False)[1]
+        return comfy.sd.load_checkpoint_guess_config(str(self.checkpoint()), output_model=False)[1]

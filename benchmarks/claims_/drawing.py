@@ -11,10 +11,11 @@ STEPS, GUIDANCE, TOGETHER = 10, 2.5, 100
 
 @torch.no_grad()
 def draw(model: torch.nn.Module, contexts: torch.Tensor, empty: torch.Tensor, seed: int) -> torch.Tensor:
-    """Latents [n, 4, 8, 8] as diffusion sees them, one for each context [n, 77, 768]; empty: [77, 768]."""
+    """Latents [n, 4, 8, 8] as diffusion sees them, one for each context [n, 77, 768]; empty: [77, 768]. All are on the
+    model's device."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(contexts), 4, 8, 8, generator=generator)
-    parts = zip(noise.split(TOGETHER), contexts.split(TOGETHER))
+    parts = zip(noise.to(contexts.device).split(TOGETHER), contexts.split(TOGETHER))
     return torch.cat([_part(model, first, context.float(), empty) for first, context in parts])
 
 
@@ -24,10 +25,10 @@ def _part(model, first: torch.Tensor, contexts: torch.Tensor, empty: torch.Tenso
     times = torch.linspace(len(levels) - 1, 0, STEPS + 1).round().long()[:-1]
     following = [*levels[times[1:]].tolist(), 0.0]
     x = first * levels[times[0]]
-    for time, after in zip(times, following):
+    for time, after in zip(times.to(first.device), following):
         sigma = levels[time]
         scaled = x / (sigma**2 + 1).sqrt()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(first.device.type, torch.bfloat16):
             with_text, without = model(scaled.repeat(2, 1, 1, 1), time.expand(2 * count), both).float().chunk(2)
         predicted = without + GUIDANCE * (with_text - without)
         x = x + (after - sigma) * predicted

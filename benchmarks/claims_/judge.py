@@ -65,20 +65,27 @@ class Judge(torch.nn.Module):
     def names_embedded(self, chosen: Sequence[str]) -> torch.Tensor:
         """Directions [n, SHARED] of length 1."""
         numbers = [[self.words[word] for word in name.split("-")] for name in chosen]
-        offsets = torch.tensor([0, *np.cumsum([len(one) for one in numbers])[:-1]])
-        flat = torch.tensor([number for one in numbers for number in one])
+        device = self.embedding.weight.device
+        offsets = torch.tensor([0, *np.cumsum([len(one) for one in numbers])[:-1]], device=device)
+        flat = torch.tensor([number for one in numbers for number in one], device=device)
         return F.normalize(self.of_name(self.embedding(flat, offsets)), dim=1)
 
 
 class Verdicts:
-    """What the judge says of pictures, float [n, 64, 64, 3] in 0..1."""
+    """What the judge says of pictures, float [n, 64, 64, 3] in 0..1 on any device; it answers on its own."""
 
     def __init__(self, judge: Judge):
         self.judge = judge.eval().requires_grad_(False)
 
+    def to(self, device: str) -> "Verdicts":
+        """Itself, its judge moved to a device."""
+        self.judge.to(device)
+        return self
+
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """[n, FEATURES]"""
-        return torch.cat([self.judge(part.permute(0, 3, 1, 2)) for part in pictures.split(256)])
+        device = self.judge.style.weight.device
+        return torch.cat([self.judge(part.to(device).permute(0, 3, 1, 2)) for part in pictures.split(256)])
 
     def styles(self, pictures: torch.Tensor) -> torch.Tensor:
         """The probability of every set, [n, sets]."""
@@ -95,7 +102,8 @@ class Verdicts:
         embedded = self.judge.pictures_embedded(self.features(pictures))
         place = {name: number for number, name in enumerate(choice)}
         directions = self.judge.names_embedded(choice)
-        rows = torch.tensor([[(place[name] + k) % len(choice) for k in range(among)] for name in asked])
+        rows = torch.tensor([[(place[name] + k) % len(choice) for k in range(among)] for name in asked],
+                            device=directions.device)  # fmt: skip
         return (directions[rows] @ embedded[:, :, None])[..., 0].argmax(1) == 0
 
 

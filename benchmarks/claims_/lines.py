@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
+
+
+_ADDING = Lock()
 
 
 class Job(NamedTuple):
@@ -15,29 +18,46 @@ class Job(NamedTuple):
     measure: Callable[[], dict]
 
 
-def run(jobs: Sequence[Job], made_with: dict, file: Path, say=print, at_once: int = 1) -> list[dict]:
+def run(
+    jobs: Sequence[Job], made_with: dict, file: Path, say=print, at_once: int = 1,
+    failed: Callable[[Job, Exception], None] | None = None,
+) -> list[dict | None]:  # fmt: skip
     """Measure what is not yet in the file, adding a line for each; returns the lines of all jobs, in their order.
 
     made_with: what the figures depend on; lines that were made with something else do not count
     at_once: jobs that are waited for at a time; above 1 for those that other processes measure
-    """
-    known = [line for line in read(file) if line["made with"] == made_with]
-    _cut_to_whole_lines(file)
-    adding = Lock()
+    failed: told of a job that raises, which then has None in its line's place; by default the first one ends the run
 
-    def line_of(numbered: tuple[int, Job]) -> dict:
+    Several runs of one process may add to a file at a time.
+    """
+    with _ADDING:
+        known = [line for line in read(file) if line["made with"] == made_with]
+        _cut_to_whole_lines(file)
+
+    def line_of(numbered: tuple[int, Job]) -> dict | None:
         number, job = numbered
         line = of(known, job.key)
         if line is None:
-            line = json.loads(json.dumps({**job.key, **job.measure(), "made with": made_with}))
+            try:
+                figures = job.measure()
+            except Exception as error:
+                if failed is None or isinstance(error, CancelledError):
+                    raise
+                failed(job, error)
+                return None
+            line = json.loads(json.dumps({**job.key, **figures, "made with": made_with}))
             known.append(line)
-            with adding, file.open("a", encoding="utf-8") as added:
+            with _ADDING, file.open("a", encoding="utf-8") as added:
                 added.write(json.dumps(line) + "\n")
             say(f"{number} of {len(jobs)}: {line}")
         return line
 
     with ThreadPoolExecutor(at_once) as waiting:
-        return list(waiting.map(line_of, enumerate(jobs, 1)))
+        try:
+            return list(waiting.map(line_of, enumerate(jobs, 1)))
+        except BaseException:
+            waiting.shutdown(cancel_futures=True)
+            raise
 
 
 def read(file: Path) -> list[dict]:

@@ -71,6 +71,7 @@ def kid(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Kernel inception distance × 1000 of features [n, width]; the same subsets for the same sizes."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    ours, theirs = ours.cpu(), theirs.cpu()
     subset = min(KID_SUBSET, len(ours), len(theirs))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -84,6 +85,7 @@ def fid(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Fréchet distance of features [n, width]."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
+    ours, theirs = ours.cpu(), theirs.cpu()
     metric = FrechetInceptionDistance(_AsTheyAre(ours.shape[1]), input_img_size=(3, 64, 64))
     metric.update(theirs, real=True)
     metric.update(ours, real=False)

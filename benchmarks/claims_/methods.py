@@ -136,7 +136,9 @@ def adaptformer(model: torch.nn.Module, budget: int) -> Trainable:
     for name in names:
         holder, _, attribute = name.rpartition(".")
         parent = model.get_submodule(holder)
-        setattr(parent, attribute, _Beside(getattr(parent, attribute), widths[name], inner))
+        beside = getattr(parent, attribute)
+        device = next(beside.parameters()).device
+        setattr(parent, attribute, _Beside(beside, widths[name], inner).to(device))
     return _trained(model)
 
 
@@ -181,7 +183,10 @@ def sara(
         raise ValueError("An average and scaled steps are for runs without an adjustment.")
     size = sum(module.weight.numel() for module in layers(model).values())
     amount = {"density": budget / size} if options.get("per_layer") else {"count": budget}
-    engine = SaRA(model, **amount, **options)
+    # Elsewhere the engine would choose the fastest of several ways by a measurement of its own, which says little while
+    # other processes share the device, and other bits in every process.
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    engine = SaRA(model, **amount, **options, weight_gradient="auto" if on_cpu else "dense")
     store, values = engine.store, engine.values
     low_rank = LowRankLoss(store, low_rank_weight, seed=0) if low_rank_weight else None
     scale = _sizes(engine) if scaled else None

@@ -33,6 +33,11 @@ def tuned(tier: str) -> list[tuple[str, float]]:
     return [(method, share) for share in shares for method in methods]
 
 
+def styles(tier: str) -> list[str]:
+    """The styles that a tier's cells and their tuning are of."""
+    return [TUNING_STYLE, *TIERS[tier][2]]
+
+
 def best_known_rate(known: Iterable[dict], method: str, share: float) -> float:
     """The best of the tries among lines; the method's middle rate as long as its search has not come to its end."""
     own = {"method": method, "share": share, "style": TUNING_STYLE, "seed": TUNING_SEED, "options": []}
@@ -43,10 +48,10 @@ def best_known_rate(known: Iterable[dict], method: str, share: float) -> float:
 def cells(tier: str, rates: Mapping[tuple[str, float], float]) -> list[Cell]:
     """The table's cells, seed by seed and style by style, so that what is there when a run stops can be compared.
 
-    rates: of each method at each budget
+    rates: of each method at each budget that is to be there
     """
     methods, shares, styles = TIERS[tier]
     return [
         Cell(method, share, style, seed, rates[method, share])
-        for share in shares for seed in SEEDS for style in styles for method in methods
+        for share in shares for seed in SEEDS for style in styles for method in methods if (method, share) in rates
     ]  # fmt: skip

@@ -25,11 +25,11 @@ def zero(
     flat = torch.cat([weight.flatten().abs() for weight in weights])
     count = round(share * len(flat))
     if chosen == "random":
-        places = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[:count]
+        places = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[:count].to(flat.device)
     else:
         order = flat.argsort()
         places = order[:count] if chosen == "smallest" else order[count : 2 * count]
-    is_chosen = torch.zeros(len(flat), dtype=torch.bool)
+    is_chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     is_chosen[places] = True
     for weight, own in zip(weights, is_chosen.split([weight.numel() for weight in weights])):
         weight.masked_fill_(own.view(weight.shape), 0)

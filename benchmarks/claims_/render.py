@@ -19,6 +19,7 @@ def pictures(icons: icon_sets.IconSet, folder: Path, size: int = 64) -> tuple[li
     kept = folder / f"{icons.name}-{icons.version}-{size}.npz"
     if not kept.is_file():
         drawings = icon_sets.drawings(icons, folder)
+        folder.mkdir(parents=True, exist_ok=True)
         chosen = names.usable(drawings)
         pixels = np.stack([render(drawings[name], size) for name in chosen])
         partial = kept.with_suffix(f".{os.getpid()}.partial.npz")

@@ -4,6 +4,7 @@ the seed alone, so that runs of different methods can be compared pair by pair."
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class Settings:
 
 class Task(NamedTuple):
     """latents [n, 4, 8, 8] as diffusion sees them, contexts [n, 77, 768] of their captions with the trigger and plain
-    of those without, empty [77, 768] of no caption."""
+    of those without, empty [77, 768] of no caption; all on the device that is trained on."""
 
     latents: torch.Tensor
     contexts: torch.Tensor
@@ -80,11 +81,11 @@ def train(
     def loss_of(step: int) -> torch.Tensor:
         batch = _batch(task, settings, _generator(seed, step), noise)
         loss = _loss(model, batch)
-        losses.append(loss.item())
+        losses.append(loss.detach())  # a number would have to be waited for
         return loss if base is None else loss + prior * _left(model, base, batch, task.plain)
 
     descend(trainable, loss_of, rate, settings)
-    return Trained(model.eval(), count, losses)
+    return Trained(model.eval(), count, torch.stack(losses).tolist())
 
 
 def descend(
@@ -137,13 +138,15 @@ class Batch(NamedTuple):
 
 
 def _batch(task: Task, settings: Settings, generator: torch.Generator, levels: Levels) -> Batch:
-    """A batch that the generator alone decides."""
+    """A batch that the generator alone decides: it draws on the CPU, so that every device has the same."""
     rows = torch.randint(len(task.latents), (settings.batch,), generator=generator)
-    latents, contexts = task.latents[rows], task.contexts[rows].float()
-    contexts[torch.rand(settings.batch, generator=generator) < settings.dropout] = task.empty
+    left_out = torch.rand(settings.batch, generator=generator) < settings.dropout
     timesteps = levels(torch.rand(settings.batch, generator=generator))
-    noise = torch.randn(latents.shape, generator=generator)
-    sigma = sigmas()[timesteps].view(-1, 1, 1, 1)
+    noise = torch.randn(settings.batch, *task.latents.shape[1:], generator=generator)
+    drawn = rows, left_out, timesteps, noise, sigmas()[timesteps].view(-1, 1, 1, 1)
+    rows, left_out, timesteps, noise, sigma = (one.to(task.latents.device, non_blocking=True) for one in drawn)
+    latents, contexts = task.latents[rows], task.contexts[rows].float()
+    contexts = torch.where(left_out.view(-1, 1, 1), task.empty, contexts)
     return Batch((latents + sigma * noise) / (sigma**2 + 1).sqrt(), noise, timesteps, contexts, rows)
 
 
@@ -160,6 +163,7 @@ def _left(model: torch.nn.Module, base: torch.nn.Module, batch: Batch, plain: to
     return (model(*given) - before).square().mean()
 
 
+@cache
 def sigmas() -> torch.Tensor:
     """Noise levels of SD1.5's thousand steps, relative to the picture."""
     from comfy.model_sampling import ModelSamplingDiscrete

@@ -1,9 +1,13 @@
-"""Cells measured by several processes at a time, each with a bench of its own: figures are those of one process, for a
-cell's come from its seed alone."""
+"""Work of the bench done by several processes at a time, each with a bench of its own: figures are those of one
+process, for a cell's come from its seed alone."""
 
-from concurrent.futures import ProcessPoolExecutor
+import itertools
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 import torch
 
@@ -14,35 +18,99 @@ from .lines import Job
 from .protocol import Cell
 from .training import Settings
 
+CAPTIONS_AT_A_TIME = 10
+_LAST = float("inf")  # behind everything else
+
 
 class Workers:
     """comfyui: its folder; like: the bench that each process has one of; threads: of each process. A context manager,
-    which ends them."""
+    which ends them.
+
+    A process in which something failed is replaced by a new one: it may have died, and after an error on a GPU whatever
+    comes next fails as well.
+    """
 
     def __init__(self, processes: int, threads: int, comfyui: Path, like: Bench):
-        given = threads, comfyui, like.work, like.settings, like.judged
-        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=given)
+        self.processes, self._is_stopped = processes, False
+        self._given = threads, comfyui, like.work, like.settings, like.judged, like.device
+        self._asked: queue.PriorityQueue = queue.PriorityQueue()
+        self._number = itertools.count()  # among equals the first comes first
+        self._lanes = [Thread(target=self._serve, daemon=True) for _ in range(processes)]
+        for lane in self._lanes:
+            lane.start()
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self.stop()
+        for _ in self._lanes:
+            self._put(_LAST, None)
+        for lane in self._lanes:
+            lane.join()
 
-    def job(self, cell: Cell) -> Job:
-        """As Bench.job, but measured by whichever process is free."""
-        return Job(cell._asdict(), lambda: self._pool.submit(_measured, cell).result())
+    def stop(self) -> None:
+        """What has not begun is not begun any more: whoever waits for it has a CancelledError."""
+        self._is_stopped = True
+
+    def job(self, cell: Cell, rank: float = 0) -> Job:
+        """As Bench.job, but measured by whichever process is free; those of the lowest rank first."""
+        return Job(cell._asdict(), lambda: self._done(rank, _measured, cell))
+
+    def encode(self, captions: Sequence[str], say: Callable[[str], None] = print) -> None:
+        """Have captions encoded and kept, so that no cell has to wait for them."""
+        parts = [captions[at : at + CAPTIONS_AT_A_TIME] for at in range(0, len(captions), CAPTIONS_AT_A_TIME)]
+        encoded = 0
+        for part, asked in [(part, self._put(0, _encoded, part)) for part in parts]:
+            asked.result()
+            encoded += len(part)
+            if encoded % (20 * CAPTIONS_AT_A_TIME) == 0 or encoded == len(captions):
+                say(f"{encoded} of {len(captions)} captions encoded")
+
+    def _done(self, rank: float, function: Callable, *arguments):
+        return self._put(rank, function, *arguments).result()
+
+    def _put(self, rank: float, function: Callable | None, *arguments) -> Future:
+        future: Future = Future()
+        self._asked.put((rank, next(self._number), future, function, arguments))
+        return future
+
+    def _serve(self) -> None:
+        """Hand what is asked for to a process of one's own, until the end."""
+        process = self._new_process()
+        while True:
+            _, _, future, function, arguments = self._asked.get()
+            if function is None:
+                break
+            if self._is_stopped:
+                future.cancel()
+                future.set_running_or_notify_cancel()
+                continue
+            try:
+                future.set_result(process.submit(function, *arguments).result())
+            except BaseException as error:
+                process.shutdown(wait=False)
+                process = self._new_process()
+                future.set_exception(error)
+        process.shutdown()
+
+    def _new_process(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=self._given)
 
 
 _bench: Bench | None = None  # of a process of the pool
 
 
-def _begin(threads: int, comfyui: Path, work: Path, settings: Settings, judged: int) -> None:
+def _begin(threads: int, comfyui: Path, work: Path, settings: Settings, judged: int, device: str) -> None:
     global _bench
     torch.set_num_threads(threads)
     comfy_host.prepare(comfyui)
-    _bench = Bench(work, settings, judged)
+    _bench = Bench(work, settings, judged, device)
 
 
 def _measured(cell: Cell) -> dict:
     return _bench.measured(cell)
+
+
+def _encoded(captions: Sequence[str]) -> None:
+    _bench.contexts.keep(captions)

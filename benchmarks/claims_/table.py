@@ -1,0 +1,79 @@
+"""A tier of the table, measured by workers: every method's search for its learning rate, and behind it its cells.
+
+No method waits for another's search, or most processes would have nothing to do meanwhile. Searches come first, then
+every method's first cell, every method's second …, so that what is there when a run stops can be compared.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import icon_sets, lines, plan, protocol, render, tuning
+from .bench import Bench
+from .lines import Job
+from .protocol import Cell
+from .workers import Workers
+
+Measured = Callable[[list[Cell]], list[dict | None]]
+
+
+class Failures(list):
+    """Jobs that raised; each is told of, with its traceback, when it does."""
+
+    def __call__(self, job: Job, error: Exception) -> None:
+        self.append(job)
+        told = "".join(traceback.format_exception(error))
+        print(f"failed: {dict(job.key)}\n{told}", file=sys.stderr, flush=True)
+
+
+def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
+    """The lines of a tier's cells, in the order of plan.cells; cells that fail have none. Lines of the searches are in
+    the file only. Raises NoIconsError."""
+    prepare(plan.styles(tier), bench, workers)
+    asked = plan.tuned(tier)
+
+    def run(jobs: list[Job]) -> list[dict | None]:
+        return lines.run(jobs, bench.made_with, file, at_once=len(jobs) or 1, failed=failures)
+
+    def of_one(one: tuple[str, float]) -> list[dict | None]:
+        rates = tuned_rates([one], lambda cells: run([workers.job(cell, -1) for cell in cells]))
+        return run([workers.job(cell, rank) for rank, cell in enumerate(plan.cells(tier, rates))])
+
+    with ThreadPoolExecutor(len(asked)) as searching:
+        try:
+            found = [line for own in searching.map(of_one, asked) for line in own if line is not None]
+        except BaseException:
+            workers.stop()
+            raise
+    order = {(cell.method, cell.share, cell.style, cell.seed): place
+             for place, cell in enumerate(plan.cells(tier, dict.fromkeys(asked, 0.0)))}  # fmt: skip
+    return sorted(found, key=lambda line: order[line["method"], line["share"], line["style"], line["seed"]])
+
+
+def prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
+    """Have pictures rendered and captions encoded once, that several processes would else make at a time."""
+    for icons in icon_sets.ALL:
+        if icons.name in {icon_sets.NOTO.name, *styles}:
+            render.pictures(icons, bench.work)
+    missing = bench.contexts.missing(caption for style in styles for caption in bench.captions(style))
+    if missing:
+        bench.contexts.checkpoint()
+        workers.encode(missing)
+
+
+def tuned_rates(asked: list[tuple[str, float]], measured: Measured) -> dict[tuple[str, float], float]:
+    """The learning rate of each method at each budget, of those of which not every try failed.
+
+    measured: the lines of cells, None for one that failed
+    """
+    scores: dict[tuple[tuple[str, float], int], float] = {}
+
+    def scored(tries: list[tuple[tuple[str, float], int]]) -> list[float]:
+        found = measured([plan.tuning(*one, half) for one, half in tries])
+        scores.update(zip(tries, (float("-inf") if line is None else protocol.tuning_score(line) for line in found)))
+        return [scores[one] for one in tries]
+
+    best = tuning.best(asked, scored)
+    return {one: plan.rate(one[0], half) for one, half in best.items() if scores[one, half] > float("-inf")}
