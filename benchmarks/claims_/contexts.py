@@ -9,6 +9,8 @@ import torch
 
 from demo import checkpoint, text_encoder
 
+from . import base
+
 _NAME = "context"
 
 
@@ -42,9 +44,11 @@ class Contexts:
 
     def checkpoint(self) -> Path:
         """The file of the text encoder, made when it is first asked for."""
+        from safetensors.torch import load_file
+
         file = self.folder / "checkpoint.safetensors"
         if not file.is_file():
-            checkpoint.assemble(file)
+            checkpoint.assemble(file, load_file(base.UNET_FILE), load_file(base.AUTOENCODER_FILE))
         return file
 
     def _of(self, caption: str) -> torch.Tensor:

@@ -34,7 +34,7 @@ def tuned(tier: str) -> list[tuple[str, float]]:
 
 
 def styles(tier: str) -> list[str]:
-    """The styles that a tier's cells and their tuning are of."""
+    """The styles that a tier's tuning and cells are of, the former's first."""
     return [TUNING_STYLE, *TIERS[tier][2]]
 
 

@@ -16,6 +16,8 @@ from .lines import Job
 from .protocol import Cell
 from .workers import Workers
 
+# Ranks: what is lower comes first. The n-th cell of a method has the rank n.
+BEFORE_SEARCH, SEARCH, BEFORE_CELLS = -3, -2, -1
 Measured = Callable[[list[Cell]], list[dict | None]]
 
 
@@ -31,14 +33,14 @@ class Failures(list):
 def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
     """The lines of a tier's cells, in the order of plan.cells; cells that fail have none. Lines of the searches are in
     the file only. Raises NoIconsError."""
-    prepare(plan.styles(tier), bench, workers)
+    _prepare(plan.styles(tier), bench, workers)
     asked = plan.tuned(tier)
 
     def run(jobs: list[Job]) -> list[dict | None]:
         return lines.run(jobs, bench.made_with, file, at_once=len(jobs) or 1, failed=failures)
 
     def of_one(one: tuple[str, float]) -> list[dict | None]:
-        rates = tuned_rates([one], lambda cells: run([workers.job(cell, -1) for cell in cells]))
+        rates = tuned_rates([one], lambda cells: run([workers.job(cell, SEARCH) for cell in cells]))
         return run([workers.job(cell, rank) for rank, cell in enumerate(plan.cells(tier, rates))])
 
     with ThreadPoolExecutor(len(asked)) as searching:
@@ -52,15 +54,16 @@ def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Fa
     return sorted(found, key=lambda line: order[line["method"], line["share"], line["style"], line["seed"]])
 
 
-def prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
-    """Have pictures rendered and captions encoded once, that several processes would else make at a time."""
+def _prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
+    """Have pictures rendered and captions encoded by all processes, before each would do it for itself: those of the
+    first style before anything else, those of the others while rates are searched for."""
     for icons in icon_sets.ALL:
         if icons.name in {icon_sets.NOTO.name, *styles}:
             render.pictures(icons, bench.work)
-    missing = bench.contexts.missing(caption for style in styles for caption in bench.captions(style))
-    if missing:
-        bench.contexts.checkpoint()
-        workers.encode(missing)
+    for number, style in enumerate(styles):
+        if missing := bench.contexts.missing(bench.captions(style)):
+            bench.contexts.checkpoint()
+            workers.encode(missing, BEFORE_SEARCH if number == 0 else BEFORE_CELLS, style)
 
 
 def tuned_rates(asked: list[tuple[str, float]], measured: Measured) -> dict[tuple[str, float], float]:

@@ -19,6 +19,7 @@ from .protocol import Cell
 from .training import Settings
 
 CAPTIONS_AT_A_TIME = 10
+PARTS_TOLD_OF = 20  # one of so many
 _LAST = float("inf")  # behind everything else
 
 
@@ -57,15 +58,21 @@ class Workers:
         """As Bench.job, but measured by whichever process is free; those of the lowest rank first."""
         return Job(cell._asdict(), lambda: self._done(rank, _measured, cell))
 
-    def encode(self, captions: Sequence[str], say: Callable[[str], None] = print) -> None:
-        """Have captions encoded and kept, so that no cell has to wait for them."""
+    def encode(self, captions: Sequence[str], rank: float, called: str, say: Callable[[str], None] = print) -> None:
+        """Have captions encoded and kept, without waiting for it: what has a higher rank begins behind them. What could
+        not be encoded, a cell tries again and says why.
+
+        called: what they are the captions of
+        """
         parts = [captions[at : at + CAPTIONS_AT_A_TIME] for at in range(0, len(captions), CAPTIONS_AT_A_TIME)]
-        encoded = 0
-        for part, asked in [(part, self._put(0, _encoded, part)) for part in parts]:
-            asked.result()
-            encoded += len(part)
-            if encoded % (20 * CAPTIONS_AT_A_TIME) == 0 or encoded == len(captions):
-                say(f"{encoded} of {len(captions)} captions encoded")
+        left = itertools.count(len(parts) - 1, -1)
+
+        def told(_asked: Future) -> None:
+            if (parts_left := next(left)) % PARTS_TOLD_OF == 0:
+                say(f"captions of {called}: {parts_left * CAPTIONS_AT_A_TIME} of {len(captions)} left to encode")
+
+        for part in parts:
+            self._put(rank, _encoded, part).add_done_callback(told)
 
     def _done(self, rank: float, function: Callable, *arguments):
         return self._put(rank, function, *arguments).result()
