@@ -1,5 +1,5 @@
-"""A device that every machine has and that is not the CPU: computes what the CPU computes, bit for bit, and refuses what
-a GPU refuses, tensors of two devices in one operation and NumPy.
+"""A device that every machine has and that is not the CPU: computes what the CPU computes, bit for bit, and refuses
+what a GPU refuses, tensors of two devices in one operation and NumPy.
 
     with other_device.there():
         model.to(other_device.NAME)
