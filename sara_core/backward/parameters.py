@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import UnsupportedModelError
-from ..tensors.elements import added, gather, scatter_
+from ..tensors.elements import added, gather, has_own_operations, scatter_
 from .class_swap import Swapped, swap
 from .element_kernels import kernels_for
 from .store import Store
@@ -47,7 +47,7 @@ def add_delta_(copy: torch.Tensor, store: Store, number: int, stored_dtype: torc
     """
     kernels = kernels_for(copy.device, copy.dtype)
     if kernels is not None and stored_dtype in kernels.DTYPES and store.values.device == copy.device:
-        if type(copy) is torch.Tensor and copy.is_contiguous():
+        if not has_own_operations(copy) and copy.is_contiguous():
             for segment, values in store.parts(number):
                 kernels.change_(copy, segment.crow, segment.col, values, stored_dtype)
             return copy
