@@ -38,7 +38,11 @@ MODES = {
 }  # fmt: skip
 # Size of pictures, and steps of drawing one.
 SIZES = {"sd15": (512, 8), "small": (64, 3)}
-FILES_SECONDS = 240
+FILES_SECONDS = 600
+# So often a host may fail to start before its mode is given up.
+MOST_FAILED_STARTS = 2
+# The host's class that loads models on a GPU.
+PATCHERS = {"dynamic": "ModelPatcherDynamic"}
 
 
 class Report:
@@ -97,7 +101,8 @@ def main() -> int:
             left = len(arguments.modes) - number
             # What earlier ones have not used is shared by those that are left.
             until = time.monotonic() + (deadline - time.monotonic()) / left
-            site = Site(host, Path(folder, mode), shared, arguments.device, MODES[mode])
+            base, start_seconds = Path(folder, mode), 2 * arguments.step_seconds
+            site = Site(host, base, shared, arguments.device, MODES[mode], start_seconds)
             run_mode(mode, site, arguments, report, until)
     failures = [result for result in report.data["results"] if not result["ok"]]
     print(f"{len(report.data['results']) - len(failures)} of {len(report.data['results'])} steps are ok.", flush=True)
@@ -118,11 +123,15 @@ def run_mode(mode: str, site: Site, arguments: argparse.Namespace, report: Repor
     """All steps with one server, or with as many as are lost."""
     size, sampling = SIZES[arguments.layout]
     files.write_pictures(site.base / "input" / "pictures", size)
-    work = Work(site, Settings(arguments.layout, size, sampling, arguments.step_seconds))
+    patcher = PATCHERS.get(mode, "ModelPatcher") if arguments.device == "cuda" else None
+    work = Work(site, Settings(arguments.layout, size, sampling, arguments.step_seconds, patcher))
     try:
         for step in arguments.steps:
-            if time.monotonic() >= until:
-                report.add(mode, step, {"ok": False, "not_run": "no time left"})
+            why = "no time left" if time.monotonic() >= until else None
+            if site.failed_starts >= MOST_FAILED_STARTS:
+                why = "ComfyUI does not start"
+            if why is not None:
+                report.add(mode, step, {"ok": False, "not_run": why})
                 continue
             work.settings.seconds = min(arguments.step_seconds, max(5.0, until - time.monotonic()))
             report.add(mode, step, result_of(STEPS[step], work, mode, report))
@@ -167,7 +176,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=6.0, help="for all of it (default: %(default)s)")
     parser.add_argument(
-        "--step-seconds", type=float, default=60.0, help="that one prompt may take (default: %(default)s)"
+        "--step-seconds", type=float, default=60.0, help="that one prompt may take, and half a start (default: %(default)s)"
     )
     arguments = parser.parse_args()
     check_json_option(parser, arguments.json)

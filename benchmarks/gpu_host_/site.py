@@ -19,7 +19,6 @@ from devtools.comfyui.client import NodeProgress
 from devtools.comfyui.install import Host, HostError
 from devtools.comfyui.server import Server
 
-START_SECONDS = 120
 TAIL = 60
 # What the probe, which only a ComfyUI can import, answers at.
 MEMORY_ADDRESS = "/gpu_host/memory"
@@ -30,9 +29,12 @@ class Site:
     """A server's folder and the server.
 
     base: made here; files: the folder that files.write has filled; arguments: of ComfyUI, how it is to treat memory
+    start_seconds: how long it may take until it answers
     """
 
-    def __init__(self, host: Host, base: Path, files: Path, device: str, arguments: tuple[str, ...]):
+    def __init__(
+        self, host: Host, base: Path, files: Path, device: str, arguments: tuple[str, ...], start_seconds: float
+    ):
         self.base, self.files, self.device = base, files, device
         page = base / "page"
         page.mkdir(parents=True)
@@ -43,11 +45,12 @@ class Site:
         options = ("--front-end-root", str(page), "--debug-hang", *arguments)
         paths = {kind: files / kind for kind in ("checkpoints", "sara", "loras")}
         self._new_server = lambda: Server(
-            host, base, model_paths=paths, arguments=options, device=device, start_seconds=START_SECONDS
+            host, base, model_paths=paths, arguments=options, device=device, start_seconds=start_seconds
         )
         self.server: Server | None = None
         self.info: dict[str, dict] = {}
         self.logs: list[str] = []
+        self.failed_starts = 0
 
     def ensure(self) -> float:
         """Have a server that answers; seconds that it took to start, 0 if it ran."""
@@ -59,6 +62,7 @@ class Site:
         try:
             self.server.start()
         except HostError:
+            self.failed_starts += 1
             self.stop()
             raise
         self.info = self.server.client.object_info()

@@ -32,12 +32,15 @@ class NotRun(Exception):
 
 @dataclass
 class Settings:
-    """size: of pictures; sampling: steps of a picture; seconds: what a prompt may take"""
+    """size: of pictures; sampling: steps of a picture; seconds: what a prompt may take
+    patcher: the host's class that the model must be loaded by, None for whichever it is
+    """
 
     layout: str
     size: int
     sampling: int
     seconds: float
+    patcher: str | None = None
 
 
 @dataclass
@@ -108,6 +111,7 @@ def first_picture(work: Work) -> dict:
             "the picture shows something": float(work.before.std()) > 1.0,
             "the same picture again": bool(np.array_equal(work.picture(), work.before)),
             **same_weights(compared, "the weights are those of the file"),
+            "the host treats its memory as it was asked to": work.settings.patcher in (None, found["patcher"]),
         },
         "figures": {"patcher": found["patcher"], "dtype": found["dtype"], "computes_in": found["computes_in"],
                     "picture": digest(work.before), **times(found), **compared_figures(compared)},
@@ -308,6 +312,6 @@ def compared_figures(found: dict) -> dict:
 # In this order; the most telling first.
 STEPS: dict[str, Callable[[Work], dict]] = {
     "first picture": first_picture, "strengths": strengths, "training": training, "Cancel": cancelled,
-    "applying": applying, "LoRA behind and before": beside_a_lora, "other trainings": other_trainings,
-    "bake": baked, "memory given back": freed, "text encoders": text_encoders,
+    "applying": applying, "LoRA behind and before": beside_a_lora, "bake": baked, "memory given back": freed,
+    "other trainings": other_trainings, "text encoders": text_encoders,
 }  # fmt: skip

@@ -26,6 +26,7 @@ def small_run(host, tmp_path_factory):
     command = [
         sys.executable, "-m", "benchmarks.gpu_host", "--comfyui", str(host.folder), "--device", "cpu",
         "--layout", "small", "--modes", "plain", "--json", str(folder / "report.json"), "--steps", *QUICK,
+        "--minutes", "30", "--step-seconds", "200",
     ]  # fmt: skip
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -48,7 +49,7 @@ def site(host, tmp_path_factory):
     base = tmp_path_factory.mktemp("site")
     shared = base / "files"
     gpu_host.make_files(host, "small", shared)
-    found = Site(host, base / "server", shared, "cpu", ())
+    found = Site(host, base / "server", shared, "cpu", (), 300)
     yield found
     found.stop()
 
