@@ -176,8 +176,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=6.0, help="for all of it (default: %(default)s)")
     parser.add_argument(
-        "--step-seconds", type=float, default=60.0, help="that one prompt may take, and half a start (default: %(default)s)"
-    )
+        "--step-seconds", type=float, default=60.0,
+        help="that one prompt may take, and half a start (default: %(default)s)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     check_json_option(parser, arguments.json)
     return arguments
