@@ -25,11 +25,11 @@ def _part(model, first: torch.Tensor, contexts: torch.Tensor, empty: torch.Tenso
     times = torch.linspace(len(levels) - 1, 0, STEPS + 1).round().long()[:-1]
     following = [*levels[times[1:]].tolist(), 0.0]
     x = first * levels[times[0]]
-    for time, after in zip(times.to(first.device), following):
+    for time, there, after in zip(times, times.to(first.device), following):
         sigma = levels[time]
         scaled = x / (sigma**2 + 1).sqrt()
         with torch.autocast(first.device.type, torch.bfloat16):
-            with_text, without = model(scaled.repeat(2, 1, 1, 1), time.expand(2 * count), both).float().chunk(2)
+            with_text, without = model(scaled.repeat(2, 1, 1, 1), there.expand(2 * count), both).float().chunk(2)
         predicted = without + GUIDANCE * (with_text - without)
         x = x + (after - sigma) * predicted
     return x

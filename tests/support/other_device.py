@@ -1,5 +1,5 @@
-"""A device that every machine has and that is not the CPU: computes what the CPU computes, bit for bit, and refuses
-what a GPU refuses, tensors of two devices in one operation and NumPy.
+"""A device that every machine has and that is not the CPU: computes what the CPU computes, but for rounding, and
+refuses what a GPU refuses, tensors of two devices in one operation and NumPy.
 
     with other_device.there():
         model.to(other_device.NAME)
@@ -47,6 +47,11 @@ class _There(torch.Tensor):
     @staticmethod
     def __tensor_unflatten__(inner, context, size, stride):
         return _There(inner["numbers"])
+
+    is_meta = False
+
+    def data_ptr(self):
+        return self.numbers.data_ptr()
 
     def tolist(self):
         return self.numbers.tolist()
