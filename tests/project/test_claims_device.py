@@ -1,25 +1,35 @@
 """The claims' bench on another device than the CPU: the same trainings, pictures and figures, and nothing of them left
 behind. No GPU is needed (tests/support/other_device.py), and no icon set."""
 
-import json
 from contextlib import nullcontext
 
 import pytest
 import torch
 
-from benchmarks.claims_ import drawing, judge, measures, methods, premise, training
+from benchmarks import claims
+from benchmarks.claims import RESULTS
+from benchmarks.claims_ import choices, drawing, judge, lines, measures, methods, premise, training
 from benchmarks.claims_.training import Settings
+from sara_core.delta import delta
+from sara_core.tensors import elements
 from tests.project.test_claims_training import BUDGET, Net, task  # noqa: F401 (fixture)
 from tests.support import other_device
 
 SETTINGS = Settings(steps=6, batch=4)
-# What the engine trains, it does with tensors of its own class; sara_core is tried on GPUs by `dev.py bench gpu`.
-TRAINED_THERE = ["full", "LoRA everywhere"]
 
 
 @pytest.fixture(autouse=True)
 def noise_levels(monkeypatch):
-    monkeypatch.setattr(training, "sigmas", lambda: torch.linspace(0.03, 14, training.TIMES))
+    for module in (training, drawing):
+        monkeypatch.setattr(module, "sigmas", lambda: torch.linspace(0.03, 14, training.TIMES))
+
+
+@pytest.fixture
+def any_class_is_trained(monkeypatch):
+    """SaRA refuses weights of a class of their own, as quantised ones, and asks which autocast a device is in."""
+    for module in (delta, elements):
+        monkeypatch.setattr(module, "has_own_operations", lambda tensor: False)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: False)
 
 
 def there(of):
@@ -42,9 +52,14 @@ def test_the_device_refuses_what_a_gpu_refuses():
         assert torch.equal(theirs.cpu(), ours)
 
 
-@pytest.mark.parametrize("options", [{}, {"prior": 1.0}, {"levels": "low"}], ids=str)
-@pytest.mark.parametrize("method", TRAINED_THERE)
-def test_a_training_is_the_same_there(task, method, options):  # noqa: F811
+# No adjustment: it gives the vector other memory, which a tensor of the other device cannot have.
+@pytest.mark.parametrize(
+    "method, options",
+    [("full", {}), ("LoRA everywhere", {"prior": 1.0}), ("LT-SFT", {}), ("SaRA", {"adjust_at": (), "levels": "low"}),
+     ("SaRA", {"adjust_at": (), "average": 0.9, "low_rank_weight": 1e-3}), ("SaRA", {"adjust_at": (), "scaled": True}),
+     *(("SaRA", {"adjust_at": (), "rule": rule}) for rule in ("random", "small effect", "steep"))],
+)  # fmt: skip
+def test_a_training_is_the_same_there(task, any_class_is_trained, method, options):  # noqa: F811
     def trained(new_model, given):
         return training.train(new_model, method, BUDGET, 1e-2, given, 0, SETTINGS, **options)
 
@@ -86,8 +101,6 @@ def test_the_judge_says_the_same_there_of_pictures_from_here():
 
 def test_weights_are_chosen_and_zeroed_there_as_here():
     scores = {name: torch.rand(p.shape, generator=torch.Generator().manual_seed(5)) for name, p in weights_of(Net())}
-    from benchmarks.claims_ import choices
-
     class Request:
         shares = [(list(scores), 25)]
 
@@ -131,11 +144,11 @@ def test_lines_of_another_device_do_not_count_among_those_of_the_cpu(tmp_path):
 
     here, far = Bench(tmp_path).made_with, Bench(tmp_path, device="cuda").made_with
     assert "device" not in here and far == {**here, "device": "cuda"}
-    known = json.loads((training_results()).read_text().split("\n")[0])
-    assert set(known["made with"]) == set(here)
+    assert all(set(line["made with"]) == set(here) for line in lines.read(RESULTS))
 
 
-def training_results():
-    from benchmarks.claims import RESULTS
-
-    return RESULTS
+def test_the_motions_are_measured_on_the_cpu_only(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["claims", "--part", "motion", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        claims.main()
+    assert "on the CPU only" in capsys.readouterr().err
