@@ -1,9 +1,10 @@
-"""Put among a WebUI's extensions while it is measured: its UNet's weights as a file, and what its networks take.
-Its pictures are grey: nothing here looks at them, and a VAE in fp16 takes minutes for one on a CPU.
+"""Put among a WebUI's extensions while it is measured: its UNet's weights as a file, digests of its tensors, what its
+networks take, and the lines below its pictures. These show the latents: a VAE in fp16 takes minutes on a CPU.
 
 Runs in the WebUI's process, and is never part of what is installed.
 """
 
+import hashlib
 import sys
 import time
 
@@ -48,9 +49,58 @@ def _timed(prompt):
     return {"prompt": prompt, "seconds": seconds, "copied": _copied(layers), "comments": list(processed.comments)}
 
 
-def _grey(model, latents):
-    count, _, height, width = latents.shape
-    return torch.zeros(count, 3, 8 * height, 8 * width)
+def _shown(model, latents):
+    """Another picture for other latents, as large as the VAE's."""
+    return torch.nn.functional.interpolate(latents[:, :3].float().tanh(), scale_factor=8)
+
+
+def _tensors():
+    """(name, tensor) of UNet, text encoder and VAE, buffers too."""
+    model = sd_models.model_data.sd_model
+    parts = getattr(model, "forge_objects_original", None)
+    if parts is None:
+        return model.state_dict().items()
+    modules = {"unet": parts.unet.model, "clip": parts.clip.cond_stage_model, "vae": parts.vae.first_stage_model}
+    return [(f"{part}.{name}", tensor) for part, one in modules.items() for name, tensor in one.state_dict().items()]
+
+
+def _digests(tensors):
+    found = {}
+    for name, tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found[name] = f"{flat.dtype} {hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()}"
+    return found
+
+
+def _unet_digests():
+    return _digests(_unet().named_parameters())
+
+
+def _note_how_trainings_end():
+    """What the UNet is at the moment before a training puts the base back."""
+    store = next((module for name, module in sys.modules.items() if name.endswith("sara_core.backward.store")), None)
+    if store is None or hasattr(store.Store, "probed"):
+        return
+    restore = store.Store.restore
+
+    def noting(self):
+        _ended["with"] = _unet_digests()
+        restore(self)
+
+    store.Store.restore, store.Store.probed = noting, True
+
+
+_ended = {"with": {}}
+
+
+def _comment(self, text):
+    _comments.append(str(text))
+    _hosts_comment(self, text)
+
+
+_comments = []
+_hosts_comment = processing.StableDiffusionProcessing.comment
+processing.StableDiffusionProcessing.comment = _comment
 
 
 def _started(demo, app):
@@ -61,6 +111,18 @@ def _started(demo, app):
                        for name, weight in _unet().named_parameters()}  # fmt: skip
             save_file(weights, path)
         return about()
+
+    @app.get("/probe/digests")
+    def digests():
+        with call_queue.queue_lock:
+            _note_how_trainings_end()
+            return {"model": _digests(_tensors()), "unet": _unet_digests(), "ended with": _ended["with"]}
+
+    @app.get("/probe/lines")
+    def lines():
+        found = list(_comments)
+        _comments.clear()
+        return found
 
     @app.get("/probe/about")
     def about():
@@ -83,5 +145,5 @@ def _started(demo, app):
         return {}
 
 
-processing.decode_first_stage = _grey
+processing.decode_first_stage = _shown
 script_callbacks.on_app_started(_started)

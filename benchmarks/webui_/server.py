@@ -27,12 +27,17 @@ PICTURE = {"steps": 1, "width": 64, "height": 64, "seed": 1, "sampler_name": "Eu
 
 
 class Kind(NamedTuple):
-    """A WebUI. variable: that begins the names of its two; arguments: for the CPU; by_dtype: those for a dtype"""
+    """A WebUI. variable: that begins the names of its two; arguments: for the CPU; by_dtype: those for a dtype
+
+    fp8, as_stored: options by which the UNet's weights are in fp8, and as they are in the file
+    """
 
     name: str
     variable: str
     arguments: tuple[str, ...]
     by_dtype: dict[str, tuple[str, ...]]
+    fp8: dict[str, str]
+    as_stored: dict[str, str]
 
     @property
     def checkout(self) -> Path | None:
@@ -46,23 +51,36 @@ class Kind(NamedTuple):
         return os.environ.get(f"{self.variable}_PYTHON", "python3")
 
 
+_LOW_BITS = {"forge_unet_storage_dtype": "float8-e4m3fn"}, {"forge_unet_storage_dtype": "Automatic"}
 A1111 = Kind(
     "AUTOMATIC1111", "A1111", ("--use-cpu", "all", "--do-not-download-clip", "--disable-nan-check"),
     {"float32": ("--no-half", "--precision", "full"), "float16": ("--precision", "half")},
+    {"fp8_storage": "Enable"}, {"fp8_storage": "Disable"},
 )  # fmt: skip
 FORGE = Kind(
     "Forge", "FORGE", ("--always-cpu",),
     {"float32": ("--all-in-fp32",), "float16": ("--unet-in-fp16", "--vae-in-fp32")},
+    *_LOW_BITS,
 )  # fmt: skip
-NEO = Kind("Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet", "--fp32-vae")})
+NEO = Kind(
+    "Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet", "--fp32-vae")}, *_LOW_BITS
+)
 KINDS = A1111, FORGE, NEO
+
+
+class Refused(HostError):
+    """What was asked for was refused. sentence: why"""
+
+    def __init__(self, sentence: str):
+        super().__init__(sentence)
+        self.sentence = sentence
 
 
 class WebUI:
     """As a context manager, started and stopped. data: an empty or prepared folder; dtype: of the UNet's weights"""
 
     def __init__(self, kind: Kind, data: Path, dtype: str):
-        self._kind, self._data, self._dtype, self._port = kind, data, dtype, free_port()
+        self.kind, self._data, self._dtype, self._port = kind, data, dtype, free_port()
         self._process: subprocess.Popen | None = None
 
     def folder(self, name: str) -> Path:
@@ -78,13 +96,13 @@ class WebUI:
         shutil.copy(Path(__file__).with_name("probe.py"), probe)
         link_pack(extensions)
         command = [
-            self._kind.python, "launch.py", *_COMMON, *self._kind.arguments, *self._kind.by_dtype[self._dtype],
+            self.kind.python, "launch.py", *_COMMON, *self.kind.arguments, *self.kind.by_dtype[self._dtype],
             "--data-dir", str(self._data), "--port", str(self._port),
         ]  # fmt: skip
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         with open(self._data / "log.txt", "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._kind.checkout, env=environment, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=self.kind.checkout, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             self._wait()
@@ -104,17 +122,20 @@ class WebUI:
     def draw(self, prompt: str) -> dict:
         """What it answers for a small picture. Raises HostError if a line of ours is below it."""
         answer = self.post("/sdapi/v1/txt2img", {"prompt": prompt, **PICTURE})
-        comments = json.loads(answer["info"]).get("all_comments") or json.loads(answer["info"]).get("comments") or []
-        if any("SaRA" in str(comment) for comment in comments):
-            raise HostError(f"{self._kind.name}: {comments}")
+        if lines := self.lines():
+            raise HostError(f"{self.kind.name}: {lines}")
         return answer
+
+    def lines(self) -> list[str]:
+        """Our lines below the pictures since this was last asked; the WebUI's API leaves them out."""
+        return [line for line in self.get("/probe/lines") if "SaRA" in line]
 
     def get(self, route: str, **values: str) -> Any:
         """What it answers as JSON."""
         return self._answer(f"{route}?{urllib.parse.urlencode(values)}", None)
 
     def post(self, route: str, values: dict) -> Any:
-        """What it answers as JSON."""
+        """What it answers as JSON. Raises Refused for what it has a sentence against."""
         return self._answer(route, json.dumps(values).encode())
 
     def _answer(self, route: str, body: bytes | None) -> Any:
@@ -124,18 +145,20 @@ class WebUI:
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise HostError(f"{self._kind.name} answered {error.code} to {route}:\n{self._log()}") from error
+            if error.code == 400:
+                raise Refused(json.load(error)["error"]) from error
+            raise HostError(f"{self.kind.name} answered {error.code} to {route}:\n{self._log()}") from error
 
     def _wait(self) -> None:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                raise HostError(f"{self._kind.name} did not start:\n{self._log()}")
+                raise HostError(f"{self.kind.name} did not start:\n{self._log()}")
             try:
                 return self._answer("/sdapi/v1/options", None)
             except OSError:
                 time.sleep(1)
-        raise HostError(f"{self._kind.name} did not answer:\n{self._log()}")
+        raise HostError(f"{self.kind.name} did not answer:\n{self._log()}")
 
     def _log(self) -> str:
         return "\n".join((self._data / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
