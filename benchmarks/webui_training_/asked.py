@@ -18,7 +18,7 @@ from devtools.comfyui.install import HostError
 from sara_core.delta import SparseDelta, SparseEntry
 
 OVER = ("finished", "stopped", "failed")
-BETWEEN_LOOKS, TRAINING_SECONDS = 0.1, 300.0
+BETWEEN_LOOKS, TRAINING_SECONDS = 0.1, 1800.0
 
 
 class Asked:

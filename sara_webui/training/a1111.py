@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from modules import (
-    devices, prompt_parser, sd_hijack, sd_hijack_optimizations, sd_samplers_common, sd_unet, shared,
+    devices, prompt_parser, sd_hijack, sd_hijack_optimizations, sd_models, sd_samplers_common, sd_unet, shared,
 )  # fmt: skip
 
-from sara_core.errors import TrainingError, UnsupportedModelError
+from sara_core.errors import UnsupportedModelError
 
 from .kin import LATENT_CHANNELS, KinTraining, as_written
 
@@ -37,16 +37,14 @@ class A1111Training(KinTraining):
         model = self.host.model()
         return getattr(getattr(model, "model", None), "diffusion_model", None)
 
+    def _load_what_is_chosen(self) -> None:
+        if shared.sd_model is not None:  # asking loads one, if none is
+            sd_models.reload_model_weights()  # a picture leaves the checkpoint of its second pass, or a refiner
+
     @contextmanager
-    def ready(self) -> Iterator["A1111Model"]:
-        model = shared.sd_model
-        if model is None:
-            raise TrainingError("No model is loaded: choose a checkpoint first.")
-        if reason := self.refusal():  # another model may have been chosen since
-            raise UnsupportedModelError(reason)
+    def _prepared(self) -> Iterator["A1111Model"]:
+        model = self.host.model()
         with ExitStack() as undo:
-            with torch.no_grad():
-                self.host.take_off_everything()
             _check_without_networks(model)
             sd_unet.apply_unet("None")
             sd_hijack.model_hijack.apply_circular(False)

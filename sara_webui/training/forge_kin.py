@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from modules import prompt_parser, sd_samplers_common, shared
 
-from sara_core.errors import TrainingError, UnsupportedModelError
+from sara_core.errors import UnsupportedModelError
 
 from .kin import LATENT_CHANNELS, KinTraining, as_written
 from .own_weights import own
@@ -21,13 +21,11 @@ _WHOLE_VAE = 0
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class ForgeKinTraining(KinTraining, ABC):
+class ForgeKinTraining(KinTraining):
     """See training/host.py."""
 
     def refusal(self) -> str | None:
         model = self.host.model()
-        if model is None:
-            return None
         if not (model.is_sd1 or model.is_sdxl):
             return (
                 "In this WebUI SD1.5 and SDXL can be trained, and models that were made of them: train this one in "
@@ -46,20 +44,11 @@ class ForgeKinTraining(KinTraining, ABC):
         return None if model is None else model.forge_objects_original.unet.model.diffusion_model
 
     @contextmanager
-    def ready(self) -> Iterator["ForgeKinModel"]:
-        self._load_what_is_chosen()
-        if (model := self.host.model()) is None:
-            raise TrainingError("No model is loaded: choose a checkpoint first.")
-        if reason := self.refusal():
-            raise UnsupportedModelError(reason)
-        self.host.take_off_everything()
+    def _prepared(self) -> Iterator["ForgeKinModel"]:
+        model = self.host.model()
         unet = model.forge_objects_original.unet
         with self._trainable(unet.model.diffusion_model, unet.load_device) as trained:
             yield self._model(model, trained)
-
-    @abstractmethod
-    def _load_what_is_chosen(self) -> None:
-        """The page's checkpoint may be another one than the last picture's."""
 
     @abstractmethod
     def _precisions(self, kmodel: torch.nn.Module) -> tuple[torch.dtype | str, torch.dtype]:

@@ -66,9 +66,6 @@ class TrainingHost(Protocol):
     outputs: Path
     pictures: Path
 
-    def refusal(self) -> str | None:
-        """A sentence if nothing can be trained as the WebUI was started or as its model is; asked before any work."""
-
     def loaded_unet(self) -> torch.nn.Module | None:
         """Of the model that is loaded; None while none is."""
 
@@ -76,10 +73,12 @@ class TrainingHost(Protocol):
         """A block in which nothing else computes here; it may have to wait for what does."""
 
     def ready(self) -> AbstractContextManager[TrainedModel]:
-        """A block that has the model without any network, extension or optimisation of the host's that is in the way
-        of a gradient; afterwards all of it is as it was. To be entered inside `working`.
+        """A block that has the model of the chosen checkpoint, whichever was loaded before, without any network,
+        extension or optimisation of the host's that is in the way of a gradient; afterwards all of it is as it was. To
+        be entered inside `working`.
 
-        Raises UnsupportedModelError for a model that cannot be trained."""
+        Raises UnsupportedModelError for a model that cannot be trained, or not as the WebUI was started, and
+        TrainingError where there is none."""
 
     def is_interrupted(self) -> bool:
         """Whether somebody has asked, by the host's own means, that what computes now should end."""

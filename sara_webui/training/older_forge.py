@@ -23,10 +23,7 @@ class OlderForgeTraining(ForgeKinTraining):
     def refusal(self) -> str | None:
         if reason := super().refusal():
             return reason
-        model = self.host.model()
-        if model is None:
-            return None
-        kmodel = model.forge_objects_original.unet.model
+        kmodel = self.host.model().forge_objects_original.unet.model
         if hasattr(kmodel.diffusion_model, "_orig_mod"):
             return "A compiled model cannot be trained: start the WebUI without --torch-compile."
         if _prediction(kmodel) is None:

@@ -50,8 +50,6 @@ class Runner:
         values = read_values({**before, **given})
         progress = Progress(file_name(values["name"], SUFFIX, "the delta").removesuffix(SUFFIX), values)
         prompts(values)
-        if reason := self.host.refusal():
-            raise TrainingError(reason)
         with self._lock:
             if self.last is not None and not self.last.is_over:
                 raise TrainingError(f"'{self.last.name}' is being trained: stop that, or wait until it has ended.")

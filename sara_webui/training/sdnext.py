@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from modules import devices, modeldata, paths, sd_models, shared
 from modules.lora import lora_common
 
-from sara_core.errors import TrainingError, UnsupportedModelError
+from sara_core.errors import UnsupportedModelError
 from sara_core.pipelines.families import FAMILIES
 from sara_core.pipelines.prepare import diffusion_noising
 
@@ -30,10 +30,7 @@ class SDNextTraining(KinTraining):
     """See training/host.py."""
 
     def refusal(self) -> str | None:
-        pipeline = self.host.model()
-        if pipeline is None:
-            return None
-        unet = self.loaded_unet()
+        pipeline, unet = self.host.model(), self.loaded_unet()
         if modeldata.get_model_type(pipeline) not in _FAMILIES or unet is None:
             return (
                 "In this WebUI SD1.5 and SDXL can be trained, and models that were made of them: train this one in "
@@ -51,14 +48,12 @@ class SDNextTraining(KinTraining):
         unet = getattr(self.host.model(), "unet", None)
         return unet if isinstance(getattr(unet, "_orig_mod", unet), diffusers.UNet2DConditionModel) else None
 
+    def _load_what_is_chosen(self) -> None:
+        """The host does so as soon as it is chosen."""
+
     @contextmanager
-    def ready(self) -> Iterator["SDNextModel"]:
+    def _prepared(self) -> Iterator["SDNextModel"]:
         pipeline = self.host.model()
-        if pipeline is None:
-            raise TrainingError("No model is loaded: choose a checkpoint first.")
-        self.host.take_off_everything()
-        if reason := self.refusal():
-            raise UnsupportedModelError(reason)
         if lora_common.previously_loaded_networks or getattr(pipeline.unet, "peft_config", None):
             raise UnsupportedModelError(
                 "A LoRA is still in the model: draw a picture without any, or load the model anew."

@@ -58,8 +58,6 @@ def train(host: TrainingHost, progress: Progress, folders: Folders, resumed: Pat
     bit that it had before, however it ends.
     """
     values = progress.values
-    if reason := host.refusal():
-        raise TrainingError(reason)
     pictures = _pictures(folders.folder, values, Captioning(values["trigger"], values["caption"]), values["flip"])
     of_class = None
     if folders.class_folder is not None:

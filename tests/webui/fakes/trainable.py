@@ -40,12 +40,12 @@ def attention_pytorch(q, k, v, heads, mask=None):
     return nn.functional.scaled_dot_product_attention(q, k, v)
 
 
-def _without_gradient(q, k, v, heads, mask=None):
+def attention_without_gradient(q, k, v, heads, mask=None):
     assert not torch.is_grad_enabled(), "an attention that has no gradient"
     return attention_pytorch(q, k, v, heads)
 
 
-class _UNet(nn.Module):
+class UNet(nn.Module):
     def forward(self, x, timesteps, context, transformer_options=None, y=None):
         x = self.get_submodule("input_blocks.0.0")(x) + timesteps.float().view(-1, 1, 1, 1) / 1000
         transformer = self.get_submodule("input_blocks.1.1")
@@ -54,7 +54,7 @@ class _UNet(nn.Module):
         return self.get_submodule("out.2")(x + tokens.transpose(1, 2).reshape(x.shape))
 
 
-class _PlainBlock(nn.Module):
+class PlainBlock(nn.Module):
     def _attended(self, x, context, attention):
         return attention(self.attn1.to_q(self.norm1(x)), context, self.attn1.to_v(context), 1)
 
@@ -62,7 +62,7 @@ class _PlainBlock(nn.Module):
         return x + self._attended(x, context, attention_pytorch)
 
 
-class BasicTransformerBlock(_PlainBlock):
+class BasicTransformerBlock(PlainBlock):
     """As the hosts', it adds into what it was given, and looks its attention up by name."""
 
     def forward(self, x, context=None):
@@ -75,8 +75,8 @@ def plain_unet(state):
     model = unet()
     model.load_state_dict({name: state[f"model.{name}"] for name in model.state_dict()})
     made = model.diffusion_model
-    made.__class__ = _UNet
-    made.get_submodule("input_blocks.1.1.transformer_blocks.0").__class__ = _PlainBlock
+    made.__class__ = UNet
+    made.get_submodule("input_blocks.1.1.transformer_blocks.0").__class__ = PlainBlock
     return made
 
 
@@ -92,7 +92,7 @@ def _make_compute(model, attention, operations):
     kinds = {kind: _hosts_layer(kind, operations) for kind in _LAYERS}
     for layer in model.modules():
         layer.__class__ = kinds.get(type(layer), type(layer))
-    model.diffusion_model.__class__ = _UNet
+    model.diffusion_model.__class__ = UNet
     block = model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0")
     block.__class__ = type("BasicTransformerBlock", (BasicTransformerBlock,), {"attention": lambda self: attention()})
 
@@ -131,7 +131,8 @@ class _Edm(_V):
     pass
 
 
-def _install(*modules):
+def install(*modules):
+    """Make modules importable beneath their parents."""
     for made in modules:
         sys.modules[made.__name__] = made
         parent, _, last = made.__name__.rpartition(".")
@@ -143,9 +144,30 @@ def trainable(webui, prediction=_Eps):
 
     prediction: of the older ones, what the host has mixed into the noise levels
     """
-    webui.shared.opts = SimpleNamespace(CLIP_stop_at_last_layers=1, emphasis="Original")
+    install_common(webui)
+    webui.draw("")
+    is_older = webui.rules.name in ("reForge", "Forge classic")
+    make = (_older if is_older else _newer)(webui, prediction)
+    reload = webui.reload_model_weights
+
+    def reloaded(*given):
+        before = webui.model
+        reload(*given)
+        if webui.model is not before:
+            _made_to_compute(webui, make)
+
+    webui.reload_model_weights = reloaded
+    # What the older ones call it, and the newer ones.
+    webui.sd_models.reload_model_weights = webui.sd_models.forge_model_reload = reloaded
+    _made_to_compute(webui, make)
+    return importlib.import_module("sara_webui.training.hosts").runner().host
+
+
+def install_common(webui):
+    """The modules that are the same in all of AUTOMATIC1111's kin."""
+    webui.shared.opts = SimpleNamespace(CLIP_stop_at_last_layers=1, emphasis="Original", lora_functional=False)
     webui.shared.state = _State()
-    _install(
+    install(
         module("modules.call_queue", queue_lock=nullcontext()),
         module("modules.paths_internal", default_output_dir=str(webui.folder / "outputs")),
         module("modules.prompt_parser", SdConditioning=SdConditioning),
@@ -156,13 +178,14 @@ def trainable(webui, prediction=_Eps):
         ),
     )
     sys.modules["modules.paths"].data_path = str(webui.folder)
-    webui.draw("")
-    is_older = webui.rules.name in ("reForge", "Forge classic")
-    (_older if is_older else _newer)(webui, prediction)
+
+
+def _made_to_compute(webui, make):
     engine = webui.model
+    for patcher in webui.both_patchers():
+        patcher.load_device = torch.device("cpu")
+    make(engine, engine.forge_objects_original.unet.model)
     engine.get_learned_conditioning = lambda given: _encoded(engine, given)
-    hosts = importlib.import_module("sara_webui.training.hosts")
-    return hosts.runner().host
 
 
 def _encoded(engine, given):
@@ -174,30 +197,30 @@ def _encoded(engine, given):
 def _older(webui, prediction):
     attention = module(
         "ldm_patched.ldm.modules.attention", attention_pytorch=attention_pytorch,
-        optimized_attention=_without_gradient, optimized_attention_masked=_without_gradient,
+        optimized_attention=attention_without_gradient, optimized_attention_masked=attention_without_gradient,
     )  # fmt: skip
     sampling = module(
         "ldm_patched.modules.model_sampling", ModelSamplingDiscrete=_Discrete, EPS=_Eps, V_PREDICTION=_V, EDM=_Edm
     )
-    _install(module("ldm_patched.ldm"), module("ldm_patched.ldm.modules"), attention, sampling)
-    webui.sd_models.reload_model_weights = webui.reload_model_weights
-    for patcher in webui.both_patchers():
-        patcher.load_device = torch.device("cpu")
-    kmodel = webui.model.forge_objects_original.unet.model
-    kmodel.model_sampling = type("ModelSampling", (_Discrete, prediction), {})()
-    kmodel.manual_cast_dtype, kmodel.get_dtype = None, lambda: webui.dtype
-    _make_compute(kmodel, lambda: attention.optimized_attention, "ldm_patched.modules.ops")
+    install(module("ldm_patched.ldm"), module("ldm_patched.ldm.modules"), attention, sampling)
+
+    def make(engine, kmodel):
+        kmodel.model_sampling = type("ModelSampling", (_Discrete, prediction), {})()
+        kmodel.manual_cast_dtype, kmodel.get_dtype = None, lambda: webui.dtype
+        _make_compute(kmodel, lambda: attention.optimized_attention, "ldm_patched.modules.ops")
+
+    return make
 
 
 def _newer(webui, prediction):
     attention = module("backend.attention", attention_pytorch=attention_pytorch)
-    of_unet = module("backend.nn.unet", attention_function=_without_gradient)
-    _install(module("backend.nn"), of_unet, attention)
-    webui.sd_models.forge_model_reload = webui.reload_model_weights
-    for patcher in webui.both_patchers():
-        patcher.load_device = torch.device("cpu")
-    kmodel = webui.model.forge_objects_original.unet.model
-    kmodel.predictor = SimpleNamespace(sigmas=SIGMAS.clone(), prediction_type="epsilon")
-    kmodel.storage_dtype = kmodel.computation_dtype = webui.dtype
-    webui.model.set_clip_skip = lambda skip: None
-    _make_compute(kmodel, lambda: of_unet.attention_function, "backend.operations")
+    of_unet = module("backend.nn.unet", attention_function=attention_without_gradient)
+    install(module("backend.nn"), of_unet, attention)
+
+    def make(engine, kmodel):
+        kmodel.predictor = SimpleNamespace(sigmas=SIGMAS.clone(), prediction_type="epsilon")
+        kmodel.storage_dtype = kmodel.computation_dtype = webui.dtype
+        engine.set_clip_skip = lambda skip: None
+        _make_compute(kmodel, lambda: of_unet.attention_function, "backend.operations")
+
+    return make

@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
+from sara_core.errors import UnsupportedModelError
+
 SIDE, CHANNELS, WIDTH = 8, 4, 16
 
 
@@ -76,7 +78,7 @@ class FakeModel:
 
 
 class FakeHost:
-    """A host.TrainingHost. refused: what it says of every training; interrupted_after: forwards, None for never"""
+    """A host.TrainingHost. refused: what it says of the chosen model; interrupted_after: forwards, None for never"""
 
     def __init__(self, folder, interrupted_after=None):
         torch.manual_seed(0)
@@ -85,9 +87,6 @@ class FakeHost:
         self.refused, self.interrupted_after = None, interrupted_after
         self.model = FakeModel(self.unet)
         self.entered, self.refreshed, self.steps = [], 0, []
-
-    def refusal(self):
-        return self.refused
 
     def loaded_unet(self):
         return self.unet
@@ -103,6 +102,8 @@ class FakeHost:
     @contextlib.contextmanager
     def ready(self):
         assert self.entered[-1] == "working"
+        if self.refused is not None:
+            raise UnsupportedModelError(self.refused)
         yield self.model
 
     def is_interrupted(self):

@@ -192,5 +192,6 @@ def test_what_is_wrong_is_said_before_anything_begins(host, given, said):
 
 def test_what_the_host_refuses_is_said(host):
     host.refused = "Not today."
-    with pytest.raises(TrainingError, match="Not today"):
-        Runner(host).start(SHORT)
+    progress = trained(host)
+    assert (progress.phase, progress.message) == ("failed", "Not today.") and host.entered[-1] == "not working"
+    assert trained(host, name="another").phase == "failed", "and the next one may be asked for"
