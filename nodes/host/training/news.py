@@ -31,6 +31,8 @@ class News:
         self.run: Run | None = None
         self._began = time.monotonic()
         self._peak = 0
+        if device.type == "cuda":  # or it would be the most of all that the host has done since it was started
+            torch.cuda.reset_peak_memory_stats(device)
 
     def begins(self, run: Run, captions: Sequence[str] | None) -> None:
         """captions: of the pictures drawn in between, None if there are none"""

@@ -338,3 +338,14 @@ def test_a_damaged_snapshot_is_refused_before_anything_is_taken_from_it(comfy, m
             train(comfy, model, data, **OPTIONS, resume=path.name)
         path.write_bytes(whole)
     assert_same_delta(straight, train(comfy, model, data, **OPTIONS, resume=path.name)[0])
+
+
+def test_the_peak_of_memory_on_a_gpu_is_of_this_run(comfy, monkeypatch):
+    """torch counts it from the start of the process, with all that was drawn before."""
+    cleared = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", cleared.append)
+    news = comfy.pack_module("nodes.host.training.news")
+    news.News(None, torch.device("cpu"))
+    assert cleared == []
+    news.News(None, torch.device("cuda", 1))
+    assert cleared == [torch.device("cuda", 1)]
