@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
     parser.add_argument("--work", type=Path, default=Path("claims-training"), help="where icons are kept")
-    parser.add_argument("--processes", type=int, default=1, help="cells of the table measured at a time")
+    parser.add_argument("--processes", type=int, default=1, help="cells, or jobs of a part, measured at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--device", default="cpu",
                         help="what trains, draws and judges, as cuda: by the same random numbers, but its lines do not "
@@ -59,12 +59,13 @@ def main() -> int:
     begin, failures = time.perf_counter(), Failures()
     try:
         own = {None: partial(table, comfyui, failures), "candidates": candidates, "motion": motion}
-        measure = quick if arguments.quick else own.get(arguments.part, part)
+        measure = quick if arguments.quick else own.get(arguments.part, partial(part, comfyui, failures))
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(tables.of_part(arguments.part, measured) if arguments.part else tables.of_methods(measured))
+    if measured:
+        print(tables.of_part(arguments.part, measured) if arguments.part else tables.of_methods(measured))
     print(f"{(time.perf_counter() - begin) / 3600:.2f} hours; lines in {file}")
     if failures:
         print(f"error: {len(failures)} cells failed; the same command tries them again.", file=sys.stderr)
@@ -82,13 +83,15 @@ def table(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) ->
         return measured(arguments.tier, measuring, workers, file, failures)
 
 
-def part(arguments: argparse.Namespace, file: Path) -> list[dict]:
+def part(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:
     """The lines of what the paper says beside its table."""
-    from benchmarks.claims_ import bench, lines, parts
+    from benchmarks.claims_ import bench
+    from benchmarks.claims_.table import of_part
+    from benchmarks.claims_.workers import Workers
 
     measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
-    jobs = parts.PARTS[arguments.part](measuring, tuned_rate(measuring, file))
-    return lines.run(jobs, measuring.made_with, file)
+    with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
+        return of_part(arguments.part, measuring, workers, file, failures)
 
 
 def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:

@@ -7,7 +7,7 @@ merging   two styles in one model: deltas added, by TIES and by DARE, and two Lo
 subject   one thing from five pictures (subject.py)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import torch
@@ -124,7 +124,21 @@ def merging_jobs(bench: Bench, rate: Rate) -> list[Job]:
     ]  # fmt: skip
 
 
+# The methods whose learning rate a part needs, at SHARE, and the styles that its pictures are of.
+RATED = {
+    "premise": (), "ablation": ("SaRA",), "strength": ("SaRA", "LoRA"), "merging": ("SaRA", "LoRA"),
+    "subject": ("SaRA", "LoRA"),
+}  # fmt: skip
+STYLED = {
+    "premise": T1_STYLES[:1], "ablation": T1_STYLES[:1], "strength": T1_STYLES[:1], "merging": T1_STYLES[:2],
+    "subject": (),
+}  # fmt: skip
 PARTS = {
     "premise": premise_jobs, "ablation": ablation_jobs, "strength": strength_jobs, "merging": merging_jobs,
     "subject": subject.jobs,
 }  # fmt: skip
+
+
+def jobs(part: str, bench: Bench, rates: Mapping[tuple[str, float], float]) -> list[Job]:
+    """A part's jobs, with the learning rates of what RATED says."""
+    return PARTS[part](bench, lambda *one: rates[one])

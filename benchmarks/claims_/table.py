@@ -1,7 +1,8 @@
-"""A tier of the table, measured by workers: every method's search for its learning rate, and behind it its cells.
+"""A tier of the table, and what stands beside it, measured by workers.
 
-No method waits for another's search, or most processes would have nothing to do meanwhile. Searches come first, then
-every method's first cell, every method's second …, so that what is there when a run stops can be compared.
+Of a tier every method has its search for a learning rate, and behind it its cells: no method waits for another's
+search, or most processes would have nothing to do meanwhile. Searches come first, then every method's first cell, every
+method's second …, so that what is there when a run stops can be compared.
 """
 
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import icon_sets, lines, plan, protocol, render, tuning
+from . import icon_sets, lines, parts, plan, protocol, render, tuning
 from .bench import Bench
 from .lines import Job
 from .protocol import Cell
@@ -52,6 +53,23 @@ def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Fa
     order = {(cell.method, cell.share, cell.style, cell.seed): place
              for place, cell in enumerate(plan.cells(tier, dict.fromkeys(asked, 0.0)))}  # fmt: skip
     return sorted(found, key=lambda line: order[line["method"], line["share"], line["style"], line["seed"]])
+
+
+def of_part(part: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
+    """The lines of what the paper says beside its table; those of the searches for its rates are in the file only.
+    Raises NoIconsError."""
+
+    def run(jobs: list[Job]) -> list[dict | None]:
+        return lines.run(jobs, bench.made_with, file, at_once=workers.processes, failed=failures)
+
+    asked = [(method, parts.SHARE) for method in parts.RATED[part]]
+    if workers.processes > 1:  # one alone encodes what it needs when it needs it
+        _prepare([*([protocol.TUNING_STYLE] if asked else []), *parts.STYLED[part]], bench, workers)
+    rates = tuned_rates(asked, lambda cells: run([workers.job(cell, SEARCH) for cell in cells]))
+    if missing := [method for method, share in asked if (method, share) not in rates]:
+        print(f"error: no learning rate of {', '.join(missing)} could be tried.", file=sys.stderr)
+        return []
+    return [line for line in run(workers.jobs(part, rates, bench)) if line is not None]
 
 
 def _prepare(styles: list[str], bench: Bench, workers: Workers) -> None:

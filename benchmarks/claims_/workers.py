@@ -3,8 +3,9 @@ process, for a cell's come from its seed alone."""
 
 import itertools
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -13,6 +14,7 @@ import torch
 
 from demo import comfy_host
 
+from . import parts
 from .bench import Bench
 from .lines import Job
 from .protocol import Cell
@@ -57,6 +59,15 @@ class Workers:
     def job(self, cell: Cell, rank: float = 0) -> Job:
         """As Bench.job, but measured by whichever process is free; those of the lowest rank first."""
         return Job(cell._asdict(), lambda: self._done(rank, _measured, cell))
+
+    def jobs(self, part: str, rates: Mapping[tuple[str, float], float], like: Bench) -> list[Job]:
+        """The jobs of a part, at these learning rates, each measured by whichever process is free.
+
+        like: a bench as the processes have, which measures nothing
+        """
+        own = parts.jobs(part, like, rates)
+        return [Job(job.key, partial(self._done, 0, _of_part, part, dict(rates), number))
+                for number, job in enumerate(own)]  # fmt: skip
 
     def encode(self, captions: Sequence[str], rank: float, called: str, say: Callable[[str], None] = print) -> None:
         """Have captions encoded and kept, without waiting for it: what has a higher rank begins behind them. What could
@@ -105,7 +116,9 @@ class Workers:
         return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=self._given)
 
 
-_bench: Bench | None = None  # of a process of the pool
+# Of a process of the pool.
+_bench: Bench | None = None
+_jobs: dict[str, list[Job]] = {}
 
 
 def _begin(threads: int, comfyui: Path, work: Path, settings: Settings, judged: int, device: str) -> None:
@@ -117,6 +130,13 @@ def _begin(threads: int, comfyui: Path, work: Path, settings: Settings, judged: 
 
 def _measured(cell: Cell) -> dict:
     return _bench.measured(cell)
+
+
+def _of_part(part: str, rates: dict[tuple[str, float], float], number: int) -> dict:
+    # The same jobs for all of a process: some keep what others need as well.
+    if part not in _jobs:
+        _jobs[part] = parts.jobs(part, _bench, rates)
+    return _jobs[part][number].measure()
 
 
 def _encoded(captions: Sequence[str]) -> None:

@@ -1,11 +1,11 @@
-"""How a tier of the claims' table is measured: by workers, whatever fails. Nothing is trained, and no icons are needed."""
+"""How a tier of the claims' table is measured: by workers, whatever fails. Nothing is trained; no icons are needed."""
 
 import threading
 from concurrent.futures import CancelledError
 
 import pytest
 
-from benchmarks.claims_ import lines, plan, protocol, render, table, workers
+from benchmarks.claims_ import lines, parts, plan, protocol, render, table, workers
 from benchmarks.claims_.workers import Workers
 
 TIER = "T1"
@@ -45,6 +45,10 @@ class Asked:
             return {"text": 0.5, "kid": abs(cell.rate - 3 * protocol.MIDDLE_RATE[cell.method]), "drift": 0.0}
 
         return lines.Job(cell._asdict(), measure)
+
+    def jobs(self, part, rates, like):
+        self.rates = {one: pytest.approx(rate) for one, rate in rates.items()}
+        return [lines.Job(job.key, lambda: {"kid": 1.0}) for job in parts.jobs(part, like, rates)]
 
     def encode(self, captions, rank, called):
         self.encoded.append((called, rank, captions))
@@ -103,6 +107,29 @@ def test_captions_are_encoded_before_what_needs_them_and_only_once(tmp_path):
     ranks = {called: rank for called, rank, _ in asked.encoded}
     assert set(ranks) == set(plan.styles(TIER)) - {"openmoji"} and bench.made
     assert ranks.pop(protocol.TUNING_STYLE) < table.SEARCH < min(ranks.values()) and max(ranks.values()) < 0
+
+
+def of_part(tmp_path, asked, processes=2):
+    failures = table.Failures()
+    asked.processes = processes
+    return table.of_part("strength", Bench(), asked, tmp_path / "lines.jsonl", failures), failures
+
+
+def test_the_jobs_of_a_part_are_measured_at_the_rates_found_for_it(tmp_path):
+    asked = Asked()
+    found, failures = of_part(tmp_path, asked)
+    assert [(line["method"], line["strength"]) for line in found] == [
+        (method, strength) for method in ("SaRA", "LoRA") for strength in parts.STRENGTHS
+    ]
+    assert not failures and {cell.method for _, cell in asked.cells} == {"SaRA", "LoRA"}
+    assert asked.rates == {("SaRA", parts.SHARE): 10**0.5 / 1000, ("LoRA", parts.SHARE): 10**0.5 / 1000}
+    assert {called for called, *_ in asked.encoded} == {protocol.TUNING_STYLE, parts.STYLE}
+    assert {*parts.RATED} == {*parts.STYLED} == {*parts.PARTS}
+
+
+def test_a_part_without_a_rate_has_no_lines(tmp_path, capsys):
+    found, failures = of_part(tmp_path, Asked(lambda cell: cell.method == "LoRA"), processes=1)
+    assert found == [] and len(failures) == 5 and "no learning rate of LoRA" in capsys.readouterr().err
 
 
 class Process:
