@@ -94,7 +94,8 @@ class _Round:
         yield "fp8", self._refused_for_fp8()
         self._choose(inputs.FIRST)
         yield "not fp8", self._trains(inputs.FIRST)
-        self.asked.draw("a dog")  # that the text encoder is asked anew: some widen a part of it for that, and keep it so
+        # Another prompt, so that the text encoder is asked anew: some widen a part of it for that, and keep it so.
+        self.asked.draw("a dog")
         yield "first again", self._undone()
 
     def _applied(self) -> str:
