@@ -16,7 +16,7 @@ from devtools.comfyui.install import ROOT
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 WRITERS = [
     "train", "scaling", "apply", "files", "demo", "precision", "startup", "hosts", "webui", "speed", "route_costs",
-    "in_place", "gpu_host",
+    "in_place", "gpu_host", "webui_training",
 ]  # fmt: skip
 MIB = 1 << 20
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import hosts, webui
+from benchmarks import hosts, webui, webui_training
 from benchmarks.webui_.checkpoint import write_config
-from benchmarks.webui_.server import A1111, KINDS, NEO
+from benchmarks.webui_.server import A1111, KINDS, NEO, Refused
+from benchmarks.webui_training_.asked import Asked
+from benchmarks.webui_training_.round import CLAIMS, _different, _said
 from sara_core import SparseDelta, SparseEntry
 
 
@@ -64,3 +66,53 @@ def test_without_a_checkout_the_speed_is_not_measured(monkeypatch, capsys):
     monkeypatch.delenv("A1111_DIR", raising=False)
     monkeypatch.setattr("sys.argv", ["webui"])
     assert webui.main() == 1 and "A1111_DIR" in capsys.readouterr().err
+
+
+def test_without_a_checkout_nothing_is_trained(monkeypatch, capsys):
+    monkeypatch.delenv("NEO_DIR", raising=False)
+    monkeypatch.setattr("sys.argv", ["webui_training", "--only", "Forge Neo"])
+    assert webui_training.main() == 1 and "NEO_DIR" in capsys.readouterr().err
+
+
+def test_a_claim_that_did_not_hold_in_every_round_is_seen():
+    whole = dict.fromkeys(CLAIMS)
+    rounds = [whole, {**whole, "trained": "3 of 9 tensors are others"}]
+    hosts_of = {"one": {"torch": "2.14.1", "rounds": rounds}, "two": {"torch": "2.14.1", "rounds": [whole]}}
+    lines = webui_training.text({"hosts": hosts_of, "skipped": ["three: THREE_DIR is not set"]})
+    row = next(line for line in lines if line.startswith(CLAIMS["trained"]))
+    assert row.split()[-6:] == ["1", "OF", "2", "1", "of", "1"]
+    assert sum("2 of 2" in line for line in lines) == len(CLAIMS) - 1
+    assert lines[-2] == "Skipped: three: THREE_DIR is not set."
+    assert lines[-1] == f"one, {CLAIMS['trained']}: 3 of 9 tensors are others"
+
+
+def test_a_tensor_that_is_another_or_missing_is_named():
+    assert _different({"a": "1", "b": "2"}, {"a": "1", "b": "2"}) == ""
+    assert _different({"a": "1", "b": "2"}, {"a": "1", "b": "3"}) == "1 of 2 tensors are others (b: 2, 3)"
+    assert _different({"a": "1"}, {}).startswith("1 of 1") and _different({}, {"a": "1"}).startswith("1 of 0")
+    assert _said(False, "", "one", None, "two") == "one, two"
+
+
+class _Told:
+    """A WebUI that answers a training with what it is given, one status after the other."""
+
+    def __init__(self, *statuses, refused=None):
+        self.statuses, self.refused = iter(statuses), refused
+
+    def post(self, route, given):
+        if self.refused:
+            raise Refused(self.refused)
+
+    def get(self, route):
+        return next(self.statuses)
+
+
+def test_a_training_is_followed_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.webui_training_.asked.BETWEEN_LOOKS", 0)
+    begun, going, over = ({"phase": phase, "step": step} for phase, step in
+                          (("waiting", 0), ("training", 3), ("stopped", 3)))  # fmt: skip
+    asked = Asked(_Told(begun, going, going, over), tmp_path)
+    assert asked.until_step(3) is going and asked.until_over() is over
+    assert Asked(_Told(over), tmp_path).until_step(9) is over, "one that is over gets no further"
+    assert Asked(_Told(refused="Choose a folder."), tmp_path).refused({}) == "Choose a folder."
+    assert Asked(_Told(begun, over), tmp_path).refused({}) is None
