@@ -70,7 +70,8 @@ class Nodes:
         def show(text: str, node_id: str) -> None:
             self.shown.append(DURATION.sub("… left", text))
 
-        server.PromptServer.instance = SimpleNamespace(send_progress_text=show)
+        # News of a training come by the clock, other ones every time.
+        server.PromptServer.instance = SimpleNamespace(send_progress_text=show, send_sync=lambda event, news: None)
 
     def run(self, name: str, node_id: str, **inputs):
         """The outputs of a node. Records those that can be compared, what it showed, and what the page gets of it."""
