@@ -159,7 +159,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 def _without_tensors(value, name: str, tensors: dict[str, torch.Tensor]):
     if isinstance(value, torch.Tensor):
         # bool has no place in every reader of the format; one byte an element has.
-        tensors[name] = value.to(torch.uint8) if value.dtype == torch.bool else value.detach()
+        tensors[name] = value.to(torch.uint8) if value.dtype == torch.bool else value
         return {_TENSOR: name, "bool": value.dtype == torch.bool}
     if isinstance(value, Mapping):
         return {

@@ -72,6 +72,21 @@ def test_two_names_that_are_one_in_this_model_are_refused_where_it_is_known(tmp_
     assert not weights["q_norm.scale"].any() and not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("other, is_refused", [
+    (entry(), False), (entry(value=2.0), True), (entry(position=1), True),
+])  # fmt: skip
+def test_names_of_one_tied_weight_must_be_changed_alike_in_positions_and_in_values(other, is_refused):
+    shared = torch.zeros(4)
+    weights, delta = {"a.weight": shared, "b.weight": shared}, SparseDelta({"a.weight": entry(), "b.weight": other})
+    if is_refused:
+        with pytest.raises(DeltaError, match="are one weight in this model, but the delta changes them differently"):
+            delta.apply_(weights)
+        assert not shared.any()
+    else:
+        delta.apply_(weights)
+        assert shared.tolist() == [1, 0, 0, 0]
+
+
 def test_two_diffusers_names_of_one_part_are_refused():
     parts = {"a.to_q": Part("qkv", 0, 1, 3), "a.to_k": Part("qkv", 1, 1, 3), "b.to_qk": Part("qkv", 0, 2, 3)}
     assert list(to_comfy({"a.to_q": entry(), "a.to_k": entry()}, parts)) == ["qkv"]

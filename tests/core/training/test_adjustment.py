@@ -158,6 +158,16 @@ def test_a_weight_whose_elements_have_all_ended_saves_nothing_and_the_others_tra
     assert store.values.abs().min() > 0
 
 
+def test_a_state_of_before_an_adjustment_puts_every_weight_back_into_its_place_in_the_vector():
+    model, store, optimizer = start()
+    step(model, store, optimizer, BATCHES[0])
+    state, places = store.state(), [segment.span for segment in store.support]
+    adjust(store, optimizer, middle(store))
+    assert [segment.span for segment in store.support] != places
+    store.load_state(state)
+    assert [segment.span for segment in store.support] == places
+
+
 @pytest.mark.parametrize("theta, ineffective", [(1e-9, "none"), (1e9, "all")])
 def test_nothing_is_ended_where_that_would_end_all_or_nothing(theta, ineffective):
     model, store, optimizer = start()

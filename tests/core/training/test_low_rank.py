@@ -102,6 +102,14 @@ def test_singular_values_far_below_the_largest_are_resolved(smallest):
     assert relative_error(gradient, by_autograd(segment, values)[1]) < 1e-4
 
 
+@pytest.mark.parametrize("smallest, counts", [(1.3e-6, 1.0), (0.8e-6, 0.0)])
+def test_what_vanishes_is_a_millionth_of_the_largest(smallest, counts):
+    """Of a diagonal matrix, whose singular values are its elements to the last bit."""
+    segment, values = segment_of(torch.eye(3, dtype=torch.bool)), torch.tensor([1.0, 0.5, smallest])
+    _, gradient = nuclear_norm_gradient(segment, values)
+    assert gradient.tolist() == pytest.approx([1.0, 1.0, counts])
+
+
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40)])
 def test_vanishing_singular_values_are_cut_off(shape):
     """Exactly low rank but for the rounding to fp32, whose directions would be as good as random."""

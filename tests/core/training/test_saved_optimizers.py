@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sara_core import DeltaError, SaRA
+from sara_core.training import optimizer_state
 from tests.support.small_models import loss_of, repeatable, same_bits, small_batches, small_net, trained
 
 
@@ -13,6 +14,21 @@ from tests.support.small_models import loss_of, repeatable, same_bits, small_bat
 def same_numbers():
     with repeatable():
         yield
+
+
+class InBlocks(torch.Tensor):
+    """As a package keeps moments in a class of its own."""
+
+
+@pytest.mark.parametrize("other", [
+    torch.zeros(6).as_subclass(InBlocks), torch.zeros(5, dtype=torch.uint8).as_subclass(InBlocks),
+    torch.zeros(6, dtype=torch.uint8),
+], ids=["of another dtype", "of another length", "of another class"])  # fmt: skip
+def test_moments_of_a_class_of_their_own_must_be_alike_in_everything(other):
+    moments = torch.zeros(6, dtype=torch.uint8).as_subclass(InBlocks)
+    optimizer_state._check_like(moments.clone(), moments, "a moment", 6)
+    with pytest.raises(DeltaError, match="a moment is no InBlocks of the vector's length"):
+        optimizer_state._check_like(other, moments, "a moment", 6)
 
 
 @pytest.mark.parametrize("optimizer, options", [

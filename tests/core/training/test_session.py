@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from sara_core import DeltaError, SparseDelta, TrainingError
+from sara_core.data.denoising_loss import Sample
+from sara_core.data.held_out import HeldOut
 from sara_core.training import session as training_session
 from sara_core.training.host import StepDone
 from sara_core.training.processes import Processes
 from sara_core.training.record import resumed_state
 from sara_core.training.session import TrainingSession
-from tests.support.toy_runs import Listening, places, settings, toy_run, toy_session
+from tests.support.toy_runs import SIZE, Listening, places, settings, toy_run, toy_session
 
 
 def files(folder):
@@ -295,3 +297,19 @@ def test_the_activations_of_an_error_are_gone_before_anything_is_saved(tmp_path)
     with pytest.raises((MemoryError, TrainingError)):
         session.execute()
     assert alive == [[False, False, False]]
+
+
+def test_held_out_pictures_are_measured_before_the_first_step_and_after_each_that_is_due(tmp_path):
+    class Noting(Listening):
+        def __init__(self):
+            super().__init__()
+            self.held_out = []
+
+        def show_held_out(self, step, loss):
+            self.held_out.append((step, loss))
+
+    host, run = Noting(), toy_run()
+    run.held_out = HeldOut(run.training.batches.network, [Sample(torch.ones(SIZE), {})], range(10), seed=0)
+    toy_session(tmp_path, run, host).execute()
+    assert [step for step, _ in host.held_out] == list(range(7))
+    assert host.held_out == run.held_out.losses and len({loss for _, loss in host.held_out}) == 7
