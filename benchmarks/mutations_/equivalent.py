@@ -23,11 +23,6 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
     ("sara_core/backward/weight_gradient.py", ""): _other_sizes(
         "DENSE_BYTES = 16 << 20", "16 << 20", "17 << 20", "16 << 21"
     ),
-    ("sara_core/backward/ops.py", "ConvOp.forward"): {
-        ("return parts[0] if len(parts) == 1 else torch.cat(parts, 1)",
-         "return parts[0] if len(parts) == 0 else torch.cat(parts, 1)"):
-            "one part put together with nothing is the same numbers; a layer has at least one",
-    },
     ("sara_core/models/comparison.py", ""): _other_sizes("CHUNK = 1 << 21", "1 << 21", "1 << 22"),
     ("sara_core/models/comparison.py", "rounded_alike"): {
         ("alike |= (fine.float() - coarse).abs() <= (_step(fine) + _step(coarse)) / 2",

@@ -115,6 +115,13 @@ def test_the_error_of_a_layer_is_the_smallest_that_its_rank_allows(tmp_path, sha
     assert errors.overall == pytest.approx(errors.layers["diffusion_model.a.weight"])
 
 
+def test_progress_counts_the_layers_that_are_done(tmp_path):
+    one = SparseEntry(torch.tensor([3], dtype=torch.int32), torch.tensor([1.0]), (4, 5))
+    parts, seen = parts_of({f"diffusion_model.{name}.weight": one for name in "abc"}, COMFYUI_LAYOUT), []
+    svd_lora.write(tmp_path / "x.safetensors", parts, 1, {}, on_progress=lambda *done: seen.append(done))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_rank_as_large_as_the_layers_loses_only_the_rounding(tmp_path):
     entry = SparseEntry(torch.tensor([3, 77, 300], dtype=torch.int32), torch.tensor([1e-3, -2e-5, 0.5]), (30, 20))
     report = write_delta(SparseDelta({"diffusion_model.a.weight": entry}), tmp_path / "x.safetensors", "lora", rank=20)

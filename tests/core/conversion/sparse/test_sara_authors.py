@@ -134,6 +134,15 @@ def test_another_model_of_the_same_layout_names_the_layer_and_asks_for_the_one_t
         read_delta(tmp_path / "unet.pt", pipeline_folder(tmp_path / "other", small_unet(seed=5)))
 
 
+def test_a_precision_without_a_short_name_is_called_what_torch_calls_it(tmp_path, case):
+    torch.save(case[2], tmp_path / "unet.pt")
+    double = checkpoint_file(
+        tmp_path / "x.safetensors", weights_of(pipeline_folder(tmp_path / "other", small_unet(seed=5))), torch.float64
+    )
+    with pytest.raises(DeltaError, match=r"in 'x' \(float64\)|in 'x.safetensors' \(float64\)"):
+        read_delta(tmp_path / "unet.pt", double)
+
+
 def test_a_model_of_another_size_says_what_the_file_is_for(tmp_path):
     content = {"threshold": THETA, **{number: torch.zeros(1) for number in range(686)}}
     torch.save(content, tmp_path / "unet.pt")
