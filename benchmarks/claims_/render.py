@@ -16,17 +16,22 @@ MARGIN, GROUND = 2, (255, 255, 255)
 
 def pictures(icons: icon_sets.IconSet, folder: Path, size: int = 64) -> tuple[list[str], np.ndarray]:
     """Names and pixels uint8 [n, size, size, 3] of a set's usable pictures; kept in `folder`, rendered once."""
-    kept = folder / f"{icons.name}-{icons.version}-{size}.npz"
-    if not kept.is_file():
+    file = kept(icons, folder, size)
+    if not file.is_file():
         drawings = icon_sets.drawings(icons, folder)
         folder.mkdir(parents=True, exist_ok=True)
         chosen = names.usable(drawings)
         pixels = np.stack([render(drawings[name], size) for name in chosen])
-        partial = kept.with_suffix(f".{os.getpid()}.partial.npz")
+        partial = file.with_suffix(f".{os.getpid()}.partial.npz")
         np.savez_compressed(partial, names=np.array(chosen), pixels=pixels)
-        partial.replace(kept)
-    with np.load(kept) as content:
+        partial.replace(file)
+    with np.load(file) as content:
         return content["names"].tolist(), content["pixels"]
+
+
+def kept(icons: icon_sets.IconSet, folder: Path, size: int = 64) -> Path:
+    """The file in which `pictures` keeps a set."""
+    return folder / f"{icons.name}-{icons.version}-{size}.npz"
 
 
 def render(svg: str, size: int) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""What a file of lines has as yet, also while it is being written: the tries by method, and the table of the cells.
+
+    python -m benchmarks.claims_.so_far FILE
+"""
+
+import sys
+from pathlib import Path
+
+from . import lines, protocol, tables
+
+
+def report(known: list[dict]) -> list[str]:
+    """Lines of text about lines of the claims' table; those of parts beside it are only counted."""
+    names = {*protocol.Cell._fields, *protocol.PRIMARY}
+    whole = [line for line in known if line.keys() >= names and not line["options"]]
+    tries = [line for line in whole if line["style"] == protocol.TUNING_STYLE]
+    cells = [line for line in whole if line["style"] != protocol.TUNING_STYLE]
+    text = [f"{len(tries)} tries, {len(cells)} cells, {len(known) - len(whole)} other lines"]
+    for line in sorted(tries, key=lambda line: (line["method"], line["share"], line["rate"])):
+        figures = " ".join(f"{name} {line[name]:.3f}" for name in protocol.PRIMARY)
+        score = protocol.tuning_score(line)
+        text.append(f"{line['method']} {line['share']:.2%} at {line['rate']:.2e}: score {score:.3f} ({figures})")
+    return [*text, *([tables.of_methods(cells)] if cells else [])]
+
+
+if __name__ == "__main__":
+    print("\n".join(report(lines.read(Path(sys.argv[1])))))
