@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # bash run.sh SECONDS [arguments of benchmarks.claims, as --tier T2, --processes 8 or --device cpu]
+# bash run.sh SECONDS times          what one cell takes alone, part by part: benchmarks/claims_/cell_times.py
 #
 # Adds lines to $OUT/claims.jsonl, with all processes on the GPU, and ends within SECONDS. What is there is gone on with;
 # where nothing is, a claims.jsonl beside this file is. Icons and encoded captions are kept in work/.
@@ -11,6 +12,11 @@ WORK=$KIT/work
 
 # Processes by the dozen, each of one thread: more would only wait for each other.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CUDA_MODULE_LOADING=LAZY
+if [ "${1:-}" = times ]; then
+  timeout -k 5 "$(left)" "$PYTHON" -m benchmarks.claims_.cell_times --device cuda --work "$WORK" "${@:2}" 2>&1 |
+    tee "$OUT/cell-times.txt"
+  exit "${PIPESTATUS[0]}"
+fi
 measure=("$PYTHON" -m benchmarks.claims --device cuda --processes "$(nproc)" --threads 1 --work "$WORK"
          --json "$LINES_FILE" "$@")
 say "${measure[*]}"
