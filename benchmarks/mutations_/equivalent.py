@@ -87,12 +87,12 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
          "yield tuple(part.to(dtype).t() for part in parts)"):
             "the same numbers in another layout, of which the sampled product is slower",
     },
-    ("sara_core/backward/weight_gradient.py", "_dense"): {
-        ("parts.append(rows.reshape(-1).index_select(0, position).float())",
-         "parts.append(rows.reshape(-1).index_select(0, position))"):
+    ("sara_core/backward/weight_gradient.py", "_add_dense_"): {
+        ("parts.append(rows.reshape(-1).index_select(0, segment.flat(first, last)).float())",
+         "parts.append(rows.reshape(-1).index_select(0, segment.flat(first, last)))"):
             "they are added in float32 afterwards, to which every precision converts exactly",
     },
-    ("sara_core/backward/weight_gradient.py", "_add_sampled_product"): {
+    ("sara_core/backward/weight_gradient.py", "_with_sampled_product"): {
         ("pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=False)",
          "pattern = torch.sparse_csr_tensor(crow, col, total, size=(len(a), len(b)), check_invariants=True)"):
             "the rows and columns of a segment are sound, so that a check of them takes time alone",
