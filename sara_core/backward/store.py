@@ -91,7 +91,7 @@ class Store:
         """Add what one use of a layer contributes to the gradient of its segment (see sparse_weight_gradient)."""
         segment = self.support.segments[number]
         add_weight_gradient_(self._gradient(segment), op, segment, x, grad_output, route)
-        self.reached[number] = True
+        self.note_use(number)
 
     def take_dense(self, number: int, gradient: torch.Tensor) -> None:
         """Add the chosen elements of a gradient of the whole parameter, of its shape."""
@@ -101,6 +101,10 @@ class Store:
     def accumulate(self, number: int, gradient: torch.Tensor) -> None:
         """Add one layer's gradient, fp32 [len(segment)], to the gradient of the vector."""
         self._gradient(self.support.segments[number]).add_(gradient)
+        self.note_use(number)
+
+    def note_use(self, number: int) -> None:
+        """Called after each use of a weight, in a backward, has added its gradient."""
         self.reached[number] = True
 
     def _gradient(self, segment: Segment) -> torch.Tensor:

@@ -166,8 +166,8 @@ class _CountingStore(Store):
         super().__init__(support, device)
         self.uses = [0] * len(support)
 
-    def accumulate(self, number, gradient):
-        super().accumulate(number, gradient)
+    def note_use(self, number):
+        super().note_use(number)
         self.uses[number] += 1
 
 

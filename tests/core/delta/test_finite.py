@@ -18,8 +18,9 @@ def test_numbers_of_two_bytes(dtype):
     assert all_finite(numbers[torch.isfinite(numbers)]) and not all_finite(numbers)
 
 
-def test_numbers_that_require_a_gradient():
-    assert all_finite(torch.ones(3, requires_grad=True))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_that_require_a_gradient(dtype):
+    assert all_finite(torch.ones(3, dtype=dtype, requires_grad=True))
 
 
 @given(st.lists(st.floats(width=32), max_size=20))
