@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from .records import Records
 
 CHECKPOINT = "base.safetensors"
 # What the host says of time, which no two runs share.
+OF_THE_RUN = ("seconds_per_step", "seconds_left", "memory")
 DURATION = re.compile(r"\d+:\d\d(:\d\d)? left")
 TRAINING = {
     "steps": 20, "density": 1.0, "learning_rate": 2e-3, "batch_size": 2, "adjust_at": "0.4", "seed": 5,
@@ -79,7 +81,7 @@ class Nodes:
         self.shown.clear()
         result = self.comfy.execute(node_id, **inputs)
         comparable = [output for output in result.outputs if not _is_of_the_host(output)]
-        self.records.value(name, {"outputs": comparable, "page": result.ui, "shown": self.shown})
+        self.records.value(name, {"outputs": comparable, "page": _without_times(result.ui), "shown": self.shown})
         return result.outputs
 
     def weights(self, name: str, model) -> None:
@@ -89,6 +91,13 @@ class Nodes:
         with torch.inference_mode():
             comfy.model_management.load_models_gpu([model], force_full_load=True)
             self.records.value(name, model.model.diffusion_model.state_dict())
+
+
+def _without_times(page):
+    """What the page gets, but for what every run has its own of."""
+    if isinstance(page, Mapping):
+        return {key: _without_times(value) for key, value in page.items() if key not in OF_THE_RUN}
+    return list(map(_without_times, page)) if isinstance(page, (list, tuple)) else page
 
 
 def _is_of_the_host(output) -> bool:
