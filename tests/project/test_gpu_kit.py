@@ -166,7 +166,7 @@ def build(tmp_path):
 
 
 def run(folder: Path, *arguments: str, out: Path) -> subprocess.CompletedProcess:
-    settings = {**os.environ, "PYTHON": str(folder.parent / "python"), "OUT": str(out)}
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": str(folder.parent / "python"), "OUT": str(out)}
     return subprocess.run(
         ["bash", str(folder / "run.sh"), *arguments], env=settings, capture_output=True, text=True, timeout=120
     )
@@ -183,7 +183,8 @@ def test_the_kit_of_the_claims_goes_on_from_the_lines_beside_it(build, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     where, path, comfyui, *asked = (out / "asked").read_text(encoding="utf-8").splitlines()
     assert (where, path, comfyui) == tuple(str(folder / "tree" / part) for part in ("checkout", "site", "comfyui"))
-    assert asked[:4] == ["-m", "benchmarks.claims", "--device", "cuda"] and asked[-2:] == ["--tier", "T2"]
+    assert asked[:4] == ["-m", "benchmarks.claims", "--device", "cuda"]
+    assert asked[4:6] == ["--processes", str(len(os.sched_getaffinity(0)))] and asked[-2:] == ["--tier", "T2"]
     assert len((out / "claims.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert (out / "so-far.md").read_text(encoding="utf-8") == "a table\n"
     # Once more: from its own lines, which are newer than those beside it.

@@ -10,14 +10,15 @@ LINES_FILE=$OUT/claims.jsonl
 WORK=$KIT/work
 "$PYTHON" -m devtools.gpu_kit.icons "$KIT/icons" "$WORK/icons" || exit 1
 
-# Processes by the dozen, each of one thread: more would only wait for each other.
+# As many processes as cores (nproc takes OMP_NUM_THREADS for their number), each of one thread: more would only wait.
+processes=$(env -u OMP_NUM_THREADS nproc)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CUDA_MODULE_LOADING=LAZY
 if [ "${1:-}" = times ]; then
   timeout -k 5 "$(left)" "$PYTHON" -m benchmarks.claims_.cell_times --device cuda --work "$WORK" "${@:2}" 2>&1 |
     tee "$OUT/cell-times.txt"
   exit "${PIPESTATUS[0]}"
 fi
-measure=("$PYTHON" -m benchmarks.claims --device cuda --processes "$(nproc)" --threads 1 --work "$WORK"
+measure=("$PYTHON" -m benchmarks.claims --device cuda --processes "$processes" --threads 1 --work "$WORK"
          --json "$LINES_FILE" "$@")
 say "${measure[*]}"
 # Some seconds are for what follows.
