@@ -205,6 +205,12 @@ def test_the_kit_of_the_host_leaves_a_report(build, tmp_path):
 
 
 @linux
+def test_a_limit_that_unpacking_uses_up_is_none_that_is_missing(build, tmp_path):
+    done = run(build("host"), "1", out=tmp_path / "out")
+    assert "invalid" not in done.stdout + done.stderr and done.returncode in (0, 124)
+
+
+@linux
 def test_a_kit_says_what_is_wrong(build, tmp_path):
     folder = build("host", needs=("json", "no_such_module", "no_other_module"))
     assert run(folder, "--modes", out=tmp_path / "out").returncode == 2

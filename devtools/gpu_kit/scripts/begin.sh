@@ -14,7 +14,11 @@ PYTHON=${PYTHON:-python3}
 TREE=$KIT/tree
 
 passed() { echo $(($(date +%s) - BEGAN)); }
-left() { echo $((LIMIT - $(passed))); }
+# The seconds that are left but for so many; at least one, since to timeout 0 is for ever.
+left_but() {
+  local seconds=$((LIMIT - $(passed) - $1))
+  echo $((seconds > 0 ? seconds : 1))
+}
 say() { echo "[$(passed) s] $*" | tee -a "$OUT/run.log"; }
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false

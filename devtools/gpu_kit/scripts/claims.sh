@@ -14,7 +14,7 @@ WORK=$KIT/work
 processes=$(env -u OMP_NUM_THREADS nproc)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CUDA_MODULE_LOADING=LAZY
 if [ "${1:-}" = times ]; then
-  timeout -k 5 "$(left)" "$PYTHON" -m benchmarks.claims_.cell_times --device cuda --work "$WORK" "${@:2}" 2>&1 |
+  timeout -k 5 "$(left_but 0)" "$PYTHON" -m benchmarks.claims_.cell_times --device cuda --work "$WORK" "${@:2}" 2>&1 |
     tee "$OUT/cell-times.txt"
   exit "${PIPESTATUS[0]}"
 fi
@@ -22,7 +22,7 @@ measure=("$PYTHON" -m benchmarks.claims --device cuda --processes "$processes" -
          --json "$LINES_FILE" "$@")
 say "${measure[*]}"
 # Some seconds are for what follows.
-timeout -k 5 $(($(left) - 16)) "${measure[@]}" >"$OUT/claims.txt" 2>>"$OUT/run.log" &
+timeout -k 5 "$(left_but 16)" "${measure[@]}" >"$OUT/claims.txt" 2>>"$OUT/run.log" &
 measuring=$!
 while kill -0 $measuring 2>/dev/null; do
   for _ in {1..10}; do kill -0 $measuring 2>/dev/null && sleep 2; done

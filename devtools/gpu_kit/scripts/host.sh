@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/begin.sh"
 # Folders that ComfyUI lists when it starts.
 mkdir -p "$TREE"/comfyui/{custom_nodes,models,input,output,blueprints,comfy_api_nodes}
 # It shares its minutes among the modes by itself; some seconds are for a server that does not end.
-minutes=$("$PYTHON" -c "print(max($(left) - 20, 1) / 60)")
-timeout -k 5 $(($(left) - 6)) "$PYTHON" -m benchmarks.gpu_host --comfyui "$TREE/comfyui" --json "$OUT/gpu-host.json" \
+minutes=$("$PYTHON" -c "print($(left_but 20) / 60)")
+timeout -k 5 "$(left_but 6)" "$PYTHON" -m benchmarks.gpu_host --comfyui "$TREE/comfyui" --json "$OUT/gpu-host.json" \
   --minutes "$minutes" "$@" 2>&1 | tee -a "$OUT/run.log"
 exit "${PIPESTATUS[0]}"
