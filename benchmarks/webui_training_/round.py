@@ -151,7 +151,8 @@ class _Round:
         self.asked.webui.post("/sdapi/v1/interrupt", {})
         ended = self.asked.until_over()
         yield "interrupted", _said(ended["phase"] != "stopped" and f"{ended['phase']}: {ended['message']}",
-                                   not ended["snapshot"] and "no snapshot", self._changed())  # fmt: skip
+                                   not ended["snapshot"] and "no snapshot", _not_named(ended, "part"),
+                                   self._changed())  # fmt: skip
         self.snapshot = ended["snapshot"]
 
     def _resumed(self) -> str:
@@ -166,7 +167,7 @@ class _Round:
         ended = self.asked.until_over()
         return _said(ended["phase"] != phase and f"{ended['phase']}: {ended['message']}",
                      ended["step"] >= LONG and "it was not ended", self.asked.entries(name) is None and "no delta",
-                     self._changed())  # fmt: skip
+                     _not_named(ended, name), self._changed())  # fmt: skip
 
     def _trains(self, checkpoint: str) -> str:
         ended = self.asked.train({**SHORT, "name": "other", "steps": 2})
@@ -199,6 +200,10 @@ def _different(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     if not names:
         return ""
     return f"{len(names)} of {len(before)} tensors are others ({names[0]}: {before.get(names[0])}, {now.get(names[0])})"
+
+
+def _not_named(ended: Mapping, name: str) -> str:
+    return "" if ended["delta"] == name else f"the status names {ended['delta']} as its delta"
 
 
 def _said(*problems: str | bool) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +77,26 @@ def reserved_run(host: TrainingHost, name: str, resumed: Path | None) -> Iterato
                     _record(folder, run).unlink()
 
 
-def places(host: TrainingHost, name: str, run: str, values: Mapping[str, Any]) -> Places:
-    """Of a run that is called `run`, whose delta is to be called `name`."""
+def places(
+    host: TrainingHost, name: str, run: str, values: Mapping[str, Any], saved: Callable[[Path], None]
+) -> Places:
+    """Of a run that is called `run`, whose delta is to be called `name`. saved: told of each file of it that is written
+    """
     target = host.deltas / f"{name}{SUFFIX}"
 
-    def save(delta: SparseDelta, write) -> Path:
+    def save(write: Callable[[], Path | None]) -> Path:
         with contextlib.suppress(OSError):  # the file's own error is the better one
             host.deltas.mkdir(parents=True, exist_ok=True)
-        return write(delta)
+        path = write() or target
+        saved(path)
+        return path
 
     def keep(delta: SparseDelta) -> Path:
-        return save(delta, lambda delta: save_under_a_free_name(delta, target))
+        return save(lambda: save_under_a_free_name(delta, target))
 
     return Places(
         RunSnapshots(snapshot_folder(host), run, values["snapshots_kept"]), values["snapshot_every"],
-        save_stopped=keep, save_finished=lambda delta: save(delta, lambda delta: delta.save(target)),
+        save_stopped=keep, save_finished=lambda delta: save(lambda: delta.save(target)),
         save_on_request=keep,
     )  # fmt: skip
 

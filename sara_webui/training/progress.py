@@ -22,7 +22,7 @@ class Progress:
     step, steps, seconds_per_step, seconds_left: None before they are known
     estimate: of the memory that it will take, in words
     memory: bytes that this process has now, and had at most, of the device that trains
-    warnings: by their kind; delta: the file that is kept; snapshot: the name under which the run is resumed
+    warnings: by their kind; delta: the file that was written last, None before; snapshot: the name for resuming the run
     drawn: step → the pictures' files, in the order of the prompts
     """
 

@@ -79,7 +79,6 @@ def train(host: TrainingHost, progress: Progress, folders: Folders, resumed: Pat
             with reserved_run(host, progress.name, resumed) as run_name:
                 remember(host, run_name, {**values, **folders.as_told()})
                 _train(host, progress, model, settings, samples, run_name, state)
-    progress.tell(delta=host.deltas / f"{progress.name}.safetensors")
 
 
 def _train(
@@ -105,7 +104,8 @@ def _train(
             sample_folder(host, run_name), values["sample_every"],
         )  # fmt: skip
         run = _assembled(trained, settings, chosen, batches(), model, base, len(samples[0]))
-        training = TrainingSession(run, places(host, progress.name, run_name, values), session)
+        files = places(host, progress.name, run_name, values, saved=lambda path: progress.tell(delta=path))
+        training = TrainingSession(run, files, session)
         if state is not None:
             training.resume(state)
         session.log(

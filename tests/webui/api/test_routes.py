@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -64,9 +65,12 @@ def test_a_training_is_stopped(runner):
     settings = {"name": "style", "folder": "cats", "trigger": "x", "resolution": 64, "steps": 100000, "density": 0.2}
     ask("POST", "train", settings)
     assert ask("POST", "train", settings)[1]["error"].startswith("'style' is being trained")
+    while ask("GET", "status")[1]["step"] == 0 and not runner.last.is_over:
+        time.sleep(0.01)
     assert ask("POST", "stop")[0] == 200
     runner.wait(60)
-    assert ask("GET", "status")[1]["phase"] == "stopped"
+    said = ask("GET", "status")[1]
+    assert (said["phase"], said["delta"]) == ("stopped", "style") and "is in style.safetensors" in said["message"]
     assert ask("POST", "stop", {"force": True})[0] == 400
 
 

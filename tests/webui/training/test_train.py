@@ -89,6 +89,7 @@ def test_a_stopped_training_keeps_what_it_trained_and_goes_on_to_the_same_delta(
     assert stopped.phase == "stopped" and "Stopped after step 3 of 6" in stopped.message
     assert digest(host.unet) == before
     assert snapshot_names(host) == ["style_step0000003"] and (host.deltas / "style.safetensors").exists()
+    assert stopped.delta == host.deltas / "style.safetensors"
     host.interrupted_after = None
     runner = Runner(host)
     progress = runner.start({"resume": "style_step0000003"})
@@ -114,8 +115,33 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was_and_says_what_is_kept
     assert progress.phase == "failed" and digest(host.unet) == before
     said = " ".join([progress.message, *progress.warnings.values()])
     assert said.count("What was trained in 4 steps is in style.safetensors.") == 1
-    assert snapshot_names(host) == ["style_step0000004"]
+    assert snapshot_names(host) == ["style_step0000004"] and progress.as_json()["delta"] == "style"
     assert host.entered == ["working", "not working"]
+
+
+def test_the_delta_that_is_told_of_is_the_one_that_was_written(host):
+    finished = trained(host)
+    host.model.forwards, host.interrupted_after = 0, 3
+    assert trained(host).as_json()["delta"] == "style_stopped", "a stopped one replaces none"
+    assert finished.as_json()["delta"] == "style"
+    host.interrupted_after = 0
+    assert trained(host).as_json()["delta"] is None, "no step was done, so there is none"
+
+
+def test_a_delta_that_was_asked_for_in_between_is_told_of_at_once(host, monkeypatch):
+    told, show_step = [], host.show_step
+
+    def asking(step, steps):
+        show_step(step, steps)
+        told.append(runner.last.as_json()["delta"])
+        if step == 2:
+            runner.ask("save")
+
+    monkeypatch.setattr(host, "show_step", asking)
+    runner = Runner(host)
+    runner.start(SHORT)
+    runner.wait()
+    assert told == [None, None, "style", "style", "style", "style"]
 
 
 def test_class_pictures_are_trained_beside_the_others(host):
