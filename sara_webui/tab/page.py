@@ -16,7 +16,7 @@ def on_ui_tabs() -> list[tuple]:
     make_temporary_folder()
     with gradio.Blocks(analytics_enabled=False) as page:
         with gradio.Tab("Train"):
-            _train()
+            _train(page)
         ToolTabs(Tools(A1111Files(host))).build()
     for part in page.blocks.values():
         # Its settings file would have one value for all inputs of one label, and keep it when the extension is gone.
@@ -24,10 +24,10 @@ def on_ui_tabs() -> list[tuple]:
     return [(page, "SaRA", "sara")]
 
 
-def _train() -> None:
+def _train(page: gradio.Blocks) -> None:
     if reason := training.refusal():
         gradio.HTML(sentence(reason, is_error=True))
         return
     from .training import TrainTab  # older torches cannot import what trains
 
-    TrainTab(training.runner(), may_use_paths(), chosen_checkpoint).build()
+    TrainTab(training.runner(), may_use_paths(), chosen_checkpoint).build(page)

@@ -1,5 +1,6 @@
 """The tab Train: what is set, and what is shown of the training that goes on."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class TrainTab:
         self.runner, self.may_use_paths, self.chosen_checkpoint = runner, may_use_paths, chosen_checkpoint
         self.inputs: dict[str, Any] = {}
 
-    def build(self) -> None:
+    def build(self, page: gradio.Blocks) -> None:
         """Put the tab's parts where the page is being built."""
         host = self.runner.host
         with gradio.Row():
@@ -73,11 +74,13 @@ class TrainTab:
                     save, draw = gradio.Button("Save now"), gradio.Button("Draw now")
                     follow, refresh = gradio.Button("Show the training"), gradio.Button("Refresh lists")
                 asked = gradio.HTML()
-                self.status = gradio.HTML(sentence(NOTHING))
+                self.status = gradio.HTML()
                 self.pictures = gradio.Gallery(label="Pictures in between", columns=4, elem_id="sara_samples")
         chosen = [self.folder, self.class_folder, self.resume]
         start.click(self.start, [*chosen, *self.inputs.values()], [self.status, self.pictures])
         follow.click(self.follow, [], [self.status, self.pictures])
+        # The parts above are made once, when the WebUI starts, and a page may be loaded at any time after that.
+        page.load(self.now, [], [self.status, self.pictures])
         for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
             button.click(functools.partial(self.ask, wanted), [], [asked])
         refresh.click(self.lists, [], chosen)
@@ -111,6 +114,13 @@ class TrainTab:
             yield sentence(str(error), is_error=True), gradio.update()
             return
         yield from shown(progress)
+
+    def now(self) -> tuple:
+        """What is so while the page is loaded: once, as a page that is only left open is to wait for nothing."""
+        found, pictures = next(self.follow())
+        if self.runner.last is not None and not self.runner.last.is_over:
+            found += sentence("Show the training follows it from here.")
+        return found, pictures
 
     def follow(self) -> Iterator[tuple]:
         """Show the training that goes on, or went on last, as after the page was loaded anew."""
@@ -181,9 +191,10 @@ def shown(progress: Progress) -> Iterator[tuple]:
 
 
 def _opened(drawn: dict) -> list[tuple]:
+    """Each picture and its title, the newest first; those that somebody has deleted meanwhile are left out."""
     found = []
     for step, paths in sorted(drawn.items(), reverse=True):
         for path in paths:
-            with Image.open(path) as picture:
+            with contextlib.suppress(FileNotFoundError), Image.open(path) as picture:
                 found.append((picture.convert("RGB"), f"step {step}"))
     return found

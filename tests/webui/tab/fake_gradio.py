@@ -26,6 +26,9 @@ class Part:
     def change(self, work, inputs, outputs):
         self.handlers["change"] = work, inputs, outputs
 
+    def load(self, work, inputs, outputs):
+        self.handlers["load"] = work, inputs, outputs
+
 
 KINDS = (
     "Blocks", "Tab", "Row", "Column", "Accordion", "Dropdown", "Textbox", "Number", "Slider", "Checkbox", "Button",

@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from sara_core.names.outline import Outline
-from sara_webui.training.runner import Runner
-from sara_webui.training.settings import ALL
+from sara_webui.tab.view import sentence
+from sara_webui.training.progress import Progress
+from sara_webui.training.runner import NOTHING, Runner
+from sara_webui.training.settings import ALL, read_values
 from tests.webui.tab import fake_gradio
 from tests.webui.training.fake_host import FakeHost
 
@@ -22,7 +24,9 @@ def tab(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "SECONDS_BETWEEN_LOOKS", 0.01)
     made = training.TrainTab(Runner(FakeHost(tmp_path)), may_use_paths=False, chosen_checkpoint=lambda: None)
-    made.build()
+    page = fake_gradio.Part()
+    made.build(page)
+    made.page = page
     return made
 
 
@@ -47,6 +51,28 @@ def test_a_training_is_shown_to_its_end_with_its_pictures(tab):
     drawn = next(found for _, found in reversed(said) if isinstance(found, list))
     assert [title for _, title in drawn] == ["step 3", "step 2", "step 1", "step 0"]
     assert fake_gradio.press("Show the training")[-1][0] == last
+
+
+def test_a_page_says_on_loading_what_is_so(tab):
+    loaded, inputs, outputs = tab.page.handlers["load"]
+    assert inputs == [] and outputs == [tab.status, tab.pictures]
+    assert loaded() == (sentence(NOTHING), [])
+    progress = Progress("begun elsewhere", read_values({"steps": 10}))
+    progress.tell(phase="training", step=4, message="Training")
+    tab.runner.last = progress
+    shown, _ = loaded()
+    assert "begun elsewhere: Training" in shown and "step 4 of 10" in shown
+    assert "Show the training" in shown, "for what is shown does not go on by itself"
+    progress.tell(phase="finished", message="Done.")
+    assert "begun elsewhere: Done." in loaded()[0] and "Show the training" not in loaded()[0]
+
+
+def test_pictures_that_were_deleted_meanwhile_are_left_out(tab):
+    fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab, prompts="a cat", sample_every=3))
+    tab.runner.last.drawn[0][0].unlink()
+    loaded, *_ = tab.page.handlers["load"]
+    shown, pictures = loaded()
+    assert [title for _, title in pictures] == ["step 3"] and "3 steps" in shown
 
 
 def test_what_is_wrong_is_shown_as_one_sentence(tab):
