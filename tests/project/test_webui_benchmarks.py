@@ -7,7 +7,7 @@ from benchmarks import hosts, webui, webui_training
 from benchmarks.webui_.checkpoint import write_config
 from benchmarks.webui_.server import A1111, KINDS, NEO, Refused
 from benchmarks.webui_training_.asked import Asked
-from benchmarks.webui_training_.round import CLAIMS, _different, _said
+from benchmarks.webui_training_.round import CLAIMS, _different, _not_named, _said
 from sara_core import SparseDelta, SparseEntry
 
 
@@ -91,6 +91,11 @@ def test_a_tensor_that_is_another_or_missing_is_named():
     assert _different({"a": "1", "b": "2"}, {"a": "1", "b": "3"}) == "1 of 2 tensors are others (b: 2, 3)"
     assert _different({"a": "1"}, {}).startswith("1 of 1") and _different({}, {"a": "1"}).startswith("1 of 0")
     assert _said(False, "", "one", None, "two") == "one, two"
+
+
+def test_a_delta_that_the_status_does_not_name_is_seen():
+    assert _not_named({"delta": "part"}, "part") == ""
+    assert _not_named({"delta": None}, "part") == "the status names None as its delta"
 
 
 class _Told:
