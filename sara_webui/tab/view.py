@@ -46,7 +46,8 @@ def progress_view(progress: Progress) -> str:
         curve(progress.points(), progress.steps),
         *map(sentence, progress.warnings.values()),
     ]
-    if progress.is_over and progress.snapshot is not None:
+    # What ended a training early says it by itself.
+    if progress.is_over and progress.snapshot is not None and progress.snapshot not in progress.message:
         parts.append(sentence(f"To go on with it, choose {progress.snapshot} under Resume."))
     return "\n".join(filter(None, parts))
 

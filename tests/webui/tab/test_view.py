@@ -27,6 +27,13 @@ def test_everything_is_text(progress):
     assert "class='error'" in shown and "under Resume" in shown
 
 
+def test_how_to_go_on_is_said_once(progress):
+    go_on = "To go on with it, choose 'style_step0000003' under Resume."
+    for message in (f"Stopped after step 3 of 10. {go_on}", "3 weights trained in 3 steps."):
+        progress.tell(phase="stopped", message=message, snapshot="style_step0000003")
+        assert progress_view(progress).count("under Resume") == 1
+
+
 def test_the_curve_has_a_point_for_each_step_and_ends_at_the_last(progress):
     for step, loss in enumerate((1.0, math.nan, 0.5, 0.25), 1):
         progress.add_loss(step, loss)
