@@ -47,7 +47,8 @@ def progress_view(progress: Progress) -> str:
         *map(sentence, progress.warnings.values()),
     ]
     # What ended a training early says it by itself.
-    if progress.is_over and progress.snapshot is not None and progress.snapshot not in progress.message:
+    said = " ".join([progress.message, *progress.warnings.values()])
+    if progress.is_over and progress.snapshot is not None and progress.snapshot not in said:
         parts.append(sentence(f"To go on with it, choose {progress.snapshot} under Resume."))
     return "\n".join(filter(None, parts))
 

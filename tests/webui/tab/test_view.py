@@ -29,8 +29,8 @@ def test_everything_is_text(progress):
 
 def test_how_to_go_on_is_said_once(progress):
     go_on = "To go on with it, choose 'style_step0000003' under Resume."
-    for message in (f"Stopped after step 3 of 10. {go_on}", "3 weights trained in 3 steps."):
-        progress.tell(phase="stopped", message=message, snapshot="style_step0000003")
+    for message, warning in ((f"Stopped after step 3. {go_on}", "x"), ("A bug", go_on), ("3 weights trained", "x")):
+        progress.tell(phase="failed", message=message, warnings={"kept": warning}, snapshot="style_step0000003")
         assert progress_view(progress).count("under Resume") == 1
 
 
