@@ -16,7 +16,7 @@ from .records import Records
 CHECKPOINT = "base.safetensors"
 # What the host says of time, which no two runs share.
 OF_THE_RUN = ("seconds_per_step", "seconds_left", "memory")
-DURATION = re.compile(r"\d+:\d\d(:\d\d)? left")
+CLOCK = re.compile(r"\b\d+:\d\d(:\d\d)?\b")
 TRAINING = {
     "steps": 20, "density": 1.0, "learning_rate": 2e-3, "batch_size": 2, "adjust_at": "0.4", "seed": 5,
 }  # fmt: skip
@@ -70,7 +70,7 @@ class Nodes:
         import server
 
         def show(text: str, node_id: str) -> None:
-            self.shown.append(DURATION.sub("… left", text))
+            self.shown.append(CLOCK.sub("…", text))
 
         # News of a training come by the clock, other ones every time.
         server.PromptServer.instance = SimpleNamespace(send_progress_text=show, send_sync=lambda event, news: None)
@@ -97,7 +97,9 @@ def _without_times(page):
     """What the page gets, but for what every run has its own of."""
     if isinstance(page, Mapping):
         return {key: _without_times(value) for key, value in page.items() if key not in OF_THE_RUN}
-    return list(map(_without_times, page)) if isinstance(page, (list, tuple)) else page
+    if isinstance(page, (list, tuple)):
+        return list(map(_without_times, page))
+    return CLOCK.sub("…", page) if isinstance(page, str) else page
 
 
 def _is_of_the_host(output) -> bool:
