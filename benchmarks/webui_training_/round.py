@@ -40,7 +40,7 @@ SHORT = {
 LONG, SOME = 500, 3
 STRENGTH = 0.8
 HIRES = {
-    "enable_hr": True, "hr_scale": 1, "hr_upscaler": "Nearest", "hr_second_pass_steps": 1, "denoising_strength": 0.7,
+    "enable_hr": True, "hr_scale": 1, "hr_upscaler": "None", "hr_second_pass_steps": 1, "denoising_strength": 0.7,
     "hr_additional_modules": ["Use same choices"],
 }  # fmt: skip
 
