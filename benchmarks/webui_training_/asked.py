@@ -18,6 +18,9 @@ from devtools.comfyui.install import HostError
 from sara_core.delta import SparseDelta, SparseEntry
 
 OVER = ("finished", "stopped", "failed")
+# SD1.5's checkpoints have none and nothing of SD1.5 reads it. Forge Neo makes one all the same, in memory that it gives
+# no value, so that it has other bits each time that a checkpoint is loaded.
+NOT_IN_THE_FILE = "clip_l.transformer.text_projection.weight"
 BETWEEN_LOOKS, TRAINING_SECONDS = 0.1, 1800.0
 
 
@@ -42,8 +45,9 @@ class Asked:
             return hashlib.sha256(picture.tobytes()).hexdigest(), self.webui.lines()
 
     def digests(self) -> dict[str, str]:
-        """Of all tensors of UNet, text encoder and VAE, by name."""
-        return self.webui.get("/probe/digests")["model"]
+        """Of all tensors of UNet, text encoder and VAE, by name, but for NOT_IN_THE_FILE."""
+        found = self.webui.get("/probe/digests")["model"]
+        return {name: digest for name, digest in found.items() if not name.endswith(NOT_IN_THE_FILE)}
 
     def unet_digests(self) -> dict[str, str]:
         """Of all parameters of the UNet, by name."""

@@ -112,6 +112,12 @@ class _Told:
         return next(self.statuses)
 
 
+def test_what_a_host_makes_without_a_value_is_not_compared(tmp_path):
+    model = {"clip.clip_l.transformer.text_projection.weight": "1", "clip.clip_l.transformer.text_model.x": "2"}
+    asked = Asked(_Told({"model": model}), tmp_path)
+    assert asked.digests() == {"clip.clip_l.transformer.text_model.x": "2"}
+
+
 def test_a_training_is_followed_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.webui_training_.asked.BETWEEN_LOOKS", 0)
     begun, going, over = ({"phase": phase, "step": step} for phase, step in
