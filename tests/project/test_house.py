@@ -118,7 +118,7 @@ def test_the_library_knows_no_host(path):
         allowed |= {"diffusers"}
     if _where(path) in ("sara_core/data/pictures.py", "sara_core/data/colours.py", "sara_core/charts/drawing.py"):
         allowed |= {"PIL"}
-    if _where(path) == "sara_core/backward/triton_gradient.py":
+    if _where(path) in ("sara_core/backward/triton_gradient.py", "sara_core/backward/triton_elements.py"):
         allowed |= {"triton"}
     if _where(path) == "sara_core/models/gguf_file.py":
         allowed |= {"gguf"}
