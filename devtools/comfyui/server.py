@@ -144,9 +144,8 @@ class Server:
         return int(fields["VmHWM"].split()[0]) * 1024 if "VmHWM" in fields else None
 
     def _command(self) -> list[str]:
-        command = [*start_command(self._host, self.base), "--port", str(self.port)]
-        command += ["--cpu"] if self._device == "cpu" else []
-        command += ["--disable-auto-launch", "--disable-api-nodes"]
+        command = [*start_command(self._host, self.base), *(["--cpu"] if self._device == "cpu" else [])]
+        command += ["--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
         if self._model_paths:
             config = self.base / "extra_model_paths.yaml"
             # JSON is YAML too, and quotes every path.

@@ -7,16 +7,18 @@ each dtype, it has to give torch's bits for a small example first. Otherwise tor
 import functools
 import logging
 import textwrap
+from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
 from ..tensors.elements import added
-from .support import Support
+from .support import Segment, Support
 
 _SHAPES = {"a": (5, 70), "b": (3, 4, 3, 3), "c": (9,)}
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype):
+def kernels_for(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     """The module of the kernels, where they work on `device` for weights of this dtype; None where torch has to do:
     also while somebody watches what torch is asked for, as where memory is foretold."""
     if device.type != "cuda" or torch._C._len_torch_dispatch_stack():
@@ -45,7 +47,7 @@ def _proved(device, dtype):
 
 
 @torch.no_grad()
-def prove(kernels, device: torch.device, dtype: torch.dtype) -> None:
+def prove(kernels: ModuleType, device: torch.device, dtype: torch.dtype) -> None:
     """Raise ArithmeticError where a kernel gives other bits than torch for a small example."""
     generator = torch.Generator().manual_seed(0)
 
@@ -82,7 +84,7 @@ def prove(kernels, device: torch.device, dtype: torch.dtype) -> None:
         raise ArithmeticError("they give other bits than torch")
 
 
-def table_of(weights: list[torch.Tensor], segments) -> torch.Tensor:
+def table_of(weights: Sequence[torch.Tensor], segments: Sequence[Segment]) -> torch.Tensor:
     """What triton_elements.write_ is told of several contiguous weights: int64 [5, weights], on their device."""
     first_element, first_pointer, rows = 0, 0, []
     for weight, segment in zip(weights, segments):

@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         for tensor in _new_tensors(func, results):
             self._count(tensor.untyped_storage())
-        self.peak = max(self.peak, self.live + _unseen_bytes(func, args))
+        self.peak = max(self.peak, self.live + _unseen_bytes(func, args, results))
         return results
 
     def _count(self, storage):
@@ -67,10 +67,11 @@ def _new_tensors(func, results) -> Iterator[torch.Tensor]:
                     yield tensor
 
 
-def _unseen_bytes(func, args) -> int:
-    """What an operator takes for itself: on the CPU, convolutions copy input and weight into a layout of their own."""
+def _unseen_bytes(func, args, results) -> int:
+    """What an operator takes for itself: on the CPU, convolutions copy what they take, and their output, from and into
+    a layout of their own."""
     if func is torch.ops.aten.convolution.default:
-        copied = args[0], args[1]
+        copied = args[0], args[1], results
     elif func is torch.ops.aten.convolution_backward.default:
         copied = args[0], args[2]
     else:

@@ -130,6 +130,6 @@ def test_the_random_weights_of_other_code_are_another_file(tmp_path, monkeypatch
     monkeypatch.setenv("SARA_CACHE", str(tmp_path))
     monkeypatch.setattr(random_unet, "run_module", lambda module, arguments: open(arguments[1], "wb").close())
     ours = random_unet.unet_file("small", Progress())
-    monkeypatch.setattr(random_unet, "write", lambda layout, path: "what another checkout writes")
+    monkeypatch.setattr(random_unet, "random_weights", lambda layout: "what another checkout writes")
     theirs = random_unet.unet_file("small", Progress())
     assert ours != theirs and ours.exists() and theirs.exists()
