@@ -27,15 +27,15 @@ def pictures(folder):
         Image.new("RGB", (80, 64), (80 * number, 40, 200 - 60 * number)).save(cats / f"{number}.png")
 
 
-def trained(host, **changes):
-    """The progress at the end of a training of SHORT with changes."""
+def trained(host, settings=SHORT, **changes):
+    """The progress at the end of a training of these settings with changes."""
     from sara_webui.training import session
     from sara_webui.training.runner import Runner
 
     runner = Runner(host)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "foretold_memory", lambda *_: None)  # takes longer than these trainings
-        progress = runner.start({**SHORT, **changes})
+        progress = runner.start({**settings, **changes})
         runner.wait()
     return progress
 

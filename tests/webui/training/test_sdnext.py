@@ -12,6 +12,7 @@ from sara_core.__main__ import main
 from tests.support import tiny_diffusers
 from tests.webui.fakes.sdnext import sdnext_running
 from tests.webui.fakes.sdnext_training import trainable
+from tests.webui.training.beside_plain import trained
 
 PIPELINES = {"SD1.5": tiny_diffusers.pipeline, "SDXL": tiny_diffusers.sdxl_pipeline}
 SHORT = {
@@ -31,18 +32,6 @@ def webui(tmp_path):
     with sdnext_running(tmp_path) as webui:
         webui.cats = cats
         yield webui
-
-
-def _trained(host, **changes):
-    from sara_webui.training import session
-    from sara_webui.training.runner import Runner
-
-    runner = Runner(host)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "foretold_memory", lambda *_: None)  # takes longer than these trainings
-        progress = runner.start({**SHORT, **changes})
-        runner.wait()
-    return progress
 
 
 def _state_of_the_host(pipeline):
@@ -70,7 +59,7 @@ def test_a_delta_is_the_librarys(webui, tmp_path, kind):
     pipeline = PIPELINES[kind](tmp_path / "tokens")
     host = trainable(webui, pipeline)
     before = _state_of_the_host(pipeline)
-    progress = _trained(host, gradient_checkpointing=False)
+    progress = trained(host, SHORT, gradient_checkpointing=False)
     assert progress.phase == "finished", progress.message
     assert not progress.warnings
     _check_is_back(before, _state_of_the_host(pipeline))
@@ -96,7 +85,7 @@ def test_all_of_the_hosts_is_back_however_it_ends(webui, tmp_path, end, monkeypa
             raise RuntimeError("broken")
 
     monkeypatch.setattr(host, "show_step", show_step)
-    progress = _trained(host, prompts="a thing", batch_size=1)
+    progress = trained(host, SHORT, prompts="a thing", batch_size=1)
     assert progress.phase == end, progress.message
     assert list(progress.drawn) == [0] and (webui.folder / "sara" / "style.safetensors").exists()
     _check_is_back(before, _state_of_the_host(pipeline))
