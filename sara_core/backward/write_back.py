@@ -1,6 +1,6 @@
 """Writing round(base + Δ) into many weights at once, for devices on which each operation costs a launch.
 
-One weight at a time takes torch about twenty launches, each longer in the making than the work it does. Together they
+One weight at a time takes torch a dozen launches, each longer in the making than the work it does. Together they
 take one Triton kernel, or, where there is none, a dozen launches and one for each weight. The bits are the same.
 """
 
@@ -42,7 +42,7 @@ class WriteBack:
         """weights: as they are now, in the order of the segments; values: Δ, fp32, the whole vector"""
         change = values[self._span]
         kernels = kernels_for(self._base.device, self._base.dtype)
-        if kernels is not None and all(weight.is_contiguous() for weight in weights):
+        if kernels is not None and all(map(self._is_told_by_its_address, weights, self._segments)):
             kernels.write_(self._table_for(weights), self._crow, self._col, self._base, change)
             _tell_autograd(weights)
             return
@@ -51,6 +51,12 @@ class WriteBack:
         for weight, position, part in zip(weights, positions, changed):
             with torch.inference_mode(weight.is_inference()):
                 memory_of(weight).index_copy_(0, places_of(weight, position), part)
+
+    def _is_told_by_its_address(self, weight, segment) -> bool:
+        """The kernel would write beside a weight that was converted or replaced by another; torch refuses to."""
+        kept = self._base
+        is_alike = (weight.dtype, weight.device, weight.shape) == (kept.dtype, kept.device, segment.shape)
+        return is_alike and weight.is_contiguous()
 
     def _table_for(self, weights):
         addresses = [weight.data_ptr() for weight in weights]

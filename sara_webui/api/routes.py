@@ -80,7 +80,7 @@ def _train(given: Mapping[str, Any]) -> dict:
 
 def _status(given: Mapping[str, Any]) -> dict:
     if training.refusal() is not None or training.runner().last is None:
-        return {"phase": None, "message": training.refusal() or "No training was started since the WebUI was."}
+        return {"phase": None, "message": training.refusal() or training.NOTHING}
     return training.runner().last.as_json()
 
 

@@ -19,7 +19,8 @@ from sara_core.training.presets import GOALS, Choice, preset
 
 from ..training.places import picture_folders, snapshot_names
 from ..training.progress import Progress
-from ..training.runner import NOTHING, Runner
+from ..training.hosts import NOTHING
+from ..training.runner import Runner
 from ..training.settings import ALL
 from .inputs import component, told
 from .view import progress_view, report, sentence

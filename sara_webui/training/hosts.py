@@ -10,6 +10,7 @@ from sara_core.errors import TrainingError
 
 from .. import hosts
 
+NOTHING = "No training was started since the WebUI was."
 # What came with it: AdamW in one pass on the CPU, and a loss scaler for every device.
 OLDEST_TORCH = (2, 5)
 # Name of a WebUI → where its class for training is, as a module of this package and a name in it.

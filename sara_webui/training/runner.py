@@ -10,12 +10,11 @@ from sara_core.errors import SaRAError, TrainingError
 
 from ..file_names import file_name
 from .host import TrainingHost
+from .hosts import NOTHING
 from .places import SUFFIX, picture_folder, remembered, snapshot_path
 from .progress import Progress
 from .settings import prompts, read_values
 from .train import Folders, train
-
-NOTHING = "No training was started since the WebUI was."
 
 
 class Runner:

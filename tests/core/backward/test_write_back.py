@@ -170,3 +170,16 @@ def test_weights_in_another_layout_are_left_to_torch(monkeypatch, together):
     assert not kernels.tables and same_bits(every_bit(model), every_bit(expected))
 
 
+
+
+@pytest.mark.parametrize("other", [torch.zeros(4, 3, dtype=torch.float16), torch.zeros(1, 3)], ids=["dtype", "size"])
+def test_the_kernel_writes_to_no_weight_that_has_become_another(monkeypatch, together, other):
+    """It has nothing but an address, and would write beside it; torch refuses."""
+    kernels = _Kernels()
+    layer = nn.Linear(3, 4).requires_grad_(False)
+    optimizer = SaRA(nn.Sequential(layer), density=0.9)
+    monkeypatch.setattr(write_back, "kernels_for", lambda device, dtype: kernels)
+    layer.weight.data = other
+    with pytest.raises((RuntimeError, IndexError)):
+        optimizer.store.write()
+    assert not kernels.tables

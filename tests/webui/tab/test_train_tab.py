@@ -8,7 +8,8 @@ from PIL import Image
 from sara_core.names.outline import Outline
 from sara_webui.tab.view import sentence
 from sara_webui.training.progress import Progress
-from sara_webui.training.runner import NOTHING, Runner
+from sara_webui.training.hosts import NOTHING
+from sara_webui.training.runner import Runner
 from sara_webui.training.settings import ALL, read_values
 from tests.webui.tab import fake_gradio
 from tests.webui.training.fake_host import FakeHost
