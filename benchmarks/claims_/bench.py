@@ -16,8 +16,6 @@ from .lines import Job
 from .protocol import JUDGED, PICTURES, Cell
 from .training import Settings, Task, Trained, train
 
-_SETS = {icons.name: icons for icons in icon_sets.ALL}
-
 
 class Bench:
     """work: a folder for the icon sets and encoded captions; device: what trains, draws and judges, by random numbers
@@ -108,7 +106,7 @@ class Bench:
 
     def asked(self, style: str) -> list[str]:
         """Names to draw: held out, known to the base, and in the style's own set."""
-        own = set(render.pictures(_SETS[style], self.work)[0])
+        own = set(render.pictures(icon_sets.BY_NAME[style], self.work)[0])
         return [name for name in self.choice if names.is_held_out(name) and name in own][: self.judged]
 
     def captions(self, style: str) -> list[str]:
@@ -125,7 +123,7 @@ class Bench:
         )
 
     def _taught(self, style: str) -> tuple[list[str], torch.Tensor]:
-        chosen, pixels = render.pictures(_SETS[style], self.work)
+        chosen, pixels = render.pictures(icon_sets.BY_NAME[style], self.work)
         known = set(self.choice)
         rows = [row for row, name in enumerate(chosen) if name in known and not names.is_held_out(name)]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:PICTURES]
@@ -157,7 +155,7 @@ class Bench:
         return self._drawn(self.new_model().requires_grad_(False).eval(), list(asked))
 
     def _style_pictures(self, style: str) -> torch.Tensor:
-        chosen, pixels = render.pictures(_SETS[style], self.work)
+        chosen, pixels = render.pictures(icon_sets.BY_NAME[style], self.work)
         return torch.from_numpy(pixels[[names.is_held_out(name) for name in chosen]]).float() / 255
 
 

@@ -59,6 +59,7 @@ EMOJIONE = IconSet(
     "emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0", "Emoji One",
 )  # fmt: skip
 ALL = (NOTO, TWEMOJI, OPENMOJI, FLUENT, FXEMOJI, EMOJIONE)
+BY_NAME = {icons.name: icons for icons in ALL}
 
 
 def archive(icons: IconSet, cache_folder: Path) -> Path:

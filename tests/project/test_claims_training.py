@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from benchmarks.claims_ import candidates, choices, methods, parts, training
+from benchmarks.claims_ import candidates, choices, costs, methods, parts, training
 from benchmarks.claims_.lines import Job
+from sara_core import SparseDelta
 
 BUDGET, SETTINGS = 60, training.Settings(steps=12, batch=4)
 
@@ -127,3 +129,16 @@ def test_candidates_are_halved_and_what_is_shipped_comes_through(tmp_path):
 def test_ablations_are_options_that_a_training_takes(task):
     for name, options in parts.ABLATIONS.items():
         assert len(trained(task, **options).losses) == SETTINGS.steps, name
+
+
+def test_what_is_kept_has_all_that_was_trained_and_no_more(task, tmp_path):
+    for name in ("full", "SaRA", "LoRA everywhere"):
+        costs.keep(name, (learnt := trained(task, name)).model, Net(), file := tmp_path / "learnt.safetensors")
+        kept = SparseDelta.load(file).nnz if name == "SaRA" else sum(map(torch.numel, load_file(file).values()))
+        assert kept == learnt.count, name
+
+
+def test_a_row_of_costs_compares_within_a_round():
+    lora = [{"trained": 5, "step": step, "growth": 1.0, "file": 10} for step in (1.0, 4.0)]
+    ours = [{"trained": 1234, "step": step, "growth": 2.0, "file": 3_000_000} for step in (2.0, 2.0)]
+    assert costs.row("SaRA", ours, lora) == ["SaRA", "1,234", "2.000", "1.25 (0.50-2.00)", "2", "3.00"]
