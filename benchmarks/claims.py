@@ -58,7 +58,8 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     begin, failures = time.perf_counter(), Failures()
     try:
-        own = {None: partial(table, comfyui, failures), "candidates": candidates, "motion": motion}
+        own = {None: partial(table, comfyui, failures), "motion": motion,
+               "candidates": partial(candidates, comfyui, failures)}  # fmt: skip
         measure = quick if arguments.quick else own.get(arguments.part, partial(part, comfyui, failures))
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -94,18 +95,28 @@ def part(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> 
         return of_part(arguments.part, measuring, workers, file, failures)
 
 
-def candidates(arguments: argparse.Namespace, file: Path) -> list[dict]:
+def candidates(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:
     """The lines of what could make the defaults better, halved round by round."""
-    from benchmarks.claims_ import bench, protocol
+    from benchmarks.claims_ import bench, lines, protocol
     from benchmarks.claims_ import candidates as tried
+    from benchmarks.claims_.table import prepare, tuned_rates
     from benchmarks.claims_.training import Settings
+    from benchmarks.claims_.workers import Workers
 
-    def bench_of(length: float) -> bench.Bench:
-        settings = Settings(steps=round(length * Settings.steps))
-        return bench.Bench(arguments.work / "icons", settings, device=arguments.device)
+    def of(measuring: bench.Bench, cells: list[protocol.Cell]) -> list[dict | None]:
+        with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
+            prepare([protocol.TUNING_STYLE], measuring, workers)
+            jobs = list(map(workers.job, cells))
+            return lines.run(jobs, measuring.made_with, file, at_once=workers.processes, failed=failures)
 
-    rate = tuned_rate(bench_of(1.0), file)("SaRA", protocol.BUDGETS[1])
-    return tried.halved(bench_of, rate, file)
+    def of_round(one: tried.Round, cells: list[protocol.Cell]) -> list[dict | None]:
+        settings = Settings(steps=round(one.length * Settings.steps))
+        return of(bench.Bench(arguments.work / "icons", settings, one.judged, arguments.device), cells)
+
+    asked = "SaRA", tried.SHARE
+    whole = bench.Bench(arguments.work / "icons", device=arguments.device)
+    rates = tuned_rates([asked], partial(of, whole))
+    return tried.halved(of_round, rates[asked]) if rates else []
 
 
 def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
@@ -122,19 +133,6 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     asked = [(method, where) for where in motions.WHERE for method in motions.METHODS]
     rates = {one: motions.rate(half) for one, half in tuning.best(asked, scores).items()}
     return lines.run(motions.jobs(measuring, rates), measuring.made_with, file)
-
-
-def tuned_rate(measuring, file: Path):
-    """A function (method, share) → learning rate, which measures the method's tries first if they are not yet there."""
-    from benchmarks.claims_ import lines
-    from benchmarks.claims_.table import tuned_rates
-
-    def rate(*one) -> float:
-        return tuned_rates(
-            [one], lambda cells: lines.run(list(map(measuring.job, cells)), measuring.made_with, file)
-        )[one]
-
-    return rate
 
 
 def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:

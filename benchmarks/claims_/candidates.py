@@ -6,16 +6,16 @@ times it, for another choice of weights may want another. What comes out on top 
 for the table to say, on styles that chose nothing.
 """
 
+import math
 from collections.abc import Callable
-from pathlib import Path
+from typing import NamedTuple
 
-from . import lines
-from .bench import Bench
 from .plan import TUNING_SEED
-from .protocol import BUDGETS, TUNING_STYLE, Cell, tuning_score
+from .protocol import BUDGETS, JUDGED, TUNING_STYLE, Cell, tuning_score
 
+AS_SHIPPED = "as shipped"
 CANDIDATES: dict[str, dict[str, object]] = {
-    "as shipped": {},
+    AS_SHIPPED: {},
     "no adjustment": {"adjust_at": ()},
     "adjustment at 0.25": {"adjust_at": (0.25,)},
     "low-rank loss, λ = 5e-5": {"adjust_at": (), "low_rank_weight": 5e-5},
@@ -31,33 +31,44 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "more of the middle": {"adjust_at": (), "levels": "middle"},
     "kept near the base's predictions": {"adjust_at": (), "prior": 1.0},
 }
-# Of the run's length, seeds and how many candidates come through.
-ROUNDS = ((0.25, 1, 7), (0.5, 2, 3), (1.0, 3, 1))
+
+
+class Round(NamedTuple):
+    """length: part of the usual run's; judged: pictures of a training; seeds: trainings of each candidate; through: how
+    many candidates come into the next round"""
+
+    length: float
+    judged: int
+    seeds: int
+    through: int
+
+
+# Half of what a short run takes would be drawing, and to drop the worse half needs no fine figures.
+ROUNDS = (Round(0.25, 100, 1, 7), Round(0.5, 100, 2, 3), Round(1.0, JUDGED, 3, 1))
 RATES = (1.0, 3.0)
 SHARE = BUDGETS[1]
 
 
-def halved(bench_of: Callable[[float], Bench], rate: float, file: Path) -> list[dict]:
+def halved(measured: Callable[[Round, list[Cell]], list[dict | None]], rate: float) -> list[dict]:
     """The lines of all rounds, each with its round, candidate and score.
 
-    bench_of: a bench whose runs are a part of the usual length
+    measured: the lines of cells that are trained and judged as a round says, None for one that failed
+    rate: SaRA's tuned one
     """
     left = [(name, factor) for name in CANDIDATES for factor in RATES]
     found = []
-    for number, (length, seeds, through) in enumerate(ROUNDS):
-        bench, scores = bench_of(length), {}
-        for name, factor in left:
-            cells = [
-                Cell("SaRA", SHARE, TUNING_STYLE, TUNING_SEED + 1 + seed, rate * factor,
-                     tuple(CANDIDATES[name].items()))
-                for seed in range(seeds)
-            ]  # fmt: skip
-            measured = lines.run([bench.job(cell) for cell in cells], bench.made_with, file)
-            scores[name, factor] = sum(map(tuning_score, measured)) / len(measured)
-            found += [{**line, "round": number, "candidate": name, "score": tuning_score(line)} for line in measured]
+    for number, one in enumerate(ROUNDS):
+        cells = [
+            Cell("SaRA", SHARE, TUNING_STYLE, TUNING_SEED + 1 + seed, rate * factor, tuple(CANDIDATES[name].items()))
+            for name, factor in left for seed in range(one.seeds)
+        ]  # fmt: skip
+        lines, scores = measured(one, cells), {}
+        for place, (name, factor) in enumerate(left):
+            own = [line for line in lines[place * one.seeds : (place + 1) * one.seeds] if line is not None]
+            found += [{**line, "round": number, "candidate": name, "score": tuning_score(line)} for line in own]
+            scores[name, factor] = sum(map(tuning_score, own)) / len(own) if len(own) == one.seeds else -math.inf
         # The better of a candidate's two rates goes on, and what is shipped always does.
         best = {name: max((f for n, f in left if n == name), key=lambda f: scores[name, f]) for name, _ in left}
         order = sorted(best, key=lambda name: scores[name, best[name]], reverse=True)
-        names = dict.fromkeys([*order[:through], "as shipped"])
-        left = [(name, best[name]) for name in names]
+        left = [(name, best[name]) for name in dict.fromkeys([*order[: one.through], AS_SHIPPED])]
     return found

@@ -34,7 +34,7 @@ class Failures(list):
 def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
     """The lines of a tier's cells, in the order of plan.cells; cells that fail have none. Lines of the searches are in
     the file only. Raises NoIconsError."""
-    _prepare(plan.styles(tier), bench, workers)
+    prepare(plan.styles(tier), bench, workers)
     asked = plan.tuned(tier)
 
     def run(jobs: list[Job]) -> list[dict | None]:
@@ -64,7 +64,7 @@ def of_part(part: str, bench: Bench, workers: Workers, file: Path, failures: Fai
 
     asked = [(method, parts.SHARE) for method in parts.RATED[part]]
     if workers.processes > 1:  # one alone encodes what it needs when it needs it
-        _prepare([*([protocol.TUNING_STYLE] if asked else []), *parts.STYLED[part]], bench, workers)
+        prepare([*([protocol.TUNING_STYLE] if asked else []), *parts.STYLED[part]], bench, workers)
     rates = tuned_rates(asked, lambda cells: run([workers.job(cell, SEARCH) for cell in cells]))
     if missing := [method for method, share in asked if (method, share) not in rates]:
         print(f"error: no learning rate of {', '.join(missing)} could be tried.", file=sys.stderr)
@@ -72,7 +72,7 @@ def of_part(part: str, bench: Bench, workers: Workers, file: Path, failures: Fai
     return [line for line in run(workers.jobs(part, rates, bench)) if line is not None]
 
 
-def _prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
+def prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
     """Have pictures rendered and captions encoded by all processes, before each would do it for itself: those of the
     first style before anything else, those of the others while rates are searched for."""
     for icons in icon_sets.ALL:

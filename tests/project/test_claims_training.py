@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.claims_ import candidates, choices, costs, methods, parts, training
-from benchmarks.claims_.lines import Job
 from sara_core import SparseDelta
 
 BUDGET, SETTINGS = 60, training.Settings(steps=12, batch=4)
@@ -102,28 +101,24 @@ def test_noise_levels_are_where_their_names_say():
     assert all(times.min() >= 0 and times.max() <= 999 for times in (low, middle))
 
 
-class Bench:
-    """Whose score is the better the longer a candidate's name, and best at the second rate."""
+def test_candidates_are_halved_and_what_is_shipped_comes_through():
+    counts = []
 
-    def __init__(self, length):
-        self.made_with, self.measured = {"steps": length}, []
+    def measured(one, cells):
+        """The score is the better the longer a candidate's name, and best at the second rate; the first cell fails."""
+        counts.append(len(cells))
+        found = [{**cell._asdict(), "text": len(str(cell.options)) + (cell.rate > 2e-3), "kid": 0.0, "drift": 0.0}
+                 for cell in cells]  # fmt: skip
+        return [None, *found[1:]]
 
-    def job(self, cell):
-        def measure():
-            self.measured.append(cell)
-            return {"text": len(str(cell.options)) + (cell.rate > 2e-3), "kid": 0.0, "drift": 0.0}
-
-        return Job(cell._asdict(), measure)
-
-
-def test_candidates_are_halved_and_what_is_shipped_comes_through(tmp_path):
-    benches = {}
-    lines = candidates.halved(lambda part: benches.setdefault(part, Bench(part)), 1e-3, tmp_path / "lines.jsonl")
-    counts = [len(bench.measured) for bench in benches.values()]
-    (_, _, first), (_, second, then), (_, third, _) = candidates.ROUNDS
-    assert counts == [len(candidates.CANDIDATES) * 2, (first + 1) * second, (then + 1) * third]
+    lines = candidates.halved(measured, 1e-3)
+    first, second, third = candidates.ROUNDS
+    expected = [len(candidates.CANDIDATES) * 2, (first.through + 1) * second.seeds, (second.through + 1) * third.seeds]
+    assert counts == expected and len(lines) == sum(counts) - 3
     assert {line["candidate"] for line in lines if line["round"] == 2} >= {"as shipped"}
     assert all(line["rate"] == pytest.approx(3e-3) for line in lines if line["round"])
+    longest = sorted(candidates.CANDIDATES, key=lambda name: len(str(tuple(candidates.CANDIDATES[name].items()))))
+    assert longest[-1] in {line["candidate"] for line in lines if line["round"] == 1}
 
 
 def test_ablations_are_options_that_a_training_takes(task):
