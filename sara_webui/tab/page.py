@@ -17,7 +17,7 @@ def on_ui_tabs() -> list[tuple]:
     with gradio.Blocks(analytics_enabled=False) as page:
         with gradio.Tab("Train"):
             _train(page)
-        ToolTabs(Tools(A1111Files(host))).build()
+        ToolTabs(Tools(A1111Files(host))).build(page)
     for part in page.blocks.values():
         # Its settings file would have one value for all inputs of one label, and keep it when the extension is gone.
         part.do_not_save_to_config = True

@@ -23,7 +23,7 @@ class ToolTabs:
         self.tools = tools
         self._lists: list[tuple] = []
 
-    def build(self) -> None:
+    def build(self, page: gradio.Blocks) -> None:
         with gradio.Tab("Merge"):
             self._merge()
         with gradio.Tab("Bake"):
@@ -34,6 +34,8 @@ class ToolTabs:
             self._inspect()
         with gradio.Tab("Convert"):
             self._convert()
+        # Lists are made once, when the WebUI starts, and a page may be loaded at any time after that.
+        _fill(page.load, self._lists)
 
     def _merge(self) -> None:
         defaults = MergeSettings()
@@ -112,13 +114,17 @@ class ToolTabs:
 
     def _refreshing(self, button, made: list) -> None:
         """Let a button fill the lists of a page anew."""
-        own = [(one, names) for one, names in self._lists if any(one is other for other in made)]
+        _fill(button.click, [(one, names) for one, names in self._lists if any(one is other for other in made)])
 
-        def updates():
-            found = [gradio.update(choices=names()) for _, names in own]
-            return found if len(found) != 1 else found[0]
 
-        button.click(updates, [], [one for one, _ in own])
+def _fill(event: Callable, lists: list[tuple]) -> None:
+    """Let an event fill lists anew. lists: each with what gives its names"""
+
+    def updates():
+        found = [gradio.update(choices=names()) for _, names in lists]
+        return found if len(found) != 1 else found[0]
+
+    event(updates, [], [one for one, _ in lists])
 
 
 def _name(info: str = "Of the new file, without its ending.") -> gradio.Textbox:

@@ -78,10 +78,14 @@ class TrainTab:
                 self.status = gradio.HTML()
                 self.pictures = gradio.Gallery(label="Pictures in between", columns=4, elem_id="sara_samples")
         chosen = [self.folder, self.class_folder, self.resume]
-        start.click(self.start, [*chosen, *self.inputs.values()], [self.status, self.pictures])
-        follow.click(self.follow, [], [self.status, self.pictures])
+        started = start.click(self.start, [*chosen, *self.inputs.values()], [self.status, self.pictures])
+        followed = follow.click(self.follow, [], [self.status, self.pictures])
+        for ended in (started, followed):
+            # A training that was stopped says what to choose under Resume.
+            ended.then(self.lists, [], chosen)
         # The parts above are made once, when the WebUI starts, and a page may be loaded at any time after that.
         page.load(self.now, [], [self.status, self.pictures])
+        page.load(self.lists, [], chosen)
         for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
             button.click(functools.partial(self.ask, wanted), [], [asked])
         refresh.click(self.lists, [], chosen)

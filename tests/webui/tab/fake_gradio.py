@@ -22,12 +22,23 @@ class Part:
 
     def click(self, work, inputs, outputs):
         self.handlers["click"] = work, inputs, outputs
+        return Clicked(self)
 
     def change(self, work, inputs, outputs):
         self.handlers["change"] = work, inputs, outputs
 
     def load(self, work, inputs, outputs):
-        self.handlers["load"] = work, inputs, outputs
+        self.handlers.setdefault("load", []).append((work, inputs, outputs))
+
+
+class Clicked:
+    """What the event of a button gives: something to follow when its handler has ended."""
+
+    def __init__(self, button: Part):
+        self.button = button
+
+    def then(self, work, inputs, outputs):
+        self.button.handlers["then"] = work, inputs, outputs
 
 
 KINDS = (
@@ -51,6 +62,16 @@ def install(monkeypatch) -> None:
 def button(label: str) -> Part:
     """The only button of this label."""
     found, = [part for part in Part.made if type(part).__name__ == "Button" and part.values == (label,)]
+    return found
+
+
+def loaded(page: Part) -> list[tuple]:
+    """Each part that loading a page changes, with what it is given."""
+    found = []
+    for work, inputs, outputs in page.handlers["load"]:
+        assert inputs == []
+        answer = work()
+        found += zip(outputs, answer if len(outputs) > 1 else [answer], strict=True)
     return found
 
 

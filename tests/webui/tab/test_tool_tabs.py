@@ -19,7 +19,8 @@ def files(monkeypatch, tmp_path):
         networks=lambda: [tmp_path], deltas=lambda: found.deltas, checkpoints=lambda: found.checkpoints,
         checkpoint_folder=lambda: tmp_path, refresh=lambda: None,
     )  # fmt: skip
-    ToolTabs(Tools(found.files)).build()
+    found.page = fake_gradio.Part()
+    ToolTabs(Tools(found.files)).build(found.page)
     return found
 
 
@@ -39,3 +40,12 @@ def test_lists_are_filled_with_what_there_is_by_now(files, tmp_path):
     assert len(pressed) == 5
     found = [part.handlers["click"][0]() for part in pressed]
     assert found[0] == {"choices": ["new"]} and found[1] == [{"choices": []}, {"choices": ["new"]}]
+
+
+def test_a_page_has_on_loading_what_there_is_by_then(files, tmp_path):
+    files.deltas["new"], files.checkpoints["model"] = tmp_path / "new.safetensors", tmp_path / "model.safetensors"
+    made = {(part.options["label"], str(given["choices"])) for part, given in fake_gradio.loaded(files.page)}
+    assert made == {
+        ("Deltas", "['new']"), ("Delta", "['new']"), ("Checkpoint", "['model']"), ("Tuned", "['model']"),
+        ("File", "['checkpoints/model']"), ("Base", "['model']"), ("Base", "['', 'model']"),
+    }  # fmt: skip

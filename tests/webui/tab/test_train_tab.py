@@ -1,5 +1,6 @@
 """The tab Train: what its inputs mean, what its buttons do, and what is shown."""
 
+import html
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def values(tab, **changes):
     return [short.get(name, ALL[name].default) for name in tab.inputs]
 
 
+def on_loading(tab, part):
+    """What loading the page gives this part."""
+    found, = [given for one, given in fake_gradio.loaded(tab.page) if one is part]
+    return found
+
+
 def test_every_setting_has_an_input_of_its_kind(tab):
     assert tab.inputs.keys() == ALL.keys()
     kinds = {name: type(part).__name__ for name, part in tab.inputs.items()}
@@ -55,25 +62,23 @@ def test_a_training_is_shown_to_its_end_with_its_pictures(tab):
 
 
 def test_a_page_says_on_loading_what_is_so(tab):
-    loaded, inputs, outputs = tab.page.handlers["load"]
-    assert inputs == [] and outputs == [tab.status, tab.pictures]
-    assert loaded() == (sentence(NOTHING), [])
+    assert on_loading(tab, tab.status) == sentence(NOTHING) and on_loading(tab, tab.pictures) == []
     progress = Progress("begun elsewhere", read_values({"steps": 10}))
     progress.tell(phase="training", step=4, message="Training")
     tab.runner.last = progress
-    shown, _ = loaded()
+    shown = on_loading(tab, tab.status)
     assert "begun elsewhere: Training" in shown and "step 4 of 10" in shown
     assert "Show the training" in shown, "for what is shown does not go on by itself"
     progress.tell(phase="finished", message="Done.")
-    assert "begun elsewhere: Done." in loaded()[0] and "Show the training" not in loaded()[0]
+    shown = on_loading(tab, tab.status)
+    assert "begun elsewhere: Done." in shown and "Show the training" not in shown
 
 
 def test_pictures_that_were_deleted_meanwhile_are_left_out(tab):
     fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab, prompts="a cat", sample_every=3))
     tab.runner.last.drawn[0][0].unlink()
-    loaded, *_ = tab.page.handlers["load"]
-    shown, pictures = loaded()
-    assert [title for _, title in pictures] == ["step 3"] and "3 steps" in shown
+    assert [title for _, title in on_loading(tab, tab.pictures)] == ["step 3"]
+    assert "3 steps" in on_loading(tab, tab.status)
 
 
 def test_what_is_wrong_is_shown_as_one_sentence(tab):
@@ -95,6 +100,24 @@ def test_a_run_that_was_stopped_goes_on_with_what_was_set_then(tab):
     assert folders == {"choices": ["cats"]} and snapshots["choices"][1:] == ["style_step0000002"]
     said = fake_gradio.press("Start", "", "", "style_step0000002", *values(tab, steps=999, name="other"))
     assert "weights trained in 3 steps" in said[-1][0]
+
+
+@pytest.mark.parametrize("button", ["Start", "Show the training"])
+def test_what_the_page_says_to_choose_under_resume_is_there_when_the_training_is_over(tab, button):
+    tab.runner.host.interrupted_after = 2
+    said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
+    assert "choose 'style_step0000002' under Resume" in html.unescape(said[-1][0])
+    work, inputs, outputs = fake_gradio.button(button).handlers["then"]
+    assert inputs == [] and dict(zip(outputs, work(), strict=True))[tab.resume]["choices"][1:] == ["style_step0000002"]
+
+
+def test_a_page_has_on_loading_what_there_is_to_choose_from_by_then(tab):
+    (tab.runner.host.pictures / "dogs").mkdir()
+    tab.runner.host.interrupted_after = 2
+    fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
+    assert on_loading(tab, tab.folder) == {"choices": ["cats", "dogs"]}
+    assert on_loading(tab, tab.class_folder) == {"choices": ["", "cats", "dogs"]}
+    assert on_loading(tab, tab.resume)["choices"][1:] == ["style_step0000002"]
 
 
 def test_a_preset_fills_in_what_suits_and_says_why(tab):
