@@ -82,13 +82,13 @@ class TrainTab:
         followed = follow.click(self.follow, [], [self.status, self.pictures])
         for ended in (started, followed):
             # A training that was stopped says what to choose under Resume.
-            ended.then(self.lists, [], chosen)
+            ended.then(self.lists, [self.resume], chosen)
         # The parts above are made once, when the WebUI starts, and a page may be loaded at any time after that.
         page.load(self.now, [], [self.status, self.pictures])
-        page.load(self.lists, [], chosen)
+        page.load(self.lists, [self.resume], chosen)
         for button, wanted in ((stop, "stop"), (finish, "finish"), (save, "save"), (draw, "sample")):
             button.click(functools.partial(self.ask, wanted), [], [asked])
-        refresh.click(self.lists, [], chosen)
+        refresh.click(self.lists, [self.resume], chosen)
         for one in (self.preset, self.folder):
             one.change(
                 self.fill_in, [self.preset, self.folder], [*(self.inputs[name] for name in SET_BY_PRESET), asked]
@@ -142,11 +142,15 @@ class TrainTab:
             return sentence(str(error), is_error=True)
         return sentence("That is done after this step.")
 
-    def lists(self) -> tuple:
-        """What there is to choose from by now."""
+    def lists(self, resume: str | None) -> tuple:
+        """What there is to choose from by now. resume: what is chosen, which a newer snapshot may have replaced"""
         host = self.runner.host
         folders, snapshots = picture_folders(host), [NEW_RUN, *snapshot_names(host)]
-        return tuple(gradio.update(choices=names) for names in (folders, ["", *folders], snapshots))
+        gone = {} if resume in snapshots else {"value": NEW_RUN}
+        return (
+            gradio.update(choices=folders), gradio.update(choices=["", *folders]),
+            gradio.update(choices=snapshots, **gone),
+        )  # fmt: skip
 
     def fill_in(self, goal: str, folder: str | None) -> tuple:
         """The inputs that a preset sets, and the reasons."""

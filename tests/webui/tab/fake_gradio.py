@@ -69,8 +69,7 @@ def loaded(page: Part) -> list[tuple]:
     """Each part that loading a page changes, with what it is given."""
     found = []
     for work, inputs, outputs in page.handlers["load"]:
-        assert inputs == []
-        answer = work()
+        answer = work(*(part.options["value"] for part in inputs))
         found += zip(outputs, answer if len(outputs) > 1 else [answer], strict=True)
     return found
 

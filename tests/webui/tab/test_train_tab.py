@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_was_set_then(tab):
     said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
     assert "Stopped after step 2 of 3" in said[-1][0]
     host.interrupted_after = None
-    folders, _, snapshots = fake_gradio.press("Refresh lists")
+    folders, _, snapshots = fake_gradio.press("Refresh lists", "none: a new run")
     assert folders == {"choices": ["cats"]} and snapshots["choices"][1:] == ["style_step0000002"]
     said = fake_gradio.press("Start", "", "", "style_step0000002", *values(tab, steps=999, name="other"))
     assert "weights trained in 3 steps" in said[-1][0]
@@ -108,7 +108,20 @@ def test_what_the_page_says_to_choose_under_resume_is_there_when_the_training_is
     said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
     assert "choose 'style_step0000002' under Resume" in html.unescape(said[-1][0])
     work, inputs, outputs = fake_gradio.button(button).handlers["then"]
-    assert inputs == [] and dict(zip(outputs, work(), strict=True))[tab.resume]["choices"][1:] == ["style_step0000002"]
+    assert inputs == [tab.resume]
+    now = dict(zip(outputs, work("none: a new run"), strict=True))[tab.resume]
+    assert now == {"choices": ["none: a new run", "style_step0000002"]}
+
+
+def test_a_snapshot_that_another_one_has_taken_the_place_of_is_no_longer_chosen(tab):
+    host = tab.runner.host
+    host.interrupted_after = 1
+    fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
+    assert "value" not in fake_gradio.press("Refresh lists", "style_step0000001")[-1]
+    host.interrupted_after = 2
+    fake_gradio.press("Start", "", "", "style_step0000001", *values(tab))
+    *_, now = fake_gradio.press("Refresh lists", "style_step0000001")
+    assert now == {"choices": ["none: a new run", "style_step0000002"], "value": "none: a new run"}
 
 
 def test_a_page_has_on_loading_what_there_is_to_choose_from_by_then(tab):
