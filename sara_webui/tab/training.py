@@ -83,6 +83,8 @@ class TrainTab:
         for ended in (started, followed):
             # A training that was stopped says what to choose under Resume.
             ended.then(self.lists, [self.resume], chosen)
+            # And no step comes any more after which what was asked for is done.
+            ended.then(lambda: "", [], [asked])
         # The parts above are made once, when the WebUI starts, and a page may be loaded at any time after that.
         page.load(self.now, [], [self.status, self.pictures])
         page.load(self.lists, [self.resume], chosen)

@@ -38,7 +38,7 @@ class Clicked:
         self.button = button
 
     def then(self, work, inputs, outputs):
-        self.button.handlers["then"] = work, inputs, outputs
+        self.button.handlers.setdefault("then", []).append((work, inputs, outputs))
 
 
 KINDS = (

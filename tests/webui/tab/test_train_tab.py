@@ -107,10 +107,12 @@ def test_what_the_page_says_to_choose_under_resume_is_there_when_the_training_is
     tab.runner.host.interrupted_after = 2
     said = fake_gradio.press("Start", "cats", "", "none: a new run", *values(tab))
     assert "choose 'style_step0000002' under Resume" in html.unescape(said[-1][0])
-    work, inputs, outputs = fake_gradio.button(button).handlers["then"]
+    (work, inputs, outputs), (no_more, _, (asked,)) = fake_gradio.button(button).handlers["then"]
     assert inputs == [tab.resume]
     now = dict(zip(outputs, work("none: a new run"), strict=True))[tab.resume]
     assert now == {"choices": ["none: a new run", "style_step0000002"]}
+    *_, told = fake_gradio.button("Save now").handlers["click"]
+    assert no_more() == "" and told == [asked], "that it will be done is not said any more"
 
 
 def test_a_snapshot_that_another_one_has_taken_the_place_of_is_no_longer_chosen(tab):
