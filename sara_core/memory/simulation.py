@@ -158,26 +158,31 @@ def _dense_chunks(op, segment, x, grad_output):
 @contextmanager
 def _attributes_kept(model: torch.nn.Module):
     """A module that keeps something of its last input for the next one must not find it without content."""
-    before = [
-        (module, {name: (value, _copied(value)) for name, value in vars(module).items()}) for module in model.modules()
-    ]
-    try:
+    with ExitStack() as undo:  # which goes on with the other modules when one fails
+        for module in model.modules():
+            undo.callback(_give_back, module, {name: (value, _copied(value)) for name, value in vars(module).items()})
         yield
-    finally:
-        for module, attributes in before:
-            for name in vars(module).keys() - attributes.keys():
-                del vars(module)[name]
-            for name, (value, content) in attributes.items():
-                vars(module)[name] = value
-                if isinstance(value, dict):
-                    value.clear()
-                    value.update(content)
-                elif isinstance(value, list):
-                    value[:] = content
 
 
-def _copied(value):
-    return value.copy() if isinstance(value, (dict, list)) else None
+def _give_back(module: torch.nn.Module, attributes: dict[str, tuple]) -> None:
+    for name in vars(module).keys() - attributes.keys():
+        del vars(module)[name]
+    for name, (value, content) in attributes.items():
+        vars(module)[name] = value
+        # Some refuse whatever would change them, as the configurations of diffusers' models do: these did not change.
+        if content is not None and _objects_in(value) != _objects_in(content):
+            value.clear()
+            value.update(content) if isinstance(value, dict) else value.extend(content)
+
+
+def _copied(value) -> dict | list | None:
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, list) else None
+
+
+def _objects_in(value: dict | list) -> list[int]:
+    return [id(one) for one in ((*value, *value.values()) if isinstance(value, dict) else value)]
 
 
 def _forget(model: torch.nn.Module, memory: LiveBytes) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,12 +115,19 @@ def test_simulated_memory_includes_what_a_convolution_takes_for_itself():
     assert simulation.peak > model.weight.nbytes
 
 
+class Frozen(OrderedDict):
+    """As diffusers' models have their configuration."""
+
+    def update(self, *args, **kwargs):
+        raise RuntimeError("frozen")
+
+
 class Keeping(nn.Module):
     """Keeps what it is given, as models do with position tables."""
 
     def __init__(self, inner):
         super().__init__()
-        self.inner, self.seen, self.last = inner, [], None
+        self.inner, self.seen, self.last, self.config = inner, [], None, Frozen(width=8)
 
     def forward(self, x):
         self.last, self.of_the_first = x * 2, x + 1
@@ -156,6 +164,7 @@ def test_a_simulation_leaves_no_trace(fails):
     now = [dict(module._parameters) for module in model.modules()]
     assert all(a.keys() == b.keys() and all(a[n] is b[n] for n in a) for a, b in zip(now, parameters, strict=True))
     assert model.seen == [] and model.last is None and not hasattr(model, "of_the_first")
+    assert model.config == {"width": 8}
     assert store.values.grad is None and not any(store.reached)
     loss_of(model, small_batches(1)[0]).backward()  # with real tensors, from the cache too
     assert store.values.grad.abs().sum() > 0

@@ -27,14 +27,16 @@ def pictures(folder):
         Image.new("RGB", (80, 64), (80 * number, 40, 200 - 60 * number)).save(cats / f"{number}.png")
 
 
-def trained(host, settings=SHORT, **changes):
-    """The progress at the end of a training of these settings with changes."""
+def trained(host, settings=SHORT, is_foretold=False, **changes):
+    """The progress at the end of a training of these settings with changes. is_foretold: whether its memory is, which
+    takes longer than these trainings"""
     from sara_webui.training import session
     from sara_webui.training.runner import Runner
 
     runner = Runner(host)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "foretold_memory", lambda *_: None)  # takes longer than these trainings
+        if not is_foretold:
+            patch.setattr(session, "foretold_memory", lambda *_: None)
         progress = runner.start({**settings, **changes})
         runner.wait()
     return progress

@@ -59,9 +59,11 @@ def test_a_delta_is_the_librarys(webui, tmp_path, kind):
     pipeline = PIPELINES[kind](tmp_path / "tokens")
     host = trainable(webui, pipeline)
     before = _state_of_the_host(pipeline)
-    progress = trained(host, SHORT, gradient_checkpointing=False)
+    config = dict(pipeline.unet.config)
+    progress = trained(host, SHORT, is_foretold=kind == "SD1.5", gradient_checkpointing=False)
     assert progress.phase == "finished", progress.message
-    assert not progress.warnings
+    assert not progress.warnings and bool(progress.estimate) == (kind == "SD1.5")
+    assert dict(pipeline.unet.config) == config
     _check_is_back(before, _state_of_the_host(pipeline))
     mine, wanted = SparseDelta.load(progress.delta), SparseDelta.load(target)
     assert mine.entries.keys() == wanted.entries.keys() and mine.metadata["sara.base_name"] == "one.safetensors"
