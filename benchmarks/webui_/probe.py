@@ -16,15 +16,21 @@ _HOOKED = torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNo
 _COPIES = "network_weights_backup", "network_bias_backup"
 
 
+def _model():
+    return sd_models.model_data.sd_model
+
+
 def _unet():
-    model = sd_models.model_data.sd_model
+    model = _model()
+    if hasattr(model, "unet"):  # a pipeline of diffusers'
+        return model.unet
     # Forge and those that came of it have the networks of their models beside each other.
     parts = getattr(model, "forge_objects_original", None)
     return (model.model if parts is None else parts.unet.model).diffusion_model
 
 
 def _layers():
-    return [layer for layer in sd_models.model_data.sd_model.network_layer_mapping.values()
+    return [layer for layer in _model().network_layer_mapping.values()
             if isinstance(layer, _HOOKED)]  # fmt: skip
 
 
@@ -56,11 +62,14 @@ def _shown(model, latents):
 
 def _tensors():
     """(name, tensor) of UNet, text encoder and VAE, buffers too."""
-    model = sd_models.model_data.sd_model
+    model = _model()
     parts = getattr(model, "forge_objects_original", None)
-    if parts is None:
+    if parts is not None:
+        modules = {"unet": parts.unet.model, "clip": parts.clip.cond_stage_model, "vae": parts.vae.first_stage_model}
+    elif hasattr(model, "unet"):
+        modules = {"unet": model.unet, "clip": model.text_encoder, "vae": model.vae}
+    else:
         return model.state_dict().items()
-    modules = {"unet": parts.unet.model, "clip": parts.clip.cond_stage_model, "vae": parts.vae.first_stage_model}
     return [(f"{part}.{name}", tensor) for part, one in modules.items() for name, tensor in one.state_dict().items()]
 
 
@@ -91,6 +100,12 @@ def _note_how_trainings_end():
 
 
 _ended = {"with": {}}
+_passes, _noting = [], []
+
+
+def _note_pass(*_):
+    every = "".join(f"{name} {digest}" for name, digest in sorted(_unet_digests().items()))
+    _passes.append(hashlib.sha256(every.encode()).hexdigest()[:16])
 
 
 def _comment(self, text):
@@ -117,6 +132,18 @@ def _started(demo, app):
         with call_queue.queue_lock:
             _note_how_trainings_end()
             return {"model": _digests(_tensors()), "unet": _unet_digests(), "ended with": _ended["with"]}
+
+    @app.get("/probe/passes")
+    def passes(noting: bool):
+        """What the UNet was at each of its forwards since this was asked with noting on."""
+        with call_queue.queue_lock:
+            while _noting:
+                _noting.pop().remove()
+            found = list(_passes)
+            _passes.clear()
+            if noting:
+                _noting.append(_unet().register_forward_pre_hook(_note_pass))
+        return found
 
     @app.get("/probe/lines")
     def lines():

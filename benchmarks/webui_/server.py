@@ -1,7 +1,7 @@
 """A real WebUI, in a data folder of its own, on the CPU: started, asked, stopped.
 
 A prepared checkout and its interpreter are named by variables, A1111_DIR and A1111_PYTHON, FORGE_DIR and FORGE_PYTHON,
-NEO_DIR and NEO_PYTHON; nothing is downloaded, and nothing of the checkout is written to.
+NEO_DIR and NEO_PYTHON, SDNEXT_DIR and SDNEXT_PYTHON; nothing is downloaded, and nothing of the checkout is written to.
 """
 
 import json
@@ -15,13 +15,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.lib.process import run_module
 from devtools.comfyui.install import HostError, link_pack
 from devtools.comfyui.server import free_port
 
 START_SECONDS, ANSWER_SECONDS = 900.0, 900.0
 _COMMON = (
     "--skip-prepare-environment", "--skip-python-version-check", "--skip-version-check", "--skip-torch-cuda-test",
-    "--api", "--nowebui", "--server-name", "127.0.0.1",
+    "--api", "--nowebui",
 )  # fmt: skip
 PICTURE = {"steps": 1, "width": 64, "height": 64, "seed": 1, "sampler_name": "Euler"}
 
@@ -30,14 +31,20 @@ class Kind(NamedTuple):
     """A WebUI. variable: that begins the names of its two; arguments: for the CPU; by_dtype: those for a dtype
 
     fp8, as_stored: options by which the UNet's weights are in fp8, and as they are in the file
+    common: arguments by which it leaves out what is installed; configuration: what its config.json has at first
+    has_pipelines: whether its checkpoints are folders of diffusers'; second_prompt: what it calls that of hires
     """
 
     name: str
     variable: str
     arguments: tuple[str, ...]
     by_dtype: dict[str, tuple[str, ...]]
-    fp8: dict[str, str]
-    as_stored: dict[str, str]
+    fp8: dict[str, Any]
+    as_stored: dict[str, Any]
+    common: tuple[str, ...] = _COMMON
+    configuration: dict[str, Any] | None = None
+    has_pipelines: bool = False
+    second_prompt: str = "hr_prompt"
 
     @property
     def checkout(self) -> Path | None:
@@ -65,7 +72,14 @@ FORGE = Kind(
 NEO = Kind(
     "Forge Neo", "NEO", ("--cpu",), {"float32": ("--fp32-unet",), "float16": ("--fp16-unet", "--fp32-vae")}, *_LOW_BITS
 )
-KINDS = A1111, FORGE, NEO
+SDNEXT = Kind(
+    "SD.Next", "SDNEXT", ("--use-cpu", "all"), {"float32": ("--no-half",)},
+    {"layerwise_quantization": ["Model"]}, {"layerwise_quantization": []},
+    common=("--skip-all", "--skip-git"),
+    configuration={"sd_checkpoint_autoload": False, "offline_mode": True, "server_rate_limit": 1000},
+    has_pipelines=True, second_prompt="refiner_prompt",
+)  # fmt: skip
+KINDS = A1111, FORGE, NEO, SDNEXT
 
 
 class Refused(HostError):
@@ -95,11 +109,16 @@ class WebUI:
         probe.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).with_name("probe.py"), probe)
         link_pack(extensions)
+        if self.kind.configuration is not None:
+            (self._data / "config.json").write_text(json.dumps(self.kind.configuration), encoding="utf-8")
         command = [
-            self.kind.python, "launch.py", *_COMMON, *self.kind.arguments, *self.kind.by_dtype[self._dtype],
-            "--data-dir", str(self._data), "--port", str(self._port),
+            self.kind.python, "launch.py", *self.kind.common, *self.kind.arguments, *self.kind.by_dtype[self._dtype],
+            "--data-dir", str(self._data), "--server-name", "127.0.0.1", "--port", str(self._port),
         ]  # fmt: skip
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            "SD_LOG": str(self._data / "sdnext.log"),  # SD.Next's own, which is in its checkout otherwise
+        }  # fmt: skip
         with open(self._data / "log.txt", "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.kind.checkout, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -130,6 +149,13 @@ class WebUI:
         """Our lines below the pictures since this was last asked; the WebUI's API leaves them out."""
         return [line for line in self.get("/probe/lines") if "SaRA" in line]
 
+    def save_unet(self, path: Path) -> dict:
+        """Write the UNet's weights by the names that deltas have; what ran."""
+        about = self.get("/probe/unet", path=str(path))
+        if self.kind.has_pipelines:
+            run_module("benchmarks.webui_.pipeline", ["names", str(path)])
+        return about
+
     def get(self, route: str, **values: str) -> Any:
         """What it answers as JSON."""
         return self._answer(f"{route}?{urllib.parse.urlencode(values)}", None)
@@ -143,7 +169,7 @@ class WebUI:
         request = urllib.request.Request(address, body, {"content-type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-                return json.load(answer)
+                return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             if error.code == 400:
                 raise Refused(json.load(error)["error"]) from error

@@ -36,13 +36,20 @@ class Asked:
 
     def title(self, checkpoint: str) -> str:
         """What the WebUI calls one."""
-        return next(one["title"] for one in self.webui.get("/sdapi/v1/sd-models") if one["model_name"] == checkpoint)
+        known = self.webui.get("/sdapi/v1/sd-models")
+        return next(one["title"] for one in known if Path(one["model_name"]).name == checkpoint)
 
     def draw(self, prompt: str, **others: Any) -> tuple[str, list[str]]:
         """The digest of the picture's pixels, and our lines below it. others: of what the WebUI's API takes"""
         answer = self.webui.post("/sdapi/v1/txt2img", {"prompt": prompt, **PICTURE, **others})
         with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as picture:
             return hashlib.sha256(picture.tobytes()).hexdigest(), self.webui.lines()
+
+    def passes(self, prompt: str, way: str = "txt2img", **others: Any) -> tuple[list[str], list[str]]:
+        """What the UNet was in each of its forwards, and the pictures as the WebUI's API has them."""
+        self.webui.get("/probe/passes", noting="true")
+        answer = self.webui.post(f"/sdapi/v1/{way}", {"prompt": prompt, **PICTURE, **others})
+        return self.webui.get("/probe/passes", noting="false"), answer["images"]
 
     def digests(self) -> dict[str, str]:
         """Of all tensors of UNet, text encoder and VAE, by name, but for NOT_IN_THE_FILE."""
@@ -60,7 +67,7 @@ class Asked:
     def unet(self) -> dict[str, torch.Tensor]:
         """The UNet's weights by the names that deltas have."""
         path = self.data / "unet.safetensors"
-        self.webui.get("/probe/unet", path=str(path))
+        self.webui.save_unet(path)
         return safetensors.torch.load_file(path)
 
     def delta(self, name: str) -> Path:

@@ -1,5 +1,6 @@
 """What a round of trainings in a WebUI is given: checkpoints, deltas that fit and that do not, pictures."""
 
+import shutil
 from pathlib import Path
 
 import safetensors.torch
@@ -22,19 +23,37 @@ PREFIX = "diffusion_model."
 
 def write(webui: WebUI, data: Path, unet: Path, layout: str) -> None:
     """Into a WebUI's data folder: two checkpoints of which the second has other weights, deltas, pictures."""
+    if webui.kind.has_pipelines:
+        _write_pipelines(webui.folder("Diffusers"), unet)
+    else:
+        _write_checkpoints(webui, unet, layout)
+    _write_deltas(webui.folder("sara"), unet)
+    _write_pictures(data / "sara" / "pictures" / PICTURES)
+
+
+def _write_checkpoints(webui: WebUI, unet: Path, layout: str) -> None:
     models = webui.folder("Stable-diffusion")
     first, second = models / f"{FIRST}.safetensors", models / f"{SECOND}.safetensors"
     run_module("benchmarks.webui_.checkpoint", [str(unet), "float32", str(first)])
-    weights = safetensors.torch.load_file(first)
-    for name, weight in weights.items():
-        if name.endswith("to_q.weight"):
-            weight.mul_(1.5)
-    safetensors.torch.save_file(weights, second)
+    _write_another(first, second)
     if webui.kind is A1111:
         for path in (first, second):
             write_config(webui.kind.checkout, layout, path.with_suffix(".yaml"))
-    _write_deltas(webui.folder("sara"), unet)
-    _write_pictures(data / "sara" / "pictures" / PICTURES)
+
+
+def _write_pipelines(models: Path, unet: Path) -> None:
+    run_module("benchmarks.webui_.pipeline", ["folder", str(unet), "float32", str(models / FIRST)])
+    shutil.copytree(models / FIRST, models / SECOND)
+    weights = models / SECOND / "unet" / "diffusion_pytorch_model.safetensors"
+    _write_another(weights, weights)
+
+
+def _write_another(file: Path, target: Path) -> None:
+    weights = safetensors.torch.load(file.read_bytes())
+    for name, weight in weights.items():
+        if name.endswith("to_q.weight"):
+            weight.mul_(1.5)
+    safetensors.torch.save_file(weights, target)
 
 
 def _write_deltas(folder: Path, unet: Path) -> None:

@@ -11,13 +11,16 @@ from devtools.progress import Progress
 from sara_core.delta import SparseDelta
 from sara_core.delta import metadata as keys
 
-from . import inputs
+from . import inputs, passes
 from .asked import Asked
 
 CLAIMS = {
     "applied": "<sara:…:0.8> gives the weights that SparseDelta.apply_ gives",
     "undone": "without the tag, all tensors and the picture are the first ones",
     "bad tags": "missing, broken and another family's: a line, the tensors and picture of no tag",
+    "hires": "hires with another strength: the UNet of each in its own pass",
+    "batch": "2 × 2 pictures in batches: the UNet of the tag in every pass",
+    "img2img": "img2img: the UNet of the tag in every pass",
     "bad training": "an unknown folder, setting and snapshot are refused by a sentence",
     "trained": "a training finishes, is listed, and leaves all tensors as they were",
     "drawn": "its delta as a tag gives the UNet that the training ended with",
@@ -28,7 +31,7 @@ CLAIMS = {
     "stopped": "Stop and keep: the delta is there, all tensors as they were",
     "finished early": "Finish now: the delta is there, all tensors as they were",
     "chosen": "a checkpoint chosen after the last picture is the one that is trained",
-    "second pass": "after a hires pass with another checkpoint, the chosen one is trained",
+    "second pass": "after a hires pass, or a picture, with another checkpoint, the chosen one is trained",
     "fp8": "with weights in fp8 loaded, a training ends at once with a sentence",
     "not fp8": "chosen anew without fp8, and without a picture in between, it is trained",
     "first again": "back at the first checkpoint, all tensors and the picture are the first ones",
@@ -39,10 +42,6 @@ SHORT = {
 }  # fmt: skip
 LONG, SOME = 500, 3
 STRENGTH = 0.8
-HIRES = {
-    "enable_hr": True, "hr_scale": 1, "hr_upscaler": "None", "hr_second_pass_steps": 1, "denoising_strength": 0.7,
-    "hr_additional_modules": ["Use same choices"],
-}  # fmt: skip
 
 
 def round_in(kind: Kind, folder: Path, unet: Path, layout: str, progress: Progress) -> tuple[dict, dict]:
@@ -76,6 +75,7 @@ class _Round:
         yield "applied", self._applied()
         yield "undone", self._undone()
         yield "bad tags", "; ".join(filter(None, map(self._bad_tag, (inputs.MISSING, inputs.BROKEN, inputs.FOREIGN))))
+        yield from passes.claims(self.asked)
         yield "bad training", self._bad_training()
         yield "trained", self._trained()
         yield "drawn", self._drawn()
@@ -87,7 +87,7 @@ class _Round:
         self._choose(inputs.SECOND)
         yield "chosen", self._trains(inputs.SECOND)
         self._choose(inputs.FIRST)
-        self.asked.draw("a cat", **HIRES, hr_checkpoint_name=self.asked.title(inputs.SECOND))
+        self.asked.draw("a cat", **self._with_another_checkpoint(self.asked.title(inputs.SECOND)))
         yield "second pass", self._trains(inputs.FIRST)
         self._choose(inputs.SECOND, is_fp8=True)
         self.asked.draw("a cat")
@@ -169,12 +169,17 @@ class _Round:
                      ended["step"] >= LONG and "it was not ended", self.asked.entries(name) is None and "no delta",
                      _not_named(ended, name), self._changed())  # fmt: skip
 
+    def _with_another_checkpoint(self, title: str) -> dict:
+        if self.kind.has_pipelines:  # SD.Next has none for hires
+            return {"override_settings": {"sd_model_checkpoint": title}}
+        return {**passes.HIRES, "hr_checkpoint_name": title}
+
     def _trains(self, checkpoint: str) -> str:
         ended = self.asked.train({**SHORT, "name": "other", "steps": 2})
         if ended["phase"] != "finished":
             return ended["message"]
         said = SparseDelta.load(self.asked.delta("other")).metadata[keys.BASE_NAME]
-        return _said(said != f"{checkpoint}.safetensors" and f"{said} was trained")
+        return _said(Path(said).stem != checkpoint and f"{said} was trained")
 
     def _refused_for_fp8(self) -> str:
         ended = self.asked.train({**SHORT, "name": "x"})
