@@ -38,7 +38,7 @@ def _proved(device, dtype):
         raise
     except Exception as error:  # without Triton, or with one that does not go with this torch, driver or compiler
         level = logging.DEBUG if isinstance(error, ImportError) else logging.WARNING
-        logging.log(
+        logging.getLogger("sara").log(
             level, "SaRA: elements of weights are written by torch, as kernels for it do not work here (%s: %s)",
             type(error).__name__, textwrap.shorten(str(error), 300),
         )  # fmt: skip

@@ -110,7 +110,7 @@ def _give_up(route: str, error: Exception) -> None:
     if route not in KERNELS or isinstance(error, torch.OutOfMemoryError):
         raise error
     _given_up.add(route)
-    logging.warning(
+    logging.getLogger("sara").warning(
         "SaRA: computing weight gradients by %s does not work on this machine, so it is done another way (%s: %s)",
         route, type(error).__name__, textwrap.shorten(str(error), 300),
     )  # fmt: skip

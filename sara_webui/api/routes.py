@@ -5,13 +5,13 @@ GET status, deltas, choices; POST train, stop, finish, save, sample. In and out 
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sara_core.errors import SaRAError, TrainingError
 
 from .. import hosts
+from ..console import log
 from ..tab.files import rows
 from ..training import hosts as training
 from .guard import Refusal, refusal
@@ -57,7 +57,7 @@ async def answered(
     except SaRAError as error:
         return 400, {"error": str(error)}, {}
     except Exception:
-        logging.exception("SaRA: a request could not be answered.")
+        log.exception("SaRA: a request could not be answered.")
         return 500, {"error": "That went wrong; the console says how."}, {}
 
 

@@ -1,8 +1,8 @@
 """Which WebUI this runs in, told by what it has, never by its version."""
 
 import importlib.util
-import logging
 
+from ..console import log
 from .host import Host
 
 __all__ = ["Host", "current"]
@@ -46,7 +46,7 @@ def _detected() -> Host | None:
             from .forge.host import Forge
 
             return Forge(own)
-    logging.warning(_UNKNOWN)
+    log.warning(_UNKNOWN)
     return None
 
 

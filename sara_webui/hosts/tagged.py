@@ -1,7 +1,6 @@
 """What the WebUIs that came of AUTOMATIC1111's have in common: tags of a prompt, activated for each picture, and the
 extension for LoRAs, whose tags may name deltas."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from modules import extra_networks, paths, shared
 
 from sara_core.errors import SaRAError
 
+from ..console import log
 from ..fitting import Model
 from ..infotext import HASHES, hashes_line, restored
 from ..prompted import Outcome, Prompted, Weights
@@ -19,8 +19,7 @@ from ..tags import Tag, read
 from .lora_files import LoraFiles
 from .replacing import Replaced
 
-_log = logging.getLogger("sara")
-_log.setLevel(logging.WARNING)  # some of these hosts show nothing but errors otherwise
+OURS = "SaRA: "  # begins our lines below a picture
 
 
 class SaRANetwork(extra_networks.ExtraNetwork):
@@ -62,7 +61,7 @@ class TaggedHost(ABC):
         if not self._replaced:
             self._replaced = [Replaced(extra_networks, "activate", self._activate), *self._further_replaced()]
         if problem := self._wrap_lora():
-            _log.warning("SaRA: %s", problem)
+            log.warning("SaRA: %s", problem)
         self.refresh()
 
     def uninstall(self) -> None:
@@ -132,13 +131,13 @@ class TaggedHost(ABC):
             outcome = self._settle(problem)
         except Exception as error:
             self._prompted.take_off()
-            _log.exception("SaRA: deltas could not be put on the model")
+            log.exception("SaRA: deltas could not be put on the model")
             said = f"Deltas could not be put on the model ({type(error).__name__}), see the console."
             outcome = Outcome([said], text_changed=True)
         for line in lines + outcome.lines:
             if line not in self._said:
-                _log.warning("SaRA: %s", line)
-            p.comment(f"SaRA: {line}")
+                log.warning("SaRA: %s", line)
+            p.comment(f"{OURS}{line}")
         self._said = lines + outcome.lines
         _note_hashes(p, outcome.hashes)
         if outcome.text_changed:

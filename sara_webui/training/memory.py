@@ -1,7 +1,6 @@
 """The memory of a training: what this process has of the device that trains, and what the training will take."""
 
 import itertools
-import logging
 
 import psutil
 import torch
@@ -12,6 +11,8 @@ from sara_core.memory import estimate as memory
 from sara_core.memory.estimate import MemoryEstimate
 from sara_core.memory.simulation import simulated
 from sara_core.training.run import Run
+
+from ..console import log
 
 
 def used_memory(device: torch.device) -> tuple[int, int]:
@@ -48,6 +49,6 @@ def foretold_memory(run: Run, module: torch.nn.Module) -> MemoryEstimate | None:
             batches.network.losses(drawn).mean().backward()
         working = max(simulation.peak, between_steps)
     except Exception as error:  # whatever a model's code may do: the training does not depend on it
-        logging.warning(f"SaRA: no estimate of the memory for this model ({type(error).__name__}: {error})")
+        log.warning(f"SaRA: no estimate of the memory for this model ({type(error).__name__}: {error})")
         return None
     return MemoryEstimate(weights, state.kept, working, present=weights + state.present)

@@ -1,6 +1,5 @@
 """The one training that a WebUI does at a time, in a thread of its own: pages may come and go meanwhile."""
 
-import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from sara_core.errors import SaRAError, TrainingError
 
+from ..console import log
 from ..file_names import file_name
 from .host import TrainingHost
 from .hosts import NOTHING
@@ -80,7 +80,7 @@ class Runner:
         try:
             self.host.refresh()
         except Exception:
-            logging.exception("SaRA: the WebUI could not list its deltas anew.")
+            log.exception("SaRA: the WebUI could not list its deltas anew.")
         progress.tell(**ended)  # last of all: from now on another one may begin
 
     def _folder(self, given: str, before: str, may_use_paths: bool) -> Path | None:
@@ -101,5 +101,5 @@ def _how_it_ended(error: BaseException) -> dict[str, str]:
     if isinstance(error, SaRAError):
         is_stop = isinstance(error.__cause__, KeyboardInterrupt)
         return {"phase": "stopped" if is_stop else "failed", "message": str(error)}
-    logging.error("SaRA: the training failed.", exc_info=error)
+    log.error("SaRA: the training failed.", exc_info=error)
     return {"phase": "failed", "message": f"{type(error).__name__}: {error}"}

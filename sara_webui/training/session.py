@@ -15,6 +15,7 @@ from sara_core.memory.estimate import shortage
 from sara_core.training.host import Host, StepDone
 from sara_core.training.run import Run
 
+from ..console import log
 from .host import TrainingHost
 from .memory import foretold_memory, free_memory, used_memory
 from .places import WORDS
@@ -95,7 +96,7 @@ class WebSession(Host):
         self.progress.tell(warnings=dict(self.warnings))
 
     def log(self, text: str, level: int = logging.INFO) -> None:
-        logging.log(level, f"SaRA: {plain(text)}")
+        log.log(level, f"SaRA: {plain(text)}")
 
     def ended_early(self, kept: str, is_said: bool) -> None:
         self.log(f"training ended early. {kept}", logging.WARNING)

@@ -1,7 +1,6 @@
 """One training in a WebUI, from what was asked for to a delta among the others."""
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from sara_core.training.record import resumed_state
 from sara_core.training.run import Run, denoising_loss
 from sara_core.training.session import TrainingSession
 
+from ..console import log
 from .base import about_base, by_comfyuis_names
 from .host import TrainedModel, TrainingHost
 from .places import WORDS, places, remember, reserved_run, sample_folder
@@ -132,7 +132,7 @@ def _assembled(
 
 def _pictures(folder: Path, values: Mapping[str, Any], captioning: Captioning, mirrored_too: bool) -> _Pictures:
     images = read_folders([Share(folder)], captioning, mirrored_too)
-    logging.info(f"SaRA: {images.text()}")
+    log.info(f"SaRA: {images.text()}")
     return _Pictures(images, read_pictures(images.images, values["resolution"], values["buckets"]).pixels)
 
 

@@ -89,6 +89,14 @@ def test_weights_that_are_not_in_memory_get_one_line(webui):
     assert any("offload mode" in line for line in webui.p.comments)
 
 
+def test_a_line_is_below_the_picture_and_in_the_console(webui):
+    webui.draw("<sara:nowhere:1>")
+    line, = (f"SaRA: {line}" for line in webui.host()._said)
+    assert webui.below == line and webui.console.lines == [line]
+    webui.draw("<sara:alpha:1>")
+    assert webui.below == "" and webui.console.lines == [line]
+
+
 def test_it_has_the_tab_and_the_http_interface(webui):
     assert len(webui.callbacks["ui_tabs"]) == len(webui.callbacks["app_started"]) == 1
 
@@ -107,5 +115,6 @@ def test_uninstalled_it_is_as_it_was(webui):
     webui.draw("<sara:alpha:1>")
     webui.host().uninstall()
     assert not differing(webui.weights(), {name: webui.base()[name] for name in webui.weights()})
-    own = (webui.extra_networks.activate, webui.extra_networks.deactivate, webui.sd_models.unload_model_weights)
+    own = (webui.extra_networks.activate, webui.extra_networks.deactivate, webui.sd_models.unload_model_weights,
+           webui.processing.get_processed)  # fmt: skip
     assert not any(hasattr(function, "__wrapped__") for function in own)

@@ -1,10 +1,10 @@
 """AUTOMATIC1111's WebUI as the face knows it."""
 
-import logging
 from typing import Any
 
 from modules import extra_networks, processing, sd_models
 
+from ...console import log
 from ...fitting import Model
 from ...in_place import InPlace
 from ..replacing import Replaced
@@ -19,7 +19,7 @@ class A1111(TaggedHost):
     name = "AUTOMATIC1111"
 
     def __init__(self):
-        self._weights = InPlace(logging.getLogger("sara").warning)
+        self._weights = InPlace(log.warning)
         super().__init__(self._weights)
 
     def model(self) -> Any:

@@ -10,16 +10,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import extra_networks, modeldata, paths, processing, prompt_parser_diffusers, sd_models, shared
+from modules import extra_networks, logger, modeldata, paths, processing, prompt_parser_diffusers, sd_models, shared
 
 from sara_core.errors import SaRAError
 
+from ...console import log, speak_through
 from ...fitting import Model
 from ...in_place import InPlace
 from ...prompted import Outcome
 from ...tags import Tag, read
 from ..replacing import Replaced
-from ..tagged import TaggedHost
+from ..tagged import OURS, TaggedHost
 from .weights import model_of
 
 _LORA = "lora"
@@ -31,10 +32,18 @@ class SDNext(TaggedHost):
     name = "SD.Next"
 
     def __init__(self):
-        self._weights = InPlace(logging.getLogger("sara").warning)
+        self._weights = InPlace(log.warning)
         self._deltas: list[Tag] = []  # of the last prompt, in <lora:…>
         self._loras: list = []
         super().__init__(self._weights)
+
+    def install_networks(self) -> None:
+        speak_through(logger.log)  # what has no logger of the host's is not heard in its console
+        super().install_networks()
+
+    def uninstall(self) -> None:
+        super().uninstall()
+        speak_through(logging.root)
 
     def model(self) -> Any:
         model = modeldata.model_data.sd_model
@@ -50,6 +59,7 @@ class SDNext(TaggedHost):
     def _further_replaced(self) -> list[Replaced]:
         return [
             Replaced(extra_networks, "deactivate", self._deactivate),
+            Replaced(processing, "get_processed", _with_our_lines),
             Replaced(sd_models, "unload_model_weights", self._before_weights_go),
         ]
 
@@ -115,3 +125,9 @@ class SDNext(TaggedHost):
     def _before_weights_go(self, original, *args, **kwargs):
         self._prompted.take_off()
         return original(*args, **kwargs)
+
+
+def _with_our_lines(original, p, *args, comments: str = "", **kwargs):
+    """The host shows no comments of a picture but its own."""
+    lines = [line for line in p.comments if line.startswith(OURS)]
+    return original(p, *args, comments="\n".join([*filter(None, [comments]), *lines]), **kwargs)

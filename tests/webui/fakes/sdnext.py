@@ -7,6 +7,7 @@ weights and subtracted again, and what is kept of encoded prompts under which ke
 A picture is what its layers computed with, as in webui.py; what is the same there is taken from there.
 """
 
+import logging
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,7 @@ class SDNextWebUI(WebUI):
                 self.extra_networks.activate_filtered(p)
                 pictures.append({**self._encoded_by(p), **self._of(is_of_unet)})
             self.extra_networks.deactivate(p)
+        self.below = self.processing.get_processed(p, images_list=pictures, comments="").comments
         return pictures
 
     def _encoded_by(self, p):
@@ -121,7 +123,23 @@ def _processing():
         def comment(self, text):
             self.comments[text] = 1
 
-    return module("modules.processing", StableDiffusionProcessingTxt2Img=StableDiffusionProcessingTxt2Img)
+    def get_processed(p, images_list, comments=""):
+        return SimpleNamespace(images=images_list, comments=comments)
+
+    return module(
+        "modules.processing", StableDiffusionProcessingTxt2Img=StableDiffusionProcessingTxt2Img,
+        get_processed=get_processed,
+    )  # fmt: skip
+
+
+def _console():
+    """Its own logger's; the root logger has none."""
+    said = logging.getLogger("sd of a fake")
+    said.setLevel(logging.DEBUG)
+    said.propagate, said.lines = False, []
+    said.handlers = [logging.Handler()]
+    said.handlers[0].emit = lambda record: said.lines.append(record.getMessage())
+    return said
 
 
 def _extra_networks(webui):
@@ -178,11 +196,13 @@ def sdnext_running(folder, dtype=torch.float32):
     webui.extra_networks, webui.processing, webui.lora = _extra_networks(webui), _processing(), _Lora()
     webui.sd_models = module("modules.sd_models", unload_model_weights=lambda op="model": None)
     webui.prompt_parser_diffusers = module("modules.prompt_parser_diffusers", cache={})
+    webui.console = _console()
     webui.script_callbacks = module("modules.script_callbacks")
     data = type("Data", (), {"sd_model": property(lambda self: webui.model)})()
     modules = [
         module("modules"), webui.shared, webui.extra_networks, webui.processing, webui.sd_models,
         webui.prompt_parser_diffusers, webui.script_callbacks, module("modules.sd_checkpoint"),
+        module("modules.logger", log=webui.console),
         module("modules.modeldata", model_data=data), module("modules.paths", models_path=str(webui.folder)),
         module("gradio", __getattr__=lambda name: object),
     ]  # fmt: skip

@@ -64,6 +64,7 @@ def test_a_delta_is_the_librarys(webui, tmp_path, kind):
     assert progress.phase == "finished", progress.message
     assert not progress.warnings and bool(progress.estimate) == (kind == "SD1.5")
     assert dict(pipeline.unet.config) == config
+    assert any("learning rate" in line for line in webui.console.lines)
     _check_is_back(before, _state_of_the_host(pipeline))
     mine, wanted = SparseDelta.load(progress.delta), SparseDelta.load(target)
     assert mine.entries.keys() == wanted.entries.keys() and mine.metadata["sara.base_name"] == "one.safetensors"
