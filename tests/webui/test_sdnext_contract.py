@@ -49,11 +49,12 @@ CODE = [
     (_LORA, "ExtraNetworkLora.activate", "networks.network_deactivate(include, exclude)"),
     (_LORA, "ExtraNetworkLora.changed", "len(requested) != len(loaded)"),
     (_LORA, "ExtraNetworkLora.changed", "shared.opts.lora_force_reload"),
-    # Its page shows comments that it has made itself, and its console what its own logger says.
+    # Its page shows comments that it has made itself, and its console what named loggers say.
     ("modules/processing.py", "process_images_inner", "results = get_processed(p, images_list"),
     ("modules/processing.py", "process_images_inner", "comments='\\n'.join(comments)"),
     ("modules/txt2img.py", "txt2img", "plaintext_to_html(processed.comments)"),
     ("modules/logger.py", "setup_logging", "handlers=[logging.NullHandler()]"),
+    ("webui.py", "webui", "log_item.handlers = log.handlers"),
     # What the text encoders made is kept by prompt and tags.
     ("modules/prompt_parser_diffusers.py", "PromptEmbedder.checkcache", "en_data = p.network_data"),
     ("modules/prompt_parser_diffusers.py", "PromptEmbedder.checkcache", "cache.clear()"),

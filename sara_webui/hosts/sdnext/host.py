@@ -4,7 +4,6 @@ It adds LoRAs to the weights and subtracts them again, which does not give back 
 while it does, and lie on what it has left.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from modules import extra_networks, logger, modeldata, paths, processing, prompt
 
 from sara_core.errors import SaRAError
 
-from ...console import log, speak_through
+from ...console import log
 from ...fitting import Model
 from ...in_place import InPlace
 from ...prompted import Outcome
@@ -38,12 +37,8 @@ class SDNext(TaggedHost):
         super().__init__(self._weights)
 
     def install_networks(self) -> None:
-        speak_through(logger.log)  # what has no logger of the host's is not heard in its console
+        log.setLevel(logger.log.level)  # of what its console shows the root logger's says nothing
         super().install_networks()
-
-    def uninstall(self) -> None:
-        super().uninstall()
-        speak_through(logging.root)
 
     def model(self) -> Any:
         model = modeldata.model_data.sd_model

@@ -132,14 +132,28 @@ def _processing():
     )  # fmt: skip
 
 
-def _console():
-    """Its own logger's; the root logger has none."""
-    said = logging.getLogger("sd of a fake")
-    said.setLevel(logging.DEBUG)
-    said.propagate, said.lines = False, []
-    said.handlers = [logging.Handler()]
-    said.handlers[0].emit = lambda record: said.lines.append(record.getMessage())
-    return said
+class _Console(logging.Handler):
+    """Of its own logger, and of all others that there are when it has started; the root logger has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+        self.logger = logging.Logger("sd", logging.DEBUG)
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    @contextmanager
+    def of_all(self):
+        others = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("sara")]
+        before = [list(other.handlers) for other in others]
+        for other in others:
+            other.handlers = [self]
+        try:
+            yield
+        finally:
+            for other, handlers in zip(others, before):
+                other.handlers = handlers
 
 
 def _extra_networks(webui):
@@ -196,16 +210,17 @@ def sdnext_running(folder, dtype=torch.float32):
     webui.extra_networks, webui.processing, webui.lora = _extra_networks(webui), _processing(), _Lora()
     webui.sd_models = module("modules.sd_models", unload_model_weights=lambda op="model": None)
     webui.prompt_parser_diffusers = module("modules.prompt_parser_diffusers", cache={})
-    webui.console = _console()
+    webui.console = _Console()
     webui.script_callbacks = module("modules.script_callbacks")
     data = type("Data", (), {"sd_model": property(lambda self: webui.model)})()
     modules = [
         module("modules"), webui.shared, webui.extra_networks, webui.processing, webui.sd_models,
         webui.prompt_parser_diffusers, webui.script_callbacks, module("modules.sd_checkpoint"),
-        module("modules.logger", log=webui.console),
+        module("modules.logger", log=webui.console.logger),
         module("modules.modeldata", model_data=data), module("modules.paths", models_path=str(webui.folder)),
         module("gradio", __getattr__=lambda name: object),
     ]  # fmt: skip
     with importable(modules, FORGOTTEN):
         webui.load_extension()
-        yield webui
+        with webui.console.of_all():
+            yield webui
