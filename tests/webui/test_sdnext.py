@@ -76,6 +76,15 @@ def test_loras_that_are_taken_off_after_each_picture(webui):
     assert not any(torch.isnan(weight).any() for weight in webui.weights().values())
 
 
+@pytest.mark.parametrize("is_for_text", [False, True])
+def test_before_a_training_every_lora_comes_off(webui, is_for_text):
+    webui.shared.opts.lora_apply_te = is_for_text
+    webui.draw("<lora:plain:1> <sara:alpha:0.8>")
+    webui.shared.opts.lora_apply_te = False  # whatever has become of the setting meanwhile
+    webui.host().take_off_everything()
+    assert webui.loras == [] and not webui.host()._weights.names()
+
+
 def test_what_was_encoded_is_forgotten_with_the_delta_of_a_rewritten_file(webui):
     play(webui, SCENARIOS["rewritten"][:3], webui.files)
 

@@ -49,6 +49,9 @@ CODE = [
     (_LORA, "ExtraNetworkLora.activate", "networks.network_deactivate(include, exclude)"),
     (_LORA, "ExtraNetworkLora.changed", "len(requested) != len(loaded)"),
     (_LORA, "ExtraNetworkLora.changed", "shared.opts.lora_force_reload"),
+    # They are known by what was left out when they were put on; with others left out none is.
+    (_LORA, "ExtraNetworkLora.changed", "loaded = sd_model.loaded_loras.get(key, [])"),
+    (_NETWORKS, "activate_filtered", "apply_te = getattr(p, 'lora_apply_te', None)"),
     # Its page shows comments that it has made itself, and its console what named loggers say.
     ("modules/processing.py", "process_images_inner", "results = get_processed(p, images_list"),
     ("modules/processing.py", "process_images_inner", "comments='\\n'.join(comments)"),

@@ -48,7 +48,10 @@ class SDNext(TaggedHost):
         return [Path(paths.models_path, "sara"), Path(shared.opts.lora_dir)]
 
     def take_off_everything(self) -> None:
-        extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
+        p = processing.StableDiffusionProcessingTxt2Img()
+        # It takes LoRAs off only if what they were left off of when they came is left out again.
+        for p.lora_apply_te in (True, False):
+            extra_networks.activate_filtered(p, {})
         self._prompted.take_off()
 
     def _further_replaced(self) -> list[Replaced]:

@@ -66,6 +66,7 @@ class SDNextWebUI(WebUI):
     def __init__(self, folder, dtype):
         super().__init__(folder, dtype)
         self.loras = []  # that are on the weights
+        self.known_loras = "", []
         self.encoded = {}
 
     def draw(self, prompt, n_iter=1, hr_prompt=None, hr_checkpoint=None, checkpoint=None, lowvram=False):
@@ -74,6 +75,7 @@ class SDNextWebUI(WebUI):
         if self.model is None or self.model.sd_checkpoint_info.title != self.chosen:
             self.sd_models.unload_model_weights()
             self.model, self.loras = Pipeline(self.state(self.chosen), self.infos(self.chosen)), []
+            self.known_loras = "", []
         self.p = p = self.processing.StableDiffusionProcessingTxt2Img()
         pictures = []
         for _ in range(n_iter):
@@ -119,6 +121,7 @@ def _processing():
         def __init__(self):
             self.comments, self.extra_generation_params, self.is_hr_pass = {}, {}, False
             self.network_data, self.disable_extra_networks = defaultdict(list), False
+            self.lora_apply_te = None
 
         def comment(self, text):
             self.comments[text] = 1
@@ -161,6 +164,12 @@ def _extra_networks(webui):
 
     class Lora(it.ExtraNetwork):
         def activate(self, p, params_list, step=0, include=None, exclude=None):
+            # What is on is known by what was left out when it was put on.
+            key, before = str(exclude or []), webui.known_loras
+            webui.known_loras = key, [params.items for params in params_list]
+            if (before[1] if before[0] == key else []) == webui.known_loras[1]:
+                webui.known_loras = before
+                return
             paths = [(Path(webui.folder, "Lora", f"{params.positional[0]}.safetensors"), float(params.positional[1]))
                      for params in params_list]  # fmt: skip
             webui.bring_loras([(path, strength) for path, strength in paths if path.exists()])
@@ -168,6 +177,7 @@ def _extra_networks(webui):
         def deactivate(self, p, force=False):
             if force:
                 webui.bring_loras([])
+                webui.known_loras = "", []
 
     def activate(p, extra_network_data=None, step=0, include=None, exclude=None):
         if p.disable_extra_networks:
@@ -178,13 +188,15 @@ def _extra_networks(webui):
                 if webui.failing == name and name in data:
                     webui.failing = None
                     raise RuntimeError("as asked for")
-                network.activate(p, data.get(name, []), step=step)
+                filters = {"include": include, "exclude": exclude} if isinstance(network, Lora) else {}
+                network.activate(p, data.get(name, []), step=step, **filters)
             except Exception:
                 webui.swallowed += 1
         p.network_data = data
 
     def activate_filtered(p, extra_network_data=None, step=0):
-        it.activate(p, extra_network_data, step=step, exclude=[])
+        is_for_text = webui.shared.opts.lora_apply_te if p.lora_apply_te is None else p.lora_apply_te
+        it.activate(p, extra_network_data, step=step, exclude=[] if is_for_text else ["text_encoder"])
 
     def deactivate(p, extra_network_data=None, force=None):
         for network in it.extra_network_registry.values():
@@ -204,7 +216,8 @@ def sdnext_running(folder, dtype=torch.float32):
     """See webui.running."""
     webui = SDNextWebUI(folder, dtype)
     options = SimpleNamespace(
-        lora_dir=str(webui.folder / "Lora"), lora_force_reload=False, sd_model_checkpoint="one"
+        lora_dir=str(webui.folder / "Lora"), lora_force_reload=False, lora_apply_te=False,
+        sd_model_checkpoint="one",
     )
     webui.shared = module("modules.shared", cmd_opts=SimpleNamespace(), opts=options)
     webui.extra_networks, webui.processing, webui.lora = _extra_networks(webui), _processing(), _Lora()
