@@ -54,9 +54,11 @@ def _check_is_back(before, after):
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_a_delta_is_the_librarys(webui, tmp_path, kind):
     folder, target = tmp_path / "base", tmp_path / "alone.safetensors"
-    PIPELINES[kind](tmp_path / "tokens").save_pretrained(folder)
+    made = PIPELINES[kind](tmp_path / "tokens")
+    made.save_pretrained(folder)
     assert main(["train", str(folder), str(webui.cats), str(target), *_OPTIONS]) == 0
-    pipeline = PIPELINES[kind](tmp_path / "tokens")
+    # From the file as the library has it: on the CPU the last bits of a product hang on how its weight is aligned.
+    pipeline = type(made).from_pretrained(folder)
     host = trainable(webui, pipeline)
     before = _state_of_the_host(pipeline)
     config = dict(pipeline.unet.config)
@@ -71,8 +73,7 @@ def test_a_delta_is_the_librarys(webui, tmp_path, kind):
     assert mine.metadata.get("sara.family") == wanted.metadata.get("sara.family")
     for name, entry in wanted.entries.items():
         assert torch.equal(mine.entries[name].indices, entry.indices)
-        if kind == "SD1.5":
-            assert torch.equal(mine.entries[name].values, entry.values)
+        assert torch.equal(mine.entries[name].values, entry.values)
 
 
 @pytest.mark.parametrize("end", ["stopped", "failed"])
