@@ -27,7 +27,7 @@ from benchmarks.hosts_ import in_webui
 from benchmarks.lib.process import measured, run_module
 from benchmarks.lib.random_unet import unet_file
 from benchmarks.lib.report import check_json_option, machine, text_table
-from benchmarks.webui_.server import KINDS
+from benchmarks.webui_.server import ONE_FILE
 from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 from sara_core.delta import SparseDelta
@@ -85,7 +85,7 @@ def run(progress: Progress) -> dict:
         "machine": machine(),
         "torch": torch.__version__,
         "hosts": hosts,
-        "skipped": [f"{kind.name}: {kind.variable}_DIR is not set" for kind in KINDS if kind.checkout is None],
+        "skipped": [f"{kind.name}: {kind.variable}_DIR is not set" for kind in ONE_FILE if kind.checkout is None],
         "orders": orders,
         "one hash each": all(
             len(set(of_case.values())) == 1 for (_, case), of_case in by_case(hosts).items() if case != BOTH
@@ -103,7 +103,7 @@ def answers(unet: Path, base: Path, deltas: list[Path], dtype: str, progress: Pr
     yield "ComfyUI", measured("benchmarks.hosts_.in_comfyui", [str(base), unet.name, dtype, json.dumps(CASES)])
     progress.say(f"diffusers, {dtype}")
     yield "diffusers", measured("benchmarks.hosts_.in_diffusers", [str(base), str(unet), dtype, json.dumps(CASES)])
-    kinds = [kind for kind in KINDS if kind.checkout is not None]
+    kinds = [kind for kind in ONE_FILE if kind.checkout is not None]
     if kinds:
         checkpoint = base / f"checkpoint-{dtype}.safetensors"
         run_module("benchmarks.webui_.checkpoint", [str(unet), dtype, str(checkpoint)])

@@ -3,9 +3,11 @@
     python dev.py bench webui_training [--rounds N] [--only NAME] [--json FILE]
 
 A WebUI is started where A1111_DIR and A1111_PYTHON name a prepared checkout of AUTOMATIC1111's and its interpreter,
-FORGE_DIR and FORGE_PYTHON Forge's, NEO_DIR and NEO_PYTHON Forge Neo's: on the CPU in fp32, with a UNet of SD1.5's form
-with one level and random weights, CLIP-L and the VAE. Each round is a start of its own, in which a delta is applied and
-taken off, and trainings are finished, stopped by hand, interrupted by the WebUI's own means, resumed, and refused.
+FORGE_DIR and FORGE_PYTHON Forge's, NEO_DIR and NEO_PYTHON Forge Neo's, SDNEXT_DIR and SDNEXT_PYTHON SD.Next's: on the
+CPU in fp32, with a UNet of SD1.5's form with one level and random weights, CLIP-L and the VAE (in SD.Next, whose
+checkpoints are folders of diffusers', a smaller one). Each round is a start of its own, in which a delta is applied and
+taken off, in each pass of hires, batches and img2img too, and trainings are finished, stopped by hand, interrupted by
+the WebUI's own means, resumed, and refused.
 After each, the digest of all tensors of UNet, text encoder and VAE is to be the first one. A table has each claim and
 in how many of the rounds it held. What was left out is said.
 """

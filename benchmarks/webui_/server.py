@@ -79,7 +79,8 @@ SDNEXT = Kind(
     configuration={"sd_checkpoint_autoload": False, "offline_mode": True, "server_rate_limit": 1000},
     has_pipelines=True, second_prompt="refiner_prompt",
 )  # fmt: skip
-KINDS = A1111, FORGE, NEO, SDNEXT
+ONE_FILE = A1111, FORGE, NEO  # is a checkpoint
+KINDS = *ONE_FILE, SDNEXT
 
 
 class Refused(HostError):

@@ -1,14 +1,20 @@
 """The measurements at WebUIs: what is hashed, what is divided by what, and where a WebUI comes from."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks import hosts, webui, webui_training
 from benchmarks.webui_.checkpoint import write_config
-from benchmarks.webui_.server import A1111, KINDS, NEO, Refused
+from benchmarks.webui_.pipeline import rename
+from benchmarks.webui_.server import A1111, KINDS, NEO, ONE_FILE, SDNEXT, Refused
+from benchmarks.webui_training_ import passes
 from benchmarks.webui_training_.asked import Asked
 from benchmarks.webui_training_.round import CLAIMS, _different, _not_named, _said
 from sara_core import SparseDelta, SparseEntry
+from tests.support import tiny_diffusers
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def test_a_webui_is_the_one_that_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("NEO_DIR", raising=False)
     monkeypatch.setenv("A1111_DIR", str(tmp_path))
     assert NEO.checkout is None and A1111.checkout == tmp_path
-    assert all(kind.by_dtype.keys() == set(hosts.DTYPES) for kind in KINDS)
+    assert all(kind.by_dtype.keys() == set(hosts.DTYPES) for kind in ONE_FILE) and SDNEXT in KINDS
     (tmp_path / "configs").mkdir()
     part = "params: {unet_config: {params: {}}, cond_stage_config: {}}"
     (tmp_path / "configs" / "v1-inference.yaml").write_text(f"model: {{{part}}}")
@@ -96,6 +102,40 @@ def test_a_tensor_that_is_another_or_missing_is_named():
 def test_a_delta_that_the_status_does_not_name_is_seen():
     assert _not_named({"delta": "part"}, "part") == ""
     assert _not_named({"delta": None}, "part") == "the status names None as its delta"
+
+
+class _Drawn:
+    """A WebUI whose UNet is as the prompts say, but in the pass that is broken."""
+
+    webui = SimpleNamespace(kind=SDNEXT)
+
+    def __init__(self, broken=""):
+        self.broken = broken
+
+    def passes(self, prompt, way="txt2img", **others):
+        prompts = [prompt] * 2 + [others.get(SDNEXT.second_prompt)] * ("enable_hr" in others)
+        is_broken = bool(self.broken) and self.broken in (*others, way)
+        count = others.get("n_iter", 1) * others.get("batch_size", 1)
+        return prompts[:1] if is_broken and "enable_hr" in others else [*prompts, *["none"] * is_broken], ["x"] * count
+
+    def draw(self, prompt):
+        assert prompt == "a cat"
+
+
+def test_another_unet_in_one_of_the_passes_is_seen():
+    assert dict(passes.claims(_Drawn())) == dict.fromkeys(("hires", "batch", "img2img"), "")
+    for broken, claim in (("enable_hr", "hires"), ("n_iter", "batch"), ("img2img", "img2img")):
+        found = dict(passes.claims(_Drawn(broken)))
+        assert [name for name, wrong in found.items() if wrong] == [claim], broken
+
+
+def test_a_pipelines_weights_are_read_by_the_names_of_deltas(tmp_path):
+    unet, file = tiny_diffusers.unet(), tmp_path / "unet.safetensors"
+    save_file({f"diffusion_model.{name}": weight for name, weight in unet.state_dict().items()}, file)
+    rename(file)
+    weights = load_file(file)
+    assert torch.equal(weights["diffusion_model.input_blocks.0.0.weight"], unet.conv_in.weight)
+    assert len(weights) == len(unet.state_dict())
 
 
 class _Told:
