@@ -183,7 +183,7 @@ class WebUI:
                 raise HostError(f"{self.kind.name} did not start:\n{self._log()}")
             try:
                 return self._answer("/sdapi/v1/options", None)
-            except OSError:
+            except (OSError, HostError):  # SD.Next answers before it has the address
                 time.sleep(1)
         raise HostError(f"{self.kind.name} did not answer:\n{self._log()}")
 
