@@ -1,16 +1,17 @@
 """What a file of lines has as yet, also while it is being written: the tries by method, and the table of the cells.
 
-    python -m benchmarks.claims_.so_far FILE
+    python -m benchmarks.claims_.so_far FILE [--beside METHOD]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from . import lines, protocol, tables
 
 
-def report(known: list[dict]) -> list[str]:
-    """Lines of text about lines of the claims' table; those of parts beside it are only counted."""
+def report(known: list[dict], beside: str = protocol.REFERENCE) -> list[str]:
+    """Lines of text about lines of the claims' table; those of parts beside it are only counted. beside: the method
+    that the others are compared with"""
     names = {*protocol.Cell._fields, *protocol.PRIMARY}
     whole = [line for line in known if line.keys() >= names and not line["options"]]
     tries = [line for line in whole if line["style"] == protocol.TUNING_STYLE]
@@ -20,8 +21,12 @@ def report(known: list[dict]) -> list[str]:
         figures = " ".join(f"{name} {line[name]:.3f}" for name in protocol.PRIMARY)
         score = protocol.tuning_score(line)
         text.append(f"{line['method']} {line['share']:.2%} at {line['rate']:.2e}: score {score:.3f} ({figures})")
-    return [*text, *([tables.of_methods(cells)] if cells else [])]
+    return [*text, *([tables.of_methods(cells, beside)] if cells else [])]
 
 
 if __name__ == "__main__":
-    print("\n".join(report(lines.read(Path(sys.argv[1])))))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--beside", default=protocol.REFERENCE, help="what differences are to (default: %(default)s)")
+    arguments = parser.parse_args()
+    print("\n".join(report(lines.read(arguments.file), arguments.beside)))

@@ -77,9 +77,9 @@ def differences(lines: Sequence[dict], reference: str = REFERENCE) -> str:
     return _markdown(rows)
 
 
-def of_methods(lines: Sequence[dict]) -> str:
+def of_methods(lines: Sequence[dict], reference: str = REFERENCE) -> str:
     """Means of every method, and differences to the reference."""
-    return f"\n{overview(lines)}\n{differences(lines)}"
+    return f"\n{overview(lines)}\n{differences(lines, reference)}"
 
 
 def of_part(part: str, lines: Sequence[dict]) -> str:
