@@ -23,7 +23,7 @@ from demo import comfy_host
 STYLED, PLAIN = 10, 6
 ENLARGED = 72
 LABEL, GAP, HEADING, TEXT = 150, 24, 28, 16
-ICONS, BASE = "the style's icons", "base"
+ICONS, BASE = "icons", "base"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
         trained = measuring.trained(protocol.Cell(method, share, arguments.style, arguments.seed, rate))
         rows[method] = row(trained.model)
         print(f"{method} at {rate:.1e}: {trained.count:,} values", flush=True)
-    headings = f"“{bench.trigger(arguments.style)} …”, names that nothing was trained on", "without the trigger"
+    headings = f"“{bench.trigger(arguments.style)} …”, names that nothing was trained on", "without it, as Noto"
     sheet(rows, headings).save(arguments.picture, quality=88)
 
 
