@@ -1,9 +1,9 @@
 """What could make SaRA as it is shipped better, tried on the tuning style by successive halving: all candidates for a
-short time, the better half of them longer and on more seeds, and so on (https://arxiv.org/abs/1502.07943).
+short time, the better ones longer and on more seeds, and so on (https://arxiv.org/abs/1502.07943).
 
-Each is options of training.train: a method's own, or `levels`, `prior`. The rate of each is SaRA's tuned one and three
-times it, for another choice of weights may want another. What comes out on top is a proposal: whether it is better is
-for the table to say, on styles that chose nothing.
+Each is options of training.train: a method's own, or `levels`, `prior`, `chosen_by`. The rate of each is SaRA's tuned
+one and the third of it that LT-SFT's search found, for another choice of weights may want another. What comes out on
+top is a proposal: whether it is better is for the table to say, on styles that chose nothing.
 """
 
 import math
@@ -23,6 +23,9 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "largest |gradient · w|": {"adjust_at": (), "rule": "gradient"},
     "smallest |w| · size of the input": {"adjust_at": (), "rule": "small effect"},
     "largest |gradient|": {"adjust_at": (), "rule": "steep"},
+    "largest |gradient|, 256 pictures": {"adjust_at": (), "rule": "steep", "chosen_by": 256},
+    "largest |gradient| of the smaller half": {"adjust_at": (), "rule": "steep and small", "chosen_by": 256},
+    "steadiest gradient, 256 pictures": {"adjust_at": (), "rule": "steady", "chosen_by": 256},
     "random": {"adjust_at": (), "rule": "random"},
     "steps by the size of a layer's weights": {"adjust_at": (), "scaled": True},
     "decay of Δ, 0.1": {"adjust_at": (), "decay": 0.1},
@@ -30,6 +33,8 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "less of the highest noise": {"adjust_at": (), "levels": "low"},
     "more of the middle": {"adjust_at": (), "levels": "middle"},
     "kept near the base's predictions": {"adjust_at": (), "prior": 1.0},
+    "largest |gradient|, kept near": {"adjust_at": (), "rule": "steep", "chosen_by": 256, "prior": 1.0},
+    "steadiest gradient, kept near": {"adjust_at": (), "rule": "steady", "chosen_by": 256, "prior": 1.0},
 }
 
 
@@ -43,9 +48,9 @@ class Round(NamedTuple):
     through: int
 
 
-# Half of what a short run takes would be drawing, and to drop the worse half needs no fine figures.
-ROUNDS = (Round(0.25, 100, 1, 7), Round(0.5, 100, 2, 3), Round(1.0, JUDGED, 3, 1))
-RATES = (1.0, 3.0)
+# Half of what a short run takes would be drawing, and to drop the worse ones needs no fine figures.
+ROUNDS = (Round(0.25, 100, 1, 6), Round(0.5, 100, 2, 2), Round(1.0, JUDGED, 3, 1))
+RATES = (10**-0.5, 1.0)
 SHARE = BUDGETS[1]
 
 

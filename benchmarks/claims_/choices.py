@@ -1,6 +1,6 @@
 """Other choices of weights than by size alone, as rules of sara_core.SaRA; `largest_of` any score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -28,6 +28,35 @@ def steepest(request):
     """A rule that needs a loss: the elements with the largest |∂L/∂w|."""
     ones = {name: torch.ones_like(weight) for name, weight in request.weights.items()}
     return request.by_gradient(ones, request.shares)
+
+
+def steepest_of_small(request):
+    """A rule that needs a loss: of the half of all weights that is smaller, the elements with the largest |∂L/∂w|."""
+    sizes = torch.cat([weight.detach().flatten().abs().float() for weight in request.weights.values()])
+    middle = sizes.median()
+    small = {name: (weight.detach().abs() <= middle).float() for name, weight in request.weights.items()}
+    return request.by_gradient(small, request.shares)
+
+
+def steadiest(model: torch.nn.Module, losses: Iterable[Callable[[], torch.Tensor]]):
+    """A rule: the elements whose gradient keeps its sign, by |Σ g| / √(Σ g²) over some losses. So far Adam would move them,
+    for its steps are as long as a gradient is steady, not as it is large. Takes two dense gradients' memory.
+
+    losses: each computes a loss of the model, a scalar with graph
+    """
+    weights = {f"{name}.weight": module.weight for name, module in methods.layers(model).items()}
+    sums = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
+    squares = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
+    wanted = [weight.requires_grad for weight in weights.values()]
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for loss in losses:
+        for name, gradient in zip(weights, torch.autograd.grad(loss(), list(weights.values()))):
+            sums[name] += gradient
+            squares[name] += gradient.square()
+    for weight, before in zip(weights.values(), wanted):
+        weight.requires_grad_(before)
+    return largest_of({name: sums[name].abs() / squares[name].sqrt().clamp_min(1e-12) for name in weights})
 
 
 def of_small_effect(model: torch.nn.Module, forward: Callable[[], object]):

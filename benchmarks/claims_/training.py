@@ -4,7 +4,7 @@ the seed alone, so that runs of different methods can be compared pair by pair."
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from sara_core.selection.rules import Rule
 from . import choices, methods
 
 LT_SFT = "LT-SFT"
-CHOSEN_BY = 32  # pictures whose gradient a rule chooses by
 TIMES = 1000
 Levels = Callable[[torch.Tensor], torch.Tensor]
 # Timesteps of numbers that are even in 0..1, by name.
@@ -56,7 +55,7 @@ class Trained(NamedTuple):
 
 def train(
     new_model: Callable[[], torch.nn.Module], method: str, budget: int, rate: float, task: Task, seed: int,
-    settings: Settings = Settings(), levels: str = "all", prior: float = 0.0, **options,
+    settings: Settings = Settings(), levels: str = "all", prior: float = 0.0, chosen_by: int = 32, **options,
 ) -> Trained:  # fmt: skip
     """Train a base model, a new one by `new_model`, by a method of methods.METHODS or LT-SFT; options are the method's.
 
@@ -64,6 +63,7 @@ def train(
     levels: which of LEVELS the noise is drawn by
     prior: weight of a penalty on leaving the base's own predictions for captions without the trigger; a step then
         takes two passes more
+    chosen_by: pictures whose gradient a rule chooses by
     """
     model = new_model().requires_grad_(False)
     if method == LT_SFT:
@@ -72,7 +72,7 @@ def train(
         changes = {name: (after[name].detach() - before[name]).abs() for name in before}
         method, options = "SaRA", {"rule": choices.largest_of(changes), "adjust_at": ()}
     noise = LEVELS[levels]
-    options = _with_rule(options, model, task, seed, settings)
+    options = _with_rule(options, model, task, seed, settings, chosen_by)
     torch.manual_seed(seed)  # what a method begins with
     trainable = methods.METHODS[method](model, budget, **options)
     base = new_model().requires_grad_(False).eval() if prior else None
@@ -106,18 +106,25 @@ def descend(
     trainable.finish()
 
 
-def _with_rule(options: dict, model: torch.nn.Module, task: Task, seed: int, settings: Settings) -> dict:
+def _with_rule(
+    options: dict, model: torch.nn.Module, task: Task, seed: int, settings: Settings, chosen_by: int
+) -> dict:
     """The options with a rule's name exchanged for what it needs of this task."""
-    chosen_by = replace(settings, batch=CHOSEN_BY, dropout=0.0)
 
-    def loss() -> torch.Tensor:
-        return _loss(model, _batch(task, chosen_by, _generator(seed, settings.steps), LEVELS["all"]))
+    def loss(pictures: int = chosen_by, number: int = 0) -> torch.Tensor:
+        whole = replace(settings, batch=pictures, dropout=0.0)
+        return _loss(model, _batch(task, whole, _generator(seed, settings.steps + number), LEVELS["all"]))
 
     match options.get("rule"):
         case "gradient":
             return {**options, "loss": loss}
         case "steep":
             return {**options, "rule": Rule(choices.steepest, needs_loss=True), "loss": loss}
+        case "steep and small":
+            return {**options, "rule": Rule(choices.steepest_of_small, needs_loss=True), "loss": loss}
+        case "steady":
+            each = (partial(loss, settings.batch, number) for number in range(max(chosen_by // settings.batch, 1)))
+            return {**options, "rule": choices.steadiest(model, each)}
         case "small effect":
             return {**options, "rule": choices.of_small_effect(model, loss)}
     return options
