@@ -39,8 +39,8 @@ def steepest_of_small(request):
 
 
 def steadiest(model: torch.nn.Module, losses: Iterable[Callable[[], torch.Tensor]]):
-    """A rule: the elements whose gradient keeps its sign, by |Σ g| / √(Σ g²) over some losses. So far Adam would move them,
-    for its steps are as long as a gradient is steady, not as it is large. Takes two dense gradients' memory.
+    """A rule: the elements whose gradient keeps its sign, by |Σ g| / √(Σ g²) over some losses. So far Adam would move
+    them, for its steps are as long as a gradient is steady, not as it is large. Takes two dense gradients' memory.
 
     losses: each computes a loss of the model, a scalar with graph
     """

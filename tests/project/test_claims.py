@@ -6,11 +6,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.claims_ import (
     base,
     changes,
     choices,
+    curves,
     icon_sets,
     lines,
     methods,
@@ -326,3 +328,15 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows(monkeypatch):
     assert "both − neither" in shown["ablation"] and "| LoRA | -0.5 |" in shown["strength"]
     assert "| SaRA | yes | 0.900 | 0.200 | 0.100 | 5 |" in shown["subject"]
     assert "| SaRA | dare | 0.6 | 1.0 |" in shown["merging"] and "| LoRA | sum | 1 |" in shown["merging"]
+
+
+def test_curves_are_of_all_layers_and_of_strengths_in_their_order():
+    of_premise = [{"part": "premise", "chosen": "random", "layers": where, "share": share, "drift": share * 2}
+                  for where in ("all", "attention") for share in (0.2, 0.1)]  # fmt: skip
+    of_strength = [{"part": "strength", "method": "SaRA", "strength": strength, "drift": 1 - strength, "kid": 7.0}
+                   for strength in (1.0, -0.5, 0.25)]  # fmt: skip
+    known = [*of_premise, *of_strength, {"method": "SaRA", "strength": 1.0}]
+    assert curves.premise(known) == {"random": [(10, 0.2, ""), (20, 0.4, "")]}
+    assert curves.strength(known) == {"SaRA": [(0.75, 7, "0.25"), (0, 7, "1")]}
+    curves.draw(figure := Figure(), known)
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
