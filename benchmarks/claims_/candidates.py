@@ -1,9 +1,10 @@
 """What could make SaRA as it is shipped better, tried on the tuning style by successive halving: all candidates for a
 short time, the better ones longer and on more seeds, and so on (https://arxiv.org/abs/1502.07943).
 
-Each is options of training.train: a method's own, or `levels`, `prior`, `chosen_by`. The rate of each is SaRA's tuned
-one and the third of it that LT-SFT's search found, for another choice of weights may want another. What comes out on
-top is a proposal: whether it is better is for the table to say, on styles that chose nothing.
+Each is options of training.train: a method's own, or `levels`, `prior`, `chosen_by`. Another choice of weights may want
+another learning rate, so that in the first round each is tried with SaRA's tuned one and a third of it, and with lower
+ones as long as the lowest is the best. What comes out on top is a proposal: whether it is better is for the table to
+say, on styles that chose nothing.
 """
 
 import math
@@ -19,6 +20,7 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "no adjustment": {"adjust_at": ()},
     "adjustment at 0.25": {"adjust_at": (0.25,)},
     "low-rank loss, λ = 5e-5": {"adjust_at": (), "low_rank_weight": 5e-5},
+    "low-rank loss, λ = 5e-4": {"adjust_at": (), "low_rank_weight": 5e-4},
     "per layer": {"adjust_at": (), "per_layer": True},
     "largest |gradient · w|": {"adjust_at": (), "rule": "gradient"},
     "smallest |w| · size of the input": {"adjust_at": (), "rule": "small effect"},
@@ -50,7 +52,7 @@ class Round(NamedTuple):
 
 # Half of what a short run takes would be drawing, and to drop the worse ones needs no fine figures.
 ROUNDS = (Round(0.25, 100, 1, 6), Round(0.5, 100, 2, 2), Round(1.0, JUDGED, 3, 1))
-RATES = (10**-0.5, 1.0)
+FIRST_HALVES, MOST_TRIES = (-1, 0), 5  # half powers of ten beside SaRA's tuned rate
 SHARE = BUDGETS[1]
 
 
@@ -60,20 +62,37 @@ def halved(measured: Callable[[Round, list[Cell]], list[dict | None]], rate: flo
     measured: the lines of cells that are trained and judged as a round says, None for one that failed
     rate: SaRA's tuned one
     """
-    left = [(name, factor) for name in CANDIDATES for factor in RATES]
-    found = []
-    for number, one in enumerate(ROUNDS):
-        cells = [
-            Cell("SaRA", SHARE, TUNING_STYLE, TUNING_SEED + 1 + seed, rate * factor, tuple(CANDIDATES[name].items()))
-            for name, factor in left for seed in range(one.seeds)
-        ]  # fmt: skip
-        lines, scores = measured(one, cells), {}
-        for place, (name, factor) in enumerate(left):
+    found: list[dict] = []
+
+    def scores(number: int, tried: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
+        """Means of a round's seeds for candidates and half powers of ten beside the tuned rate."""
+        one = ROUNDS[number]
+        cells = [_cell(name, seed, rate * 10 ** (half / 2)) for name, half in tried for seed in range(one.seeds)]
+        lines, means = measured(one, cells), {}
+        for place, (name, half) in enumerate(tried):
             own = [line for line in lines[place * one.seeds : (place + 1) * one.seeds] if line is not None]
-            found += [{**line, "round": number, "candidate": name, "score": tuning_score(line)} for line in own]
-            scores[name, factor] = sum(map(tuning_score, own)) / len(own) if len(own) == one.seeds else -math.inf
-        # The better of a candidate's two rates goes on, and what is shipped always does.
-        best = {name: max((f for n, f in left if n == name), key=lambda f: scores[name, f]) for name, _ in left}
-        order = sorted(best, key=lambda name: scores[name, best[name]], reverse=True)
-        left = [(name, best[name]) for name in dict.fromkeys([*order[: one.through], AS_SHIPPED])]
+            found.extend({**line, "round": number, "candidate": name, "score": tuning_score(line)} for line in own)
+            means[name, half] = sum(map(tuning_score, own)) / len(own) if len(own) == one.seeds else -math.inf
+        return means
+
+    first = scores(0, [(name, half) for name in CANDIDATES for half in FIRST_HALVES])
+    while lower := [name for name in CANDIDATES if _lowest_is_best(name, first)]:
+        first |= scores(0, [(name, min(half for own, half in first if own == name) - 1) for name in lower])
+    best, ranked = {}, {}
+    for (name, half), score in sorted(first.items(), key=lambda item: item[1]):
+        best[name], ranked[name] = half, score
+    for number, before in enumerate(ROUNDS[:-1], 1):
+        order = sorted(ranked, key=ranked.__getitem__, reverse=True)
+        # What is shipped always comes through.
+        left = dict.fromkeys([*order[: before.through], AS_SHIPPED])
+        ranked = {name: score for (name, _), score in scores(number, [(name, best[name]) for name in left]).items()}
     return found
+
+
+def _cell(name: str, seed: int, rate: float) -> Cell:
+    return Cell("SaRA", SHARE, TUNING_STYLE, TUNING_SEED + 1 + seed, rate, tuple(CANDIDATES[name].items()))
+
+
+def _lowest_is_best(name: str, scores: dict[tuple[str, int], float]) -> bool:
+    own = {half: score for (candidate, half), score in scores.items() if candidate == name}
+    return len(own) < MOST_TRIES and max(own, key=own.__getitem__) == min(own)

@@ -146,6 +146,17 @@ def test_candidates_are_halved_and_what_is_shipped_comes_through():
     assert longest[-1] in {line["candidate"] for line in lines if line["round"] == 1}
 
 
+def test_candidates_are_tried_at_lower_rates_as_long_as_those_are_better():
+    def measured(one, cells):
+        return [{**cell._asdict(), "text": -abs(cell.rate - 1e-4), "kid": 0.0, "drift": 0.0} for cell in cells]
+
+    rates = {}
+    for line in candidates.halved(measured, 1e-3):
+        rates.setdefault((line["round"], line["candidate"]), set()).add(round(line["rate"], 8))
+    assert rates[0, "random"] == {1e-3, 0.00031623, 1e-4, 3.162e-05}
+    assert {frozenset(own) for (number, _), own in rates.items() if number} == {frozenset({1e-4})}
+
+
 def test_ablations_are_options_that_a_training_takes(task):
     for name, options in parts.ABLATIONS.items():
         assert len(trained(task, **options).losses) == SETTINGS.steps, name
