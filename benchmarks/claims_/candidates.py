@@ -1,5 +1,5 @@
 """What could make SaRA as it is shipped better, tried on the tuning style by successive halving: all candidates for a
-short time, the better ones longer and on more seeds, and so on (https://arxiv.org/abs/1502.07943).
+short time, the better ones longer and on more seeds (https://arxiv.org/abs/1502.07943).
 
 Each is options of training.train: a method's own, or `levels`, `prior`, `chosen_by`. Another choice of weights may want
 another learning rate, so that in the first round each is tried with SaRA's tuned one and a third of it, and with lower
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .plan import TUNING_SEED
-from .protocol import BUDGETS, JUDGED, TUNING_STYLE, Cell, tuning_score
+from .protocol import BUDGETS, TUNING_STYLE, Cell, tuning_score
 
 AS_SHIPPED = "as shipped"
 CANDIDATES: dict[str, dict[str, object]] = {
@@ -34,9 +34,10 @@ CANDIDATES: dict[str, dict[str, object]] = {
     "average of Δ": {"adjust_at": (), "average": 0.98},
     "less of the highest noise": {"adjust_at": (), "levels": "low"},
     "more of the middle": {"adjust_at": (), "levels": "middle"},
-    "kept near the base's predictions": {"adjust_at": (), "prior": 1.0},
-    "largest |gradient|, kept near": {"adjust_at": (), "rule": "steep", "chosen_by": 256, "prior": 1.0},
-    "steadiest gradient, kept near": {"adjust_at": (), "rule": "steady", "chosen_by": 256, "prior": 1.0},
+    **{f"kept near the base, {weight:g}": {"adjust_at": (), "prior": weight} for weight in (0.1, 0.3, 1.0)},
+    "kept near, 0.3, per layer": {"adjust_at": (), "prior": 0.3, "per_layer": True},
+    "kept near, 0.3, less of the highest noise": {"adjust_at": (), "prior": 0.3, "levels": "low"},
+    "kept near, 0.3, both": {"adjust_at": (), "prior": 0.3, "levels": "low", "per_layer": True},
 }
 
 
@@ -51,7 +52,7 @@ class Round(NamedTuple):
 
 
 # Half of what a short run takes would be drawing, and to drop the worse ones needs no fine figures.
-ROUNDS = (Round(0.25, 100, 1, 6), Round(0.5, 100, 2, 2), Round(1.0, JUDGED, 3, 1))
+ROUNDS = (Round(0.25, 100, 1, 6), Round(0.5, 100, 2, 1))
 FIRST_HALVES, MOST_TRIES = (-1, 0), 5  # half powers of ten beside SaRA's tuned rate
 SHARE = BUDGETS[1]
 
