@@ -52,8 +52,8 @@ class Round(NamedTuple):
 
 
 # Half of what a short run takes would be drawing, and to drop the worse ones needs no fine figures.
-ROUNDS = (Round(0.25, 100, 1, 6), Round(0.5, 100, 2, 1))
-FIRST_HALVES, MOST_TRIES = (-1, 0), 5  # half powers of ten beside SaRA's tuned rate
+ROUNDS = (Round(0.25, 100, 1, 4), Round(0.5, 100, 2, 1))
+FIRST_HALVES, MOST_TRIES = (-1, 0), 4  # half powers of ten beside SaRA's tuned rate
 SHARE = BUDGETS[1]
 
 
