@@ -77,7 +77,12 @@ def _further():
             tooltip="To learn a subject (DreamBooth): pictures of other things of its kind, VAE-encoded, so that the "
             "model does not forget them.",
         ),
-        io.Conditioning.Input("class_positive", optional=True, tooltip="The captions of the class pictures."),
+        io.Conditioning.Input(
+            "class_positive", optional=True,
+            tooltip="The captions of the class pictures. Without class_latents: captions, one for each image or one for "
+            "all, with which the model is to draw as before, like those without your new word. A step then takes more "
+            "than twice as long.",
+        ),
         setting_input("prior_weight", step=0.05, optional=True, advanced=True),
         io.Combo.Input(
             "resume", options=[NEW_RUN, *folders.resume_names()], default=NEW_RUN, optional=True,

@@ -8,6 +8,8 @@ delta and in the model, and leave the vector.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -193,6 +195,26 @@ class Store:
                 _put_back(holder.weight, segment, base)
                 if frozen is not None:
                     _put_back(holder.weight, frozen.segment, frozen.base)
+
+    @contextmanager
+    def withdrawn(self) -> Iterator[None]:
+        """Inside, the model computes as it did before Δ, and Δ must be left alone; afterwards, whatever was raised, Δ
+        and the live weights are what they were. Not for a model whose graph is still to be gone back through."""
+        frozen = [over for over in self.frozen if over is not None]
+        trained, ended = self.values.detach().clone(), [over.values for over in frozen]
+        with torch.no_grad():
+            self.values.zero_()
+            for over in frozen:
+                over.values = torch.zeros_like(over.values)
+            self.write(frozen=True)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self.values.copy_(trained)
+                for over, values in zip(frozen, ended):
+                    over.values = values
+                self.write(frozen=True)
 
     @torch.no_grad()
     def freeze(self, over: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,8 +35,15 @@ class Network(Protocol):
     levels: int
     sigmas: torch.Tensor
 
-    def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
-        """Mean squared error of what the network says of each draw's noisy sample: fp32 [len(draws)], with graph."""
+    def losses(self, draws: Sequence[Draw], targets: Sequence[torch.Tensor | None] = ()) -> torch.Tensor:
+        """Mean squared error of what the network says of each draw's noisy sample: fp32 [len(draws)], with graph.
+
+        targets: for each draw what `predictions` gave, if that is what the network is to say of it; else None. By
+            default None for all
+        """
+
+    def predictions(self, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        """What the network says now of each draw's noisy sample, in a form of its own, without graph."""
 
     def mean_loss(self, draws: Sequence[Draw]) -> torch.Tensor:
         """Their mean, up to its last bits: fp32 scalar, with graph."""
@@ -52,6 +60,9 @@ class DenoisingLoss:
 
     class_samples: images of what the subject is one of, which keep the model from forgetting the others:
         loss = mean over the samples + prior_weight · mean over the class samples (Ruiz et al., "DreamBooth", 2023)
+    as_before: makes a context in which the network computes as before the training. With it the class samples are any
+        images under captions that are to go on meaning what they did, and what the network is to say of them is what
+        it says in that context (as in learning without forgetting, Li and Hoiem, arXiv 1606.09282).
     noise_levels: how often each noise level is drawn; noise_range: the least and the most σ of those, 0 = no end
     caption_dropout: part of the samples, 0 … 1, that are trained without their caption; they need `unconditional`
     min_snr_gamma: γ of min-SNR loss weighting, 0 = every noise level weighs the same
@@ -70,6 +81,7 @@ class DenoisingLoss:
         seed: int,
         *,
         class_samples: Sequence[Sample] = (),
+        as_before: Callable[[], AbstractContextManager] | None = None,
         prior_weight: float = 1.0,
         caption_dropout: float = 0.0,
         noise_levels: NoiseLevels = NoiseLevels(),
@@ -77,7 +89,7 @@ class DenoisingLoss:
         min_snr_gamma: float = 0.0,
         own_part: Callable[[list[Draw]], list[Draw]] = list,
     ):
-        self.network, self.own_part = network, own_part
+        self.network, self.own_part, self.as_before = network, own_part, as_before
         self.prior_weight, self.min_snr_gamma = prior_weight, min_snr_gamma
         if min_snr_gamma:
             network.min_snr_weights([0], min_snr_gamma)
@@ -92,12 +104,18 @@ class DenoisingLoss:
         class_batch = self.own_part(self.class_draws.next_batch()) if self.class_draws else []
         if not class_batch and not self.min_snr_gamma:
             return self.network.mean_loss(batch)
-        losses = self._weighted_losses(batch + class_batch)
+        losses = self._weighted_losses(batch, class_batch)
         loss = losses[: len(batch)].mean()
         return loss + self.prior_weight * losses[len(batch) :].mean() if class_batch else loss
 
-    def _weighted_losses(self, draws: list[Draw]) -> torch.Tensor:
-        losses = self.network.losses(draws)
+    def _weighted_losses(self, batch: list[Draw], class_batch: list[Draw]) -> torch.Tensor:
+        draws = batch + class_batch
+        if class_batch and self.as_before is not None:
+            with self.as_before():
+                before = self.network.predictions(class_batch)
+            losses = self.network.losses(draws, [*[None] * len(batch), *before])
+        else:
+            losses = self.network.losses(draws)
         if self.min_snr_gamma:
             losses = losses * self.network.min_snr_weights([draw.level for draw in draws], self.min_snr_gamma)
         return losses

@@ -32,9 +32,16 @@ class DiffusersNetwork:
             return self.noising.sigmas
         return self.noising.noise_to_signal(torch.arange(self.levels))
 
-    def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
+    def losses(self, draws: Sequence[Draw], targets: Sequence[torch.Tensor | None] = ()) -> torch.Tensor:
         predicted, target = self._predicted_and_target(draws)
+        for number, other in enumerate(targets):
+            if other is not None:
+                target[number] = other
         return (predicted - target).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def predictions(self, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        return list(self._predicted_and_target(draws)[0])
 
     def mean_loss(self, draws: Sequence[Draw]) -> torch.Tensor:
         return torch.nn.functional.mse_loss(*self._predicted_and_target(draws))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -29,11 +30,12 @@ def denoising_loss(
     samples: Sequence[Sample],
     class_samples: Sequence[Sample] = (),
     own_part: Callable[[list[Draw]], list[Draw]] = list,
+    as_before: Callable[[], AbstractContextManager] | None = None,
 ) -> DenoisingLoss:
     """The losses of a run's batches, from the first one on. Raises what DenoisingLoss does."""
     return DenoisingLoss(
         network, samples, settings.batch_size, settings.seed, class_samples=class_samples,
-        prior_weight=settings.prior_weight, caption_dropout=settings.caption_dropout,
+        as_before=as_before, prior_weight=settings.prior_weight, caption_dropout=settings.caption_dropout,
         noise_levels=NoiseLevels(settings.noise_levels, settings.noise_level_mean, settings.noise_level_std),
         noise_range=(settings.noise_from, settings.noise_to), min_snr_gamma=settings.min_snr_gamma, own_part=own_part,
     )  # fmt: skip

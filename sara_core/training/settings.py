@@ -119,7 +119,10 @@ NOISE_AND_CAPTIONS = {
     "caption_dropout": Setting(0.0, "Part of the images that are trained without their caption.", 0.0, 1.0),
 }  # fmt: skip
 CLASS_IMAGES = {
-    "prior_weight": Setting(1.0, "How much the class pictures count beside the subject's.", 0.0, 100.0),
+    "prior_weight": Setting(
+        1.0, "How much the class pictures count beside the subject's; with class captions alone, how strongly the model "
+        "is kept as it was with these.", 0.0, 100.0,
+    ),
 }
 SNAPSHOTS = {
     "snapshot_every": Setting(

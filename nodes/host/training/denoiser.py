@@ -12,7 +12,12 @@ Under a noise mask m the network is given what the sampler gives it, x_m (masks.
 x, its own where m = 1. Where m is in between, a network that is told so, as image-to-video ones are, sees x0 at the
 level m · σ, where its velocity is the same. The error is (denoised − a(σ, x_m)) / b − (x0 − a(σ, x)) / b, and each
 element counts m.
+
+Where the network's own output before the training is the target, the error is (denoised − denoised before) / b.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import comfy.ldm.modules.attention
 import torch
@@ -23,6 +28,19 @@ from .masks import as_sampled, learned
 from .memories import nothing_kept
 from .node_patches import differentiable
 from .refusals import incomplete_captions_explained
+
+
+class _Given(NamedTuple):
+    """Of samples that fit together, each [n, …] as the latents are: clean; given, what the network is given of them at
+    the noise levels sigma [n]; scale, b of the module's equation; moved, a(σ, x_m) − a(σ, x) turned round, and mask,
+    None without one"""
+
+    clean: torch.Tensor
+    given: torch.Tensor
+    sigma: torch.Tensor
+    scale: torch.Tensor
+    moved: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 class Denoiser:
@@ -37,35 +55,66 @@ class Denoiser:
         its range."""
         return self.patcher.model.model_sampling.sigmas
 
-    def losses(self, samples: list[HostSample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]) -> torch.Tensor:
+    def losses(
+        self, samples: list[HostSample], sigmas: list[torch.Tensor], noises: list[torch.Tensor],
+        targets: Sequence[torch.Tensor | None] = (),
+    ) -> torch.Tensor:  # fmt: skip
         """Mean squared error of each sample at its noise level, over what its mask leaves to learn: fp32
         [len(samples)], with graph.
 
         samples: of any sizes and captions; those that fit together go through the model together
         sigmas: scalars out of `self.sigmas`; noises: of the shape of each sample's latent, on any device
+        targets: of each sample what `predictions` gave, where that is to be learned, or None; by default None for all
         """
-        losses: list[torch.Tensor | None] = [None] * len(samples)
-        for group in joinable(self.patcher.model, samples):
-            together = self._losses(*([values[i] for i in group] for values in (samples, sigmas, noises)))
-            for position, loss in zip(group, together):
-                losses[position] = loss
-        return torch.stack(losses)
+        return torch.stack(self._of_each(self._losses, samples, sigmas, noises, targets or [None] * len(samples)))
 
-    def _losses(self, samples, sigmas, noises) -> torch.Tensor:
+    def predictions(
+        self, samples: list[HostSample], sigmas: list[torch.Tensor], noises: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """What the model makes of each sample at its noise level, fp32 [1, …] as its latent, with graph if there is to
+        be one; arguments as for `losses`."""
+        return self._of_each(self._predictions, samples, sigmas, noises)
+
+    def _of_each(self, function, samples, *others) -> list:
+        """The results of a function of lists, which is called with those that fit together."""
+        found = [None] * len(samples)
+        for group in joinable(self.patcher.model, samples):
+            together = function(*([values[i] for i in group] for values in (samples, *others)))
+            for position, result in zip(group, together):
+                found[position] = result
+        return found
+
+    def _losses(self, samples, sigmas, noises, targets) -> torch.Tensor:
+        inputs = self._inputs(samples, sigmas, noises)
+        denoised = self._denoised(inputs.given, inputs.sigma, samples)
+        errors = denoised - inputs.clean if inputs.moved is None else denoised + inputs.moved - inputs.clean
+        if any(target is not None for target in targets):
+            errors = torch.cat([
+                error if target is None else own - target
+                for error, own, target in zip(errors.split(1), denoised.split(1), targets)
+            ])  # fmt: skip
+        squares = (errors / inputs.scale).square()
+        if inputs.mask is None:
+            return squares.flatten(1).mean(1)
+        weights = learned(inputs.mask)
+        return (squares * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)
+
+    def _predictions(self, samples, sigmas, noises) -> Sequence[torch.Tensor]:
+        inputs = self._inputs(samples, sigmas, noises)
+        return self._denoised(inputs.given, inputs.sigma, samples).split(1)
+
+    def _inputs(self, samples, sigmas, noises) -> _Given:
         model, sampling = self.patcher.model, self.patcher.model.model_sampling
         clean = torch.cat([sample.latent for sample in samples])
         sigma, noise = torch.stack(sigmas).to(clean), torch.cat(noises).to(clean)
         noisy = sampling.noise_scaling(sigma, noise, clean, False)
         scale = output_scale(sampling, sigma, noisy)
         if samples[0].mask is None:
-            return ((self._denoised(noisy, sigma, samples) - clean) / scale).square().flatten(1).mean(1)
-
+            return _Given(clean, noisy, sigma, scale, None, None)
         mask = torch.cat([sample.mask for sample in samples])
         given = as_sampled(model, noisy, sigma, noise, clean, mask)
         moved = _part_of_input(sampling, sigma, noisy) - _part_of_input(sampling, sigma, given)
-        squares = ((self._denoised(given, sigma, samples) + moved - clean) / scale).square()
-        weights = learned(mask)
-        return (squares * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)
+        return _Given(clean, given, sigma, scale, moved, mask)
 
     def _denoised(self, noisy, sigma, samples: list[HostSample]) -> torch.Tensor:
         model = self.patcher.model

@@ -15,7 +15,7 @@ NAMED_AT_MOST = 5
 
 def doubts(data: TrainingData) -> Iterator[tuple[str, Sentence]]:
     """(kind, text) of each doubt about images and captions: what is odd, what comes of it, what helps."""
-    for pairs in (data.images, data.class_images):
+    for pairs in (data.images, None if data.keeps_own else data.class_images):
         if pairs and (empty := _empty(pairs)):
             yield f"empty {pairs.kind}s", _emptiness(pairs, empty)
     if len(data.images) >= MANY_IMAGES and _all_alike(data.images.texts or data.images.captions):

@@ -28,7 +28,9 @@ def hold_out(data: TrainingData, count: int, seed: int) -> TrainingData:
     others = set(range(len(kinds))) - chosen
     # One of each, the first, which is not mirrored: how often a picture is shown says nothing of how well it is drawn.
     chosen = {kinds[place]: place for place in sorted(chosen, reverse=True)}.values()
-    return replace(data, images=_only(data.images, others), held_out=_only(data.images, chosen))
+    # Images under other captions are the same ones, and not to be seen under those either.
+    of_class = _only(data.class_images, others) if data.keeps_own else data.class_images
+    return replace(data, images=_only(data.images, others), class_images=of_class, held_out=_only(data.images, chosen))
 
 
 def _kinds(pairs: Pairs) -> list[str]:

@@ -25,10 +25,17 @@ class HostNetwork:
     def sigmas(self) -> torch.Tensor:
         return self.denoiser.sigmas
 
-    def losses(self, draws: Sequence[Draw]) -> torch.Tensor:
+    def losses(self, draws: Sequence[Draw], targets: Sequence[torch.Tensor | None] = ()) -> torch.Tensor:
+        return self.denoiser.losses(*self._drawn(draws), targets)
+
+    @torch.no_grad()
+    def predictions(self, draws: Sequence[Draw]) -> list[torch.Tensor]:
+        return self.denoiser.predictions(*self._drawn(draws))
+
+    def _drawn(self, draws: Sequence[Draw]) -> tuple[list[HostSample], list[torch.Tensor], list[torch.Tensor]]:
         samples = self.given([draw.sample for draw in draws])
         sigmas = [self.denoiser.sigmas[draw.level].clone() for draw in draws]
-        return self.denoiser.losses(samples, sigmas, [draw.noise for draw in draws])
+        return samples, sigmas, [draw.noise for draw in draws]
 
     def given(self, samples: Sequence[Sample]) -> list[HostSample]:
         """What the model is given for these samples, on its device."""

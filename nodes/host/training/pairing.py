@@ -60,12 +60,14 @@ class Pairs:
 @dataclass(frozen=True)
 class TrainingData:
     """images and class_images as paired; unconditional: CONDITIONING entry of the empty caption, if captions are
-    dropped; held_out: images that are not trained on, None for none"""
+    dropped; held_out: images that are not trained on, None for none; keeps_own: whether class_images are the images
+    themselves under captions that are to go on meaning to the model what they do before the training"""
 
     images: Pairs
     class_images: Pairs | None = None
     unconditional: list | None = None
     held_out: Pairs | None = None
+    keeps_own: bool = False
 
     def batch_shape(self, batch_size: int) -> torch.Size:
         """Shape of the largest batch of latents that goes through the model at once."""
@@ -76,7 +78,9 @@ class TrainingData:
     def describe(self, steps: int, images_per_step: int) -> str:
         """What will be trained on, in one line for the log and the node."""
         parts = [self.images.describe()]
-        if self.class_images:
+        if self.keeps_own:
+            parts.append("kept near what it makes of them under other captions")
+        elif self.class_images:
             parts.append(self.class_images.describe())
         if self.held_out:
             parts.append(f"{counted(len(self.held_out), 'image')} held out")
@@ -92,6 +96,8 @@ class TrainingData:
             parts.append([pairs.masks for pairs in sets])
         if self.images.texts:
             parts.append([pairs.texts for pairs in sets])
+        if self.keeps_own:
+            parts.append("keeps own")
         return digest_of(*parts)
 
 
@@ -120,19 +126,23 @@ def read_training_data(
     latents: list[dict], positive: list, unconditional: list = (), class_latents: list[dict] = (),
     class_positive: list = (), caption_dropout: float = 0.0,
 ) -> TrainingData:
-    """The node's inputs, lists each; those left open are empty. Raises TrainingError if something does not match or is
-    missing, UnsupportedModelError for what cannot be trained on."""
-    if bool(class_latents) != bool(class_positive):
-        connected, missing = ("class_latents", "class_positive")[:: 1 if class_latents else -1]
+    """The node's inputs, lists each; those left open are empty. With class captions alone the model is to stay what it
+    is under these. Raises TrainingError if something does not match or is missing, UnsupportedModelError for what
+    cannot be trained on."""
+    if class_latents and not class_positive:
         raise TrainingError(Sentence(
-            "'{connected}' is connected but '{missing}' is not: class images need both their latents and their "
-            "captions. Connect the other one too, or neither.", connected=connected, missing=missing,
+            "'{connected}' is connected but '{missing}' is not: class images need their captions too. Connect them, or "
+            "neither.", connected="class_latents", missing="class_positive",
         ))  # fmt: skip
+    class_images = None
+    if class_latents:
+        class_images = pair(class_latents, class_positive, CLASS_IMAGE)
+    elif class_positive:
+        class_images = pair(latents, class_positive)
     return TrainingData(
-        pair(latents, positive),
-        pair(class_latents, class_positive, CLASS_IMAGE) if class_latents else None,
-        _empty_caption(unconditional) if caption_dropout else None,
-    )
+        pair(latents, positive), class_images, _empty_caption(unconditional) if caption_dropout else None,
+        keeps_own=bool(class_positive) and not class_latents,
+    )  # fmt: skip
 
 
 def pair(latents: list[dict], positive: list, kind: str = "image") -> Pairs:

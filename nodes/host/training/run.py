@@ -1,9 +1,11 @@
 """A run of SaRA Train, put together from a MODEL in training and what the node was given."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 
+from ....sara_core.backward.store import Store
 from ....sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
 from ....sara_core.data.held_out import HeldOut
 from ....sara_core.delta import metadata as keys
@@ -24,16 +26,18 @@ from .unused import check_used_weights_reached
 
 
 def batches(
-    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None
-) -> DenoisingLoss:
+    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None,
+    store: Store | None = None,
+) -> DenoisingLoss:  # fmt: skip
     """The losses of a run's batches, from the first one on; the model must be loaded, and so must the text encoders, if
-    they are trained."""
+    they are trained. store: of what is trained; None as long as nothing is"""
     network = HostNetwork(Denoiser(patcher))
     if encoders is not None:
         network = TextNetwork(network.denoiser, encoders, settings.seed)
     sets = (data.images, data.class_images)
     own, of_class = (_samples(patcher, pairs, data, settings, encoders) if pairs else () for pairs in sets)
-    return denoising_loss(settings, network, own, of_class)
+    as_before = (nullcontext if store is None else store.withdrawn) if data.keeps_own else None
+    return denoising_loss(settings, network, own, of_class, as_before=as_before)
 
 
 def _samples(
@@ -45,17 +49,18 @@ def _samples(
 
 
 def first_loss(
-    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None
-) -> Callable[[], torch.Tensor]:
-    """A function that computes the loss of a run's first batch, the same each time."""
-    return repeated(batches(patcher, data, settings, encoders))
+    patcher, data: TrainingData, settings: RunSettings, encoders: EncodersInTraining | None = None,
+    store: Store | None = None,
+) -> Callable[[], torch.Tensor]:  # fmt: skip
+    """A function that computes the loss of a run's first batch, the same each time; arguments as for `batches`."""
+    return repeated(batches(patcher, data, settings, encoders, store))
 
 
 def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSettings, chosen: ChosenOptimizer) -> Run:
     """The run of a model inside `training_model`, on its images and captions."""
     patcher, store, selection, encoders = training.patcher, training.store, training.selection, training.encoders
     base = identity_metadata(patcher)  # now, as long as Δ is 0
-    losses = batches(patcher, data, settings, encoders)
+    losses = batches(patcher, data, settings, encoders, store)
     held_out = None
     if data.held_out:
         samples = _samples(patcher, data.held_out, data, settings, encoders)
@@ -68,7 +73,7 @@ def assembled_run(training: TrainingModel, data: TrainingData, settings: RunSett
         about_base={**base, keys.FAMILY: model_family(patcher)},
         scaler=_loss_scaler(training),
         check_reached=lambda store: check_used_weights_reached(
-            store, lambda: first_loss(patcher, data, settings, encoders)
+            store, lambda: first_loss(patcher, data, settings, encoders, store)
         ),
         held_out=held_out,
     )  # fmt: skip

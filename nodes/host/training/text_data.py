@@ -28,7 +28,7 @@ def check_asked_for(inputs: Mapping, given: Mapping[str, Sequence]) -> None:
     for a CLIP that is not trained.
 
     inputs: "train" and, where connected, "clip" and "samples"; given: the lists of "captions", "class_captions" and
-        "class_latents"
+        "class_positive"
     """
     train, clip = inputs["train"], inputs.get("clip")
     texts = [name for name in ("captions", "class_captions") if given[name]]
@@ -41,15 +41,15 @@ def check_asked_for(inputs: Mapping, given: Mapping[str, Sequence]) -> None:
                 input=connected[0],
             ))  # fmt: skip
         return
-    needed = ["clip", "captions", *(["class_captions"] if given["class_latents"] else [])]
+    needed = ["clip", "captions", *(["class_captions"] if given["class_positive"] else [])]
     if missing := [name for name in needed if name not in connected]:
         raise TrainingError(Sentence(
             "'{input}' is not connected: text encoders are trained with a CLIP and with captions as text, of the "
             "class images too. Connect it, or choose 'diffusion model' under 'train' of SaRA Train Options.",
             input=missing[0],
         ))  # fmt: skip
-    if "class_captions" in connected and not given["class_latents"]:
-        raise TrainingError("'class_captions' is connected but 'class_latents' is not: connect both, or neither.")
+    if "class_captions" in connected and not given["class_positive"]:
+        raise TrainingError("'class_captions' is connected but 'class_positive' is not: connect both, or neither.")
     check_trainable_clip(clip)
     if DIFFUSION_MODEL not in TRAINED[train] and "samples" in inputs:
         raise TrainingError(

@@ -77,3 +77,24 @@ def test_a_copy_with_the_change_in_it_has_no_graph_and_is_a_copy(in_place):
     assert copy.data_ptr() != layer.weight.data_ptr() and torch.equal(layer.weight.detach(), before)
     added = AddedCopy(store, 0).add(layer.weight, torch.float32)
     assert not added.requires_grad and torch.equal(layer.weight.detach(), before)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_withdrawn_the_model_is_the_base_and_afterwards_what_it_was(in_place):
+    layer = nn.Linear(4, 3, bias=False).requires_grad_(False)
+    base = layer.weight.clone()
+    store = Store(Support.from_indices({"w": torch.tensor([1, 5, 7], dtype=torch.int32)}, {"w": (3, 4)}))
+    store.bind(0, layer, in_place)
+    store.values.data += torch.tensor([0.3, 0.6, 0.9])
+    store.freeze(torch.tensor([True, False, False]))
+    store.write(frozen=True)
+
+    def computed_with():
+        return layer.weight.clone() if in_place else TrainedParameters(store, {"weight": 0}).copy(0)
+
+    trained, values = computed_with(), store.values.detach().clone()
+    assert (trained != base).sum() == 3
+    with pytest.raises(KeyError), store.withdrawn():
+        assert torch.equal(computed_with(), base)
+        raise KeyError
+    assert torch.equal(computed_with(), trained) and torch.equal(store.values.detach(), values)

@@ -1,5 +1,7 @@
 """What a batch draws and how its loss is put together: seeds, resuming, caption dropout, class images, weights."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -54,6 +56,40 @@ def recorded(count=0, samples=None, batch_size=2, seed=0, **options):
     network = Recording()
     loss = DenoisingLoss(network, samples or make_samples(7), batch_size, seed, **options)
     return loss, [loss().item() for _ in range(count)], network.calls
+
+
+class Shifted(Recording):
+    """Says a number of each draw; the target is 3 unless another is given."""
+
+    said = 5.0
+
+    def losses(self, draws, targets=()):
+        targets = [3.0 if target is None else target.item() for target in targets or [None] * len(draws)]
+        return torch.tensor([(self.said - target) ** 2 for target in targets])
+
+    def predictions(self, draws):
+        self.asked = [sample.conditions["caption"] for sample, *_ in draws]
+        return [torch.tensor(self.said) for _ in draws]
+
+
+def test_class_captions_aim_at_what_was_said_before():
+    network = Shifted()
+
+    @contextmanager
+    def before():
+        now, network.said = network.said, 4.0
+        try:
+            yield
+        finally:
+            network.said = now
+
+    loss = DenoisingLoss(
+        network, make_samples(6), 2, 0, class_samples=make_samples(6, first=100), as_before=before, prior_weight=10.0
+    )  # fmt: skip
+    assert loss().item() == (5 - 3) ** 2 + 10 * (5 - 4) ** 2
+    assert len(network.asked) == 2 and min(network.asked) >= 100
+    network.said = 4.0
+    assert loss().item() == 1
 
 
 def test_one_seed_draws_the_same_and_another_seed_does_not():

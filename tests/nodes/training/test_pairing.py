@@ -180,11 +180,38 @@ def test_the_masks_are_part_of_what_a_run_is_resumed_with(comfy, pairing):
     assert len({digest(images), digest(other), digest(masked(comfy, images, 1 - left_half(64)))}) == 3
 
 
-@pytest.mark.parametrize("given, missing", [("class_latents", "class_positive"), ("class_positive", "class_latents")])
-def test_class_images_need_both_inputs(pairing, given, missing):
-    value = [latent(1)] if given == "class_latents" else [caption(1)]
-    with pytest.raises(Exception, match=f"'{given}' is connected but '{missing}' is not"):
-        pairing.read_training_data([latent(1)], [caption(1)], **{given: value})
+def test_class_images_need_their_captions(pairing):
+    with pytest.raises(Exception, match="'class_latents' is connected but 'class_positive' is not"):
+        pairing.read_training_data([latent(1)], [caption(1)], class_latents=[latent(1)])
+
+
+def test_class_captions_alone_are_other_captions_of_the_same_images(pairing):
+    plain = pairing.read_training_data([latent(1, 2)], [caption(1)])
+    data = pairing.read_training_data([latent(1, 2)], [caption(1)], class_positive=[caption(5)])
+    assert data.keeps_own and not plain.keeps_own
+    assert all(map(torch.equal, data.class_images.images, data.images.images))
+    assert [entry[0].mean().item() for entry in data.class_images.captions] == [5, 5]
+    assert data.batch_shape(3) == (6, 4, 8, 8)
+    assert "2 images of 1 size, one caption for all; kept near what it makes of them under other captions" in (
+        data.describe(steps=30, images_per_step=4)
+    )
+    others = pairing.read_training_data(
+        [latent(1, 2)], [caption(1)], class_latents=[latent(1, 2)], class_positive=[caption(5)]
+    )
+    assert len({data.digest(), plain.digest(), others.digest()}) == 3
+    with pytest.raises(Exception, match="2 images but 3 captions"):
+        pairing.read_training_data([latent(1, 2)], [caption(1)], class_positive=[caption(1), caption(2), caption(3)])
+
+
+def test_what_is_held_out_is_not_seen_under_other_captions(pairing, comfy):
+    hold_out = comfy.pack_module("nodes.host.training.held_out").hold_out
+    data = pairing.read_training_data(
+        [latent(1, 2, 3)], [caption(1)], class_positive=[caption(4), caption(5), caption(6)]
+    )
+    rest = hold_out(data, 1, seed=0)
+    assert len(rest.held_out) == 1 and len(rest.class_images) == 2
+    assert all(map(torch.equal, rest.class_images.images, rest.images.images))
+    assert [entry[0].mean() - 3 for entry in rest.class_images.captions] == [x.mean() for x in rest.images.images]
 
 
 def test_counts_of_class_images_and_captions_that_differ(pairing):

@@ -266,6 +266,24 @@ def test_class_images_count_as_much_as_they_are_told_to(comfy, model, data, unto
     assert any(not torch.allclose(e.values, some.entries[n].values, atol=1e-4) for n, e in without.entries.items())
 
 
+def test_class_captions_alone_keep_the_model_near_itself(comfy, model, data, untouched, snapshots):
+    latents, captions = data
+    options = {**OPTIONS, "class_positive": captions[::-1]}
+    without, plain_losses = train(comfy, model, data, **OPTIONS)
+    near, losses = train(comfy, model, data, **options, prior_weight=100.0)
+    (first, *others), (plain_first, *plain_others) = losses["loss"], plain_losses["loss"]
+    assert first == pytest.approx(plain_first, rel=1e-6)  # nothing has been left yet
+    assert sum(others) > sum(plain_others)
+
+    def size(delta):
+        return sum(float(entry.values.square().sum()) for entry in delta.entries.values())
+
+    assert size(near) < 0.9 * size(without)
+    cancelled(comfy, model, data, 9, **options, prior_weight=100.0)
+    snapshot, = snapshots()
+    assert_same_delta(near, train(comfy, model, data, **options, prior_weight=100.0, resume=snapshot.name)[0])
+
+
 def test_caption_dropout_needs_something_in_place_of_the_captions(comfy, model, data, untouched):
     with pytest.raises(Exception, match="connect a CLIP Text Encode with empty text to 'unconditional'"):
         train(comfy, model, data, **OPTIONS, caption_dropout=0.1)

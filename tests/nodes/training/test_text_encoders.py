@@ -238,6 +238,18 @@ def test_class_images_have_captions_of_their_own(comfy, pairs):
     assert len({repr(loss) for loss in (*of_class, alone)}) == 3
 
 
+def test_texts_can_be_kept_near_what_the_encoders_made_of_them_before(comfy, pairs):
+    model, clip = pairs("SD1.5")
+    _, captions = images("SD1.5", clip)
+    options = {"class_positive": captions[:1], "class_captions": ["a cat"], "steps": 3, "learning_rate": 1e-2}
+    some, much = (run(comfy, "SD1.5", model, clip, prior_weight=weight, **options) for weight in (0.0, 100.0))
+    with pytest.raises(Exception, match="'class_captions' is not connected"):
+        run(comfy, "SD1.5", model, clip, class_positive=captions[:1], steps=1)
+    (first, *others), (same, *different) = some[1]["loss"], much[1]["loss"]
+    assert first == same  # at first nothing has been left yet
+    assert all(one < other for one, other in zip(others, different))
+
+
 def test_a_stopped_run_goes_on_exactly(comfy, pairs, snapshots):  # noqa: F811
     model, clip = pairs("SD1.5")
     data = images("SD1.5", clip)
@@ -284,7 +296,7 @@ def test_the_memory_of_the_encoders_is_estimated(comfy, pairs, caplog):
     ({"captions": []}, "'captions' is not connected"),
     ({"captions": ["one", "two", "three"]}, "2 images but 3 captions"),
     ({"captions": ["one", 2]}, "'captions' holds no texts"),
-    ({"class_captions": ["a cat"]}, "'class_captions' is connected but 'class_latents' is not"),
+    ({"class_captions": ["a cat"]}, "'class_captions' is connected but 'class_positive' is not"),
     ({"samples": {}}, "captions of SaRA Train Samples are encoded before the training"),
 ])  # fmt: skip
 def test_what_does_not_match_is_said(comfy, pairs, change, message):
