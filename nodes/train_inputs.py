@@ -79,9 +79,9 @@ def _further():
         ),
         io.Conditioning.Input(
             "class_positive", optional=True,
-            tooltip="The captions of the class pictures. Without class_latents: captions, one for each image or one for "
-            "all, with which the model is to draw as before, like those without your new word. A step then takes more "
-            "than twice as long.",
+            tooltip="The captions of the class pictures. Without class_latents: captions, one for each image or one "
+            "for all, with which the model is to draw as before, like those without your new word. A step then takes "
+            "more than twice as long.",
         ),
         setting_input("prior_weight", step=0.05, optional=True, advanced=True),
         io.Combo.Input(

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> str:
         )  # fmt: skip
         run = assembled_run(
             prepared, settings, chosen, processes, checkpointing=arguments.gradient_checkpointing,
-            stream=arguments.stream, words=WORDS,
+            stream=arguments.stream, keeps_own=arguments.class_caption is not None, words=WORDS,
         )  # fmt: skip
         own = own_snapshots(arguments.target, arguments.resume, processes, arguments.snapshots_kept)
         with own as snapshots, terminal.stops():
@@ -66,12 +66,16 @@ def _images(arguments: argparse.Namespace, terminal: Terminal) -> tuple[ImageFol
     images = read_folders(shares(arguments), Captioning(arguments.trigger, arguments.caption), arguments.flip)
     class_images = None
     terminal.say(images.text())
+    if arguments.class_folder is not None and arguments.class_caption is not None:
+        raise TrainingError("--class-folder has captions of its own: give it, or --class-caption, but not both.")
     if arguments.class_folder is not None:
         class_images = read_image_folder(arguments.class_folder)
         terminal.say(f"In the class folder: {class_images.text()}")
     for folder in filter(None, (images, class_images)):
         if remarks := folder.checked():
             terminal.say(remarks)
+    if arguments.class_caption is not None:
+        class_images = images.under(arguments.class_caption)
     return images, class_images
 
 

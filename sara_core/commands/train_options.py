@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="To learn a subject (DreamBooth): pictures of other things of its kind with their captions, so that the "
         "model does not forget them.",
     )  # fmt: skip
+    class_images.add_argument(
+        "--class-caption", metavar="TEXT",
+        help="Without such pictures: a caption with which the model is to draw as before, like \"a dog\" where one dog "
+        "with a name is learned. A step then takes more than twice as long.",
+    )  # fmt: skip
     _add(class_images, CLASS_IMAGES)
     model = parser.add_argument_group("the model and its memory")
     model.add_argument(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,10 @@ class ImageFolder:
     not_opened: Sequence[str] = ()
     other_captions: Sequence[str] = ()
     folders: Sequence[str] = ()
+
+    def under(self, caption: str) -> "ImageFolder":
+        """The same images, all with this caption."""
+        return replace(self, images=[image._replace(caption=caption) for image in self.images])
 
     def text(self) -> str:
         """What matches and what is missing, a line each."""

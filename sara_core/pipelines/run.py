@@ -1,6 +1,7 @@
 """A run of a diffusers model on captioned images, put together from what prepare.py has prepared."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +42,14 @@ class PipelineSettings(RunSettings):
 
 def assembled_run(
     prepared: Prepared, settings: PipelineSettings, chosen: ChosenOptimizer, processes: Processes, *,
-    checkpointing: bool = False, stream: bool = False, words: Words = Words(),
+    checkpointing: bool = False, stream: bool = False, keeps_own: bool = False, words: Words = Words(),
 ) -> Run:  # fmt: skip
     """The run of a prepared model, which is attached to it.
 
     checkpointing: recompute activations in the backward; stream: leave the weights in the main memory and let them
         pass through the device one layer at a time (backward/streaming.py). Neither decides the run's numbers, up to
         their last bits.
+    keeps_own: whether the class samples are images with whose captions the model is to draw as before the training
 
     Raises SelectionError if the selection is impossible, UnsupportedModelError for a model that cannot be trained, or
     not so.
@@ -58,8 +60,10 @@ def assembled_run(
         model, prepared.family, prepared.noising, processes.device, DTYPES[settings.dtype], words
     )  # fmt: skip
 
-    def batches(own_part: Callable[[list], list] = list) -> DenoisingLoss:
-        return denoising_loss(settings, network, prepared.samples, prepared.class_samples, own_part)
+    def batches(own_part: Callable[[list], list] = list, as_before=nullcontext) -> DenoisingLoss:
+        return denoising_loss(
+            settings, network, prepared.samples, prepared.class_samples, own_part, as_before if keeps_own else None
+        )
 
     # Of whole batches, so that every process chooses the same.
     scores = repeated(batches()) if RULES[settings.selection["rule"]].needs_loss else None
@@ -69,7 +73,8 @@ def assembled_run(
         **chosen.options,
     )  # fmt: skip
     return Run(
-        settings, optimizer.store, optimizer.selection, optimizer.inner, batches(processes.own_part),
+        settings, optimizer.store, optimizer.selection, optimizer.inner,
+        batches(processes.own_part, optimizer.store.withdrawn),
         images=len(prepared.samples),
         about_base=base,
         named=lambda delta: comfyui_delta(model, delta),

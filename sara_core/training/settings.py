@@ -120,8 +120,8 @@ NOISE_AND_CAPTIONS = {
 }  # fmt: skip
 CLASS_IMAGES = {
     "prior_weight": Setting(
-        1.0, "How much the class pictures count beside the subject's; with class captions alone, how strongly the model "
-        "is kept as it was with these.", 0.0, 100.0,
+        1.0, "How much the class pictures count beside the subject's; with class captions alone, how strongly the "
+        "model is kept as it was with these.", 0.0, 100.0,
     ),
 }
 SNAPSHOTS = {

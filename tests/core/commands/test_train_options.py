@@ -162,6 +162,15 @@ def test_class_images_count_as_much_as_they_are_told_to(
     assert '"images": 4' in delta.metadata["sara.training"]
 
 
+@pytest.mark.bits
+def test_a_class_caption_keeps_the_model_near_itself(command, usual):
+    near = command("--class-caption", "a dog", "--prior-weight", "100")
+    sizes = [sum(float(entry.values.square().sum()) for entry in one.entries.values()) for one in (near, usual)]
+    assert sizes[0] < 0.9 * sizes[1]
+    assert same_entries(near, command("--class-caption", "a dog", "--prior-weight", "100"))
+    assert not same_entries(near, command("--class-caption", "a cat", "--prior-weight", "100"))
+
+
 def test_a_run_with_other_class_images_is_not_resumed(base, images, tmp_path, stop_after):
     folder = tiny_diffusers.image_folder(tmp_path / "others")
     target, options = tmp_path / "out.safetensors", ["--class-folder", str(folder)]
@@ -211,6 +220,7 @@ REFUSED = {
     "--adjust-at half": "error: --adjust-at is 'half': it takes parts of the run between 0 and 1",
     "--adjust-at 0.5,1": "error: --adjust-at is '0.5,1': it takes parts",
     "--optimizer SGD": "set --learning-rate for SGD (0.1 is a start)",
+    "--class-folder {tmp} --class-caption dog": "--class-folder has captions of its own",
     "--class-folder {tmp}/none": "There is no folder '{tmp}/none'",
     "--include no_such_layer": "matches no weight of this model",
     "--per-layer --count 5": "Per layer only a density has a meaning",
