@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
     parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject", "motion",
-                                             "candidates"],
+                                             "candidates", "better"],
                         help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")

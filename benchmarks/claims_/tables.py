@@ -86,7 +86,7 @@ def of_part(part: str, lines: Sequence[dict]) -> str:
     """The table of a part of parts.PARTS."""
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
-        "candidates": _candidates, "motion": _motion,
+        "candidates": _candidates, "motion": _motion, "better": _better,
     }  # fmt: skip
     return tables[part](lines)
 
@@ -106,6 +106,15 @@ def _ablation(lines: Sequence[dict]) -> str:
     names = {_options_text(tuple(options.items())): name for name, options in ABLATIONS.items()}
     named = [{**line, "method": names[_options_text(line["options"])]} for line in lines]
     return f"\n{overview(named)}\n{differences(named, reference='neither')}"
+
+
+def _better(lines: Sequence[dict]) -> str:
+    """Lines of parts.BETTER, with differences to LoRA and to SaRA as it is shipped."""
+    from .parts import BETTER
+
+    names = {(method, _options_text(tuple(options.items()))): name for name, (method, options) in BETTER.items()}
+    named = [{**line, "method": names[line["method"], _options_text(line["options"])]} for line in lines]
+    return f"\n{overview(named)}\n{differences(named)}\n{differences(named, reference='SaRA')}"
 
 
 def _options_text(options) -> str:
