@@ -247,7 +247,7 @@ def test_texts_can_be_kept_near_what_the_encoders_made_of_them_before(comfy, pai
         run(comfy, "SD1.5", model, clip, class_positive=captions[:1], steps=1)
     (first, *others), (same, *different) = some[1]["loss"], much[1]["loss"]
     assert first == same  # at first nothing has been left yet
-    assert all(one < other for one, other in zip(others, different))
+    assert all(1.1 * one < other for one, other in zip(others, different))
 
 
 def test_a_stopped_run_goes_on_exactly(comfy, pairs, snapshots):  # noqa: F811
