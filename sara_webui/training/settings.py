@@ -20,6 +20,8 @@ OWN = {
                        "it."),
     "caption": Setting("", "The caption of the pictures that have none of their own, which are left out without it "
                        "and a trigger."),
+    "class_caption": Setting("", "Without class pictures: a caption with which the model is to draw as before, like 'a "
+                             "dog' where one dog with a name is learned. A step then takes more than twice as long."),
     "resolution": Setting(512, "Pictures are cut to squares of this side, in pixels: 512 for SD1.5, 1024 for SDXL.", 64,
                           4096),
     "buckets": Setting(False, "Each picture is cut as little as possible, to one of several shapes with as many "

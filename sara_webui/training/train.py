@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,14 @@ def train(host: TrainingHost, progress: Progress, folders: Folders, resumed: Pat
     values = progress.values
     pictures = _pictures(folders.folder, values, Captioning(values["trigger"], values["caption"]), values["flip"])
     of_class = None
+    if folders.class_folder is not None and values["class_caption"]:
+        raise TrainingError(
+            "class_caption is for a training without a folder of class pictures: leave one of them empty."
+        )
     if folders.class_folder is not None:
         of_class = _pictures(folders.class_folder, values, Captioning(), mirrored_too=False)
+    elif values["class_caption"]:
+        of_class = pictures._replace(images=pictures.images.under(values["class_caption"]))
     with host.working():
         _check_wanted(host, progress)
         progress.tell(phase="preparing", message="Preparing the model, pictures and captions")
@@ -92,8 +99,10 @@ def _train(
         torch.float32, WORDS,
     )  # fmt: skip
 
-    def batches() -> DenoisingLoss:
-        return denoising_loss(settings, network, *samples)
+    def batches(as_before=nullcontext) -> DenoisingLoss:
+        return denoising_loss(
+            settings, network, *samples, as_before=as_before if values["class_caption"] else None
+        )  # fmt: skip
 
     progress.tell(message="Choosing the weights to train")
     with sparse_layers(
@@ -103,7 +112,7 @@ def _train(
             host, progress, model.device, _drawn(host, progress, model, settings, values),
             sample_folder(host, run_name), values["sample_every"],
         )  # fmt: skip
-        run = _assembled(trained, settings, chosen, batches(), model, base, len(samples[0]))
+        run = _assembled(trained, settings, chosen, batches(trained.store.withdrawn), model, base, len(samples[0]))
         files = places(host, progress.name, run_name, values, saved=lambda path: progress.tell(delta=path))
         training = TrainingSession(run, files, session)
         if state is not None:

@@ -156,6 +156,17 @@ def test_class_pictures_are_trained_beside_the_others(host):
     assert any(not torch.equal(beside[name][1], alone[name][1]) for name in alone)
 
 
+def test_a_class_caption_keeps_the_model_near_itself(host):
+    _, alone = entries(trained(host, name="alone").delta)
+    progress = trained(host, name="near", class_caption="an animal", prior_weight=100.0)
+    assert progress.phase == "finished", progress.message
+    _, near = entries(progress.delta)
+    sizes = [sum(float(values.square().sum()) for _, values in one.values()) for one in (near, alone)]
+    assert sizes[0] < 0.9 * sizes[1]
+    both = trained(host, name="both", class_caption="an animal", class_folder="cats")
+    assert both.phase == "failed" and "leave one of them empty" in both.message
+
+
 def test_what_was_asked_for_is_done(host):
     progress = Progress("style", read_values({name: value for name, value in SHORT.items() if name != "folder"}))
     progress.ask("finish")
