@@ -42,6 +42,7 @@ BETTER: dict[str, tuple[str, dict[str, object]]] = {
     "LoRA": ("LoRA", {}),
     "SaRA": ("SaRA", {}),
     "SaRA per layer, kept near": ("SaRA", KEPT_NEAR),
+    "SaRA, no adjustment": ("SaRA", {"adjust_at": ()}),
     "LoRA, kept near": ("LoRA", {"prior": 0.3}),
 }
 STRENGTHS = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
