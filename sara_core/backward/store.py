@@ -202,12 +202,12 @@ class Store:
         and the live weights are what they were. Not for a model whose graph is still to be gone back through."""
         frozen = [over for over in self.frozen if over is not None]
         trained, ended = self.values.detach().clone(), [over.values for over in frozen]
-        with torch.no_grad():
-            self.values.zero_()
-            for over in frozen:
-                over.values = torch.zeros_like(over.values)
-            self.write(frozen=True)
         try:
+            with torch.no_grad():
+                self.values.zero_()
+                for over in frozen:
+                    over.values = torch.zeros_like(over.values)
+                self.write(frozen=True)
             yield
         finally:
             with torch.no_grad():

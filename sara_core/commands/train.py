@@ -76,6 +76,7 @@ def _images(arguments: argparse.Namespace, terminal: Terminal) -> tuple[ImageFol
             terminal.say(remarks)
     if arguments.class_caption is not None:
         class_images = images.under(arguments.class_caption)
+        terminal.say(f"The model is kept near what it makes of them with the caption '{arguments.class_caption}'.")
     return images, class_images
 
 

@@ -32,8 +32,8 @@ from .refusals import incomplete_captions_explained
 
 class _Given(NamedTuple):
     """Of samples that fit together, each [n, …] as the latents are: clean; given, what the network is given of them at
-    the noise levels sigma [n]; scale, b of the module's equation; moved, a(σ, x_m) − a(σ, x) turned round, and mask,
-    None without one"""
+    the noise levels sigma [n]; scale, b of the module's equation; moved, a(σ, x) − a(σ, x_m), and mask, None without
+    one"""
 
     clean: torch.Tensor
     given: torch.Tensor

@@ -79,7 +79,7 @@ class TrainingData:
         """What will be trained on, in one line for the log and the node."""
         parts = [self.images.describe()]
         if self.keeps_own:
-            parts.append("kept near what it makes of them under other captions")
+            parts.append("the model is kept near what it makes of them under other captions")
         elif self.class_images:
             parts.append(self.class_images.describe())
         if self.held_out:
