@@ -116,6 +116,23 @@ def test_the_loss_is_the_mean_over_what_the_mask_leaves_to_learn(comfy, model, n
         assert losses[number].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["Wan 2.2 5B", "SD1.5", "Flux"], indirect=True, scope="module")
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_what_the_model_says_itself_can_be_the_target(comfy, model, network, is_masked):
+    denoising = comfy.pack_module("nodes.host.training.denoiser")
+    mask = first_frame_given(network) if is_masked else torch.ones(1, 1, 1, 1)
+    with torch.inference_mode(False), torch.no_grad():
+        denoiser = denoising.Denoiser(model)
+        samples = masked_samples(comfy, model, network, mask)
+        sigma, noises = level_of(denoiser), network.latents(BATCH, seed=3)
+        drawn = samples, [sigma] * BATCH, noises
+        usual, (_, said) = denoiser.losses(*drawn), denoiser.predictions(*drawn)
+        scale = denoising.output_scale(model.model.model_sampling, sigma.view(1), said)
+        for shift in (0.0, 0.5):
+            first, second = denoiser.losses(*drawn, [None, said + shift * scale])
+            assert first == usual[0] and second.item() == pytest.approx(shift**2, rel=1e-4, abs=1e-9)
+
+
 @pytest.fixture(scope="module")
 def dense(comfy, network):
     """Weight key → gradient by plain autograd."""
