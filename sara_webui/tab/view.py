@@ -11,6 +11,7 @@ from sara_core.foreign_text import plain
 from ..training.progress import Progress
 
 WIDTH, HEIGHT, MARGIN = 640, 200, 8
+LINE = 22  # above and below the curve, for what is written there
 # As the mean of so many steps, beside the losses themselves, which jump with the noise that is drawn.
 SMOOTHED = 20
 
@@ -65,7 +66,7 @@ def curve(points: list[list], steps: int) -> str:
     def path(values: list[float]) -> str:
         places = (
             f"{MARGIN + (WIDTH - 2 * MARGIN) * step / max(1, steps):.1f},"
-            f"{MARGIN + (HEIGHT - 2 * MARGIN) * (high - value) / (high - low):.1f}"
+            f"{LINE + (HEIGHT - 2 * LINE) * (high - value) / (high - low):.1f}"
             for (step, _), value in zip(points, values)
         )
         return " ".join(places)

@@ -41,6 +41,8 @@ def test_the_curve_has_a_point_for_each_step_and_ends_at_the_last(progress):
     assert [len(line.split()) for line in lines] == [3, 3]
     first, *_, last = (tuple(map(float, place.split(","))) for place in lines[0].split())
     assert first[0] < last[0] and first[1] < last[1], "a falling loss falls"
+    heights = [float(point.split(",")[1]) for line in lines for point in line.split()]
+    assert 16 < min(heights) and max(heights) < 200 - 8 - 12, "a figure would be written over the curve"
     assert curve([[1, 0.5]], 10) == "" and "nan" not in curve([[1, 0.5], [2, 0.5]], 10)
 
 
