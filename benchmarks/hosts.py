@@ -26,9 +26,8 @@ from benchmarks.apply_.files import random_entries
 from benchmarks.hosts_ import in_webui
 from benchmarks.lib.process import measured, run_module
 from benchmarks.lib.random_unet import unet_file
-from benchmarks.lib.report import check_json_option, machine, text_table
+from benchmarks.lib.report import check_json_option, machine, reported, text_table
 from benchmarks.webui_.server import ONE_FILE
-from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 from sara_core.delta import SparseDelta
 from sara_core.delta import metadata as keys
@@ -54,15 +53,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every hash to FILE")
     arguments = parser.parse_args()
     check_json_option(parser, arguments.json)
-    try:
-        report = run(Progress())
-    except HostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(text(report)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0 if report["one hash each"] else 1
+    report = reported(lambda: run(Progress()), text, arguments.json)
+    return 0 if report and report["one hash each"] else 1
 
 
 def run(progress: Progress) -> dict:

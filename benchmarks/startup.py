@@ -9,7 +9,6 @@ of the processor, which other programs disturb least; beside that stands the dif
 """
 
 import argparse
-import json
 import platform
 import shutil
 import sys
@@ -21,7 +20,7 @@ import torch
 
 from benchmarks.lib.memory import OthersWatch
 from benchmarks.lib.process import measured
-from benchmarks.lib.report import Spread, busy_text, check_json_option, machine, machine_text, text_table
+from benchmarks.lib.report import Spread, busy_text, check_json_option, machine, machine_text, reported, text_table
 from devtools.comfyui.install import PACK_FOLDER, ROOT, Host, HostError, make_base, prepare
 from devtools.packer import tracked_files
 from devtools.progress import Progress
@@ -43,15 +42,8 @@ def main() -> int:
     if arguments.rounds < 1:
         parser.error("at least 1 round is needed")
     check_json_option(parser, arguments.json)
-    try:
-        report = measure(prepare(), arguments.rounds, Progress())
-    except HostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(text(report)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(report["as_promised"].values()) else 1
+    report = reported(lambda: measure(prepare(), arguments.rounds, Progress()), text, arguments.json)
+    return 0 if report and all(report["as_promised"].values()) else 1
 
 
 def measure(host: Host, rounds: int, progress: Progress) -> dict:

@@ -10,7 +10,6 @@ networks of a prompt take: reading the file, and putting it into every layer.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -22,7 +21,7 @@ import torch
 from benchmarks.apply_.files import CHANGE, RANK, random_entries
 from benchmarks.lib.process import run_module
 from benchmarks.lib.random_unet import unet_file
-from benchmarks.lib.report import Spread, check_json_option, machine, text_table
+from benchmarks.lib.report import Spread, check_json_option, machine, reported, text_table
 from benchmarks.webui_.checkpoint import write_config
 from benchmarks.webui_.server import A1111, WebUI
 from devtools.comfyui.install import HostError
@@ -56,19 +55,15 @@ def main() -> int:
     if A1111.checkout is None:
         print("error: A1111_DIR names no prepared checkout of AUTOMATIC1111's WebUI.", file=sys.stderr)
         return 1
-    try:
+
+    def measure() -> dict:
         rows = run("one level" if arguments.small else "sd15", arguments.rounds, Progress())
-    except HostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    report = {
-        "date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "torch": rows.pop("torch"),
-        "small": arguments.small, "ratios": ratios(rows["measurements"]), **rows,
-    }  # fmt: skip
-    print("\n".join(text(report)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+        return {
+            "date": datetime.now(timezone.utc).date().isoformat(), "machine": machine(), "torch": rows.pop("torch"),
+            "small": arguments.small, "ratios": ratios(rows["measurements"]), **rows,
+        }  # fmt: skip
+
+    return 0 if reported(measure, text, arguments.json) else 1
 
 
 def run(layout: str, rounds: int, progress: Progress) -> dict:

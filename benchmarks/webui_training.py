@@ -13,17 +13,15 @@ in how many of the rounds it held. What was left out is said.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.lib.random_unet import unet_file
-from benchmarks.lib.report import check_json_option, machine, text_table
+from benchmarks.lib.report import check_json_option, machine, reported, text_table
 from benchmarks.webui_.server import KINDS, Kind
 from benchmarks.webui_training_.round import CLAIMS, round_in
-from devtools.comfyui.install import HostError
 from devtools.progress import Progress
 
 LAYOUT = "one level"
@@ -44,15 +42,8 @@ def main() -> int:
     if not any(kind.checkout for kind in wanted):
         print(f"error: {' and '.join(f'{kind.variable}_DIR' for kind in wanted)} name no checkout.", file=sys.stderr)
         return 1
-    try:
-        report = run(wanted, arguments.rounds, Progress())
-    except HostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(text(report)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0 if report["all hold"] else 1
+    report = reported(lambda: run(wanted, arguments.rounds, Progress()), text, arguments.json)
+    return 0 if report and report["all hold"] else 1
 
 
 def run(kinds: list[Kind], rounds: int, progress: Progress) -> dict:

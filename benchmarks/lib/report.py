@@ -4,10 +4,13 @@ import json
 import os
 import platform
 import statistics
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from devtools.comfyui.install import HostError
 
 # Other programs' use of the processor, in cores, above which times are called unreliable.
 BUSY_CORES = 0.15
@@ -74,6 +77,22 @@ def check_json_option(parser: ArgumentParser, path: Path | None) -> None:
     """Refuse before hours of measuring what would fail after them."""
     if path is not None and not path.resolve().parent.is_dir():
         parser.error(f"the folder of {path} does not exist")
+
+
+def reported(
+    measure: Callable[[], dict], text: Callable[[dict], Iterable[str]], path: Path | None
+) -> dict | None:  # fmt: skip
+    """What `measure` finds: its `text` printed, all of it written as JSON if there is a path. None, with the reason
+    printed, where a host is missing or fails."""
+    try:
+        report = measure()
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return None
+    print("\n".join(text(report)))
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def save(report: dict, path: Path | None, draw: Callable) -> None:
