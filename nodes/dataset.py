@@ -50,6 +50,11 @@ class SaRADataset(io.ComfyNode):
                     display_name="conditioning", is_output_list=True,
                     tooltip="The captions, encoded by the CLIP: for positive of SaRA Train.",
                 ),
+                io.String.Output(
+                    display_name="plain", is_output_list=True,
+                    tooltip="The captions without the trigger word. By way of CLIP Text Encode to class_positive of "
+                    "SaRA Train they keep the model as it was without that word.",
+                ),
             ],
         )  # fmt: skip
 
@@ -70,7 +75,8 @@ class SaRADataset(io.ComfyNode):
     @classmethod
     @checked_inputs
     def execute(cls, folders, trigger, caption, resolution, buckets, flip, vae=None, clip=None) -> io.NodeOutput:
-        found = read_folders(datasets.shares(folders), Captioning(trigger, caption, takes_any=True), flip)
+        captioning = Captioning(trigger, caption, takes_any=True)
+        found = read_folders(datasets.shares(folders), captioning, flip)
         captions = [image.caption for image in found.images]
         steps = _Steps(cls, 1 + (vae is not None) + (clip is not None))
         pictures = read_pictures(found.images, resolution, buckets, steps.begun("picture"))
@@ -92,6 +98,7 @@ class SaRADataset(io.ComfyNode):
             images, captions, trigger.strip(), summary,
             ExecutionBlocker(_MISSING.format("vae")) if latents is None else latents,
             ExecutionBlocker(_MISSING.format("clip")) if conditioning is None else conditioning,
+            list(map(captioning.without_trigger, captions)),
         )  # fmt: skip
 
 

@@ -26,8 +26,21 @@ class Captioning:
             return text
         return f"{trigger}, {text}" if text else trigger
 
+    def without_trigger(self, caption: str) -> str:
+        """A caption without the trigger word, wherever it stands, and without its comma; empty if there is none."""
+        trigger = self.trigger.strip()
+        if not trigger:
+            return ""
+        left = re.sub(rf"{_as_words(trigger)}\s*,?", " ", caption, flags=re.IGNORECASE)
+        return " ".join(left.split()).strip(" ,")
+
 
 def _has(text: str, words: str) -> bool:
     """Whether these words stand in the text as they are, not as a part of others; the size of letters is the same to
     most text encoders."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+    return re.search(_as_words(words), text, re.IGNORECASE) is not None
+
+
+def _as_words(words: str) -> str:
+    """A pattern."""
+    return rf"(?<!\w){re.escape(words)}(?!\w)"

@@ -35,8 +35,8 @@ def dataset(comfy, **given):
 def test_latents_and_conditionings_are_those_of_cores_nodes(comfy, inputs, toy):
     _, clip, vae = toy
     outputs = dataset(comfy, trigger="ohwx", flip=True, vae=vae, clip=clip)
-    images, captions, trigger, summary, latents, conditioning = outputs
-    assert captions == ["ohwx, a cat", "ohwx"] * 2 and trigger == "ohwx"
+    images, captions, trigger, summary, latents, conditioning, plain = outputs
+    assert captions == ["ohwx, a cat", "ohwx"] * 2 and trigger == "ohwx" and plain == ["a cat", ""] * 2
     assert [tuple(image.shape) for image in images] == [(1, 64, 64, 3)] * 4
     assert torch.equal(images[2], images[0].flip(2)) and not torch.equal(images[2], images[0])
     for image, latent in zip(images, latents, strict=True):
@@ -52,7 +52,7 @@ def test_latents_and_conditionings_are_those_of_cores_nodes(comfy, inputs, toy):
 
 def test_what_it_gives_is_trained(comfy, inputs, toy):
     model, clip, vae = toy
-    *_, latents, conditioning = dataset(comfy, caption="a picture", vae=vae, clip=clip)
+    *_, latents, conditioning, _ = dataset(comfy, caption="a picture", vae=vae, clip=clip)
     trained = comfy.execute(
         "SaRATrain", model=model, latents=latents, positive=conditioning, steps=1, density=1.0, learning_rate=1e-3,
     )  # fmt: skip
@@ -60,13 +60,13 @@ def test_what_it_gives_is_trained(comfy, inputs, toy):
 
 
 def test_without_vae_and_clip_what_they_are_for_says_so(comfy, inputs):
-    *_, latents, conditioning = dataset(comfy)
+    *_, latents, conditioning, _ = dataset(comfy)
     assert latents[0].message == "SaRA Dataset has no vae: connect one to its vae input."
     assert conditioning[0].message == "SaRA Dataset has no clip: connect one to its clip input."
 
 
 def test_repeats_share_what_is_encoded(comfy, inputs, toy):
-    *_, latents, conditioning = dataset(comfy, folders="cats | 3", vae=toy[2], clip=toy[1])
+    *_, latents, conditioning, _ = dataset(comfy, folders="cats | 3", vae=toy[2], clip=toy[1])
     assert len(latents) == len(conditioning) == 6
     assert latents[0] is latents[2] is latents[4] and conditioning[1] is conditioning[3]
 

@@ -27,3 +27,16 @@ CAPTIONS = {
 def test_the_caption_of_a_picture(what):
     captioning, own, caption = CAPTIONS[what]
     assert captioning.caption(own) == caption
+
+
+PLAIN = {
+    "ohwx, a cat": "a cat", "OHWX": "", "a photo of ohwx cat": "a photo of cat", "a cat, ohwx": "a cat",
+    "ohwxes, ohwx,  a cat": "ohwxes, a cat", "a cat": "a cat",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("caption", PLAIN)
+def test_the_trigger_word_can_be_taken_out(caption):
+    assert Captioning("ohwx").without_trigger(caption) == PLAIN[caption]
+    assert Captioning().without_trigger(caption) == ""
+    assert Captioning("a (cat").without_trigger("a (cat, on a mat") == "on a mat"
