@@ -45,8 +45,7 @@ def steadiest(model: torch.nn.Module, losses: Iterable[Callable[[], torch.Tensor
     losses: each computes a loss of the model, a scalar with graph
     """
     weights = {f"{name}.weight": module.weight for name, module in methods.layers(model).items()}
-    sums = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
-    squares = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
+    sums, squares = ({name: torch.zeros_like(weight) for name, weight in weights.items()} for _ in range(2))
     wanted = [weight.requires_grad for weight in weights.values()]
     for weight in weights.values():
         weight.requires_grad_(True)
