@@ -6,14 +6,16 @@
 import argparse
 from pathlib import Path
 
-from . import lines, protocol, tables
+from . import lines, plan, protocol, tables
 
 
 def report(known: list[dict], beside: str = protocol.REFERENCE) -> list[str]:
     """Lines of text about lines of the claims' table; those of parts beside it are only counted. beside: the method
     that the others are compared with"""
     names = {*protocol.Cell._fields, *protocol.PRIMARY}
-    whole = [line for line in known if line.keys() >= names and not line["options"]]
+    own = [line for line in known if line.keys() >= names and not line["options"]]
+    # On the tuning style other seeds are those of the candidates.
+    whole = [line for line in own if line["style"] != protocol.TUNING_STYLE or line["seed"] == plan.TUNING_SEED]
     tries = [line for line in whole if line["style"] == protocol.TUNING_STYLE]
     cells = [line for line in whole if line["style"] != protocol.TUNING_STYLE]
     text = [f"{len(tries)} tries, {len(cells)} cells, {len(known) - len(whole)} other lines"]

@@ -64,7 +64,7 @@ NODES = {
     ),
     "SaRADataset": (
         ["folders", "trigger", "caption", "resolution", "buckets", "flip"],
-        ["IMAGE", "STRING", "STRING", "STRING", "LATENT", "CONDITIONING"],
+        ["IMAGE", "STRING", "STRING", "STRING", "LATENT", "CONDITIONING", "STRING"],
     ),
 }  # fmt: skip
 
