@@ -7,12 +7,14 @@ ones as long as the lowest is the best. What comes out on top is a proposal: whe
 say, on styles that chose nothing.
 """
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .plan import TUNING_SEED
 from .protocol import BUDGETS, TUNING_STYLE, Cell, tuning_score
+from .training import Settings
 
 AS_SHIPPED = "as shipped"
 CANDIDATES: dict[str, dict[str, object]] = {
@@ -88,6 +90,16 @@ def halved(measured: Callable[[Round, list[Cell]], list[dict | None]], rate: flo
         left = dict.fromkeys([*order[: before.through], AS_SHIPPED])
         ranked = {name: score for (name, _), score in scores(number, [(name, best[name]) for name in left]).items()}
     return found
+
+
+def first_round(known: Sequence[dict]) -> list[dict]:
+    """Of the lines of a file those of the first round, as `halved` has them."""
+    names = {json.dumps(list(options.items())): name for name, options in CANDIDATES.items()}
+    steps = round(ROUNDS[0].length * Settings.steps)
+    own = [line for line in known if (line.get("style"), line.get("seed")) == (TUNING_STYLE, TUNING_SEED + 1)
+           and line["made with"]["steps"] == steps and json.dumps(line["options"]) in names]  # fmt: skip
+    return [{**line, "round": 0, "candidate": names[json.dumps(line["options"])], "score": tuning_score(line)}
+            for line in own]  # fmt: skip
 
 
 def _cell(name: str, seed: int, rate: float) -> Cell:

@@ -1,4 +1,5 @@
-"""What a file of lines has as yet, also while it is being written: the tries by method, and the table of the cells.
+"""What a file of lines has as yet, also while it is being written: the tries by method, the table of the cells, the
+candidates' first round, and the premise.
 
     python -m benchmarks.claims_.so_far FILE [--beside METHOD]
 """
@@ -6,24 +7,26 @@
 import argparse
 from pathlib import Path
 
-from . import lines, plan, protocol, tables
+from . import candidates, lines, plan, protocol, tables
 
 
 def report(known: list[dict], beside: str = protocol.REFERENCE) -> list[str]:
-    """Lines of text about lines of the claims' table; those of parts beside it are only counted. beside: the method
-    that the others are compared with"""
+    """Lines of text about lines of the claims. beside: the method that the others are compared with"""
     names = {*protocol.Cell._fields, *protocol.PRIMARY}
-    own = [line for line in known if line.keys() >= names and not line["options"]]
-    # On the tuning style other seeds are those of the candidates.
-    whole = [line for line in own if line["style"] != protocol.TUNING_STYLE or line["seed"] == plan.TUNING_SEED]
-    tries = [line for line in whole if line["style"] == protocol.TUNING_STYLE]
-    cells = [line for line in whole if line["style"] != protocol.TUNING_STYLE]
-    text = [f"{len(tries)} tries, {len(cells)} cells, {len(known) - len(whole)} other lines"]
+    whole = [line for line in known if line.keys() >= names]
+    tries = [line for line in whole if line["style"] == protocol.TUNING_STYLE and line["seed"] == plan.TUNING_SEED]
+    cells = tables.named_methods([line for line in whole if line["style"] != protocol.TUNING_STYLE])
+    first, premise = candidates.first_round(whole), [line for line in known if line.get("part") == "premise"]
+    others = len(known) - len(tries) - len(cells) - len(first) - len(premise)
+    text = [f"{len(tries)} tries, {len(cells)} cells, {others} other lines"]
     for line in sorted(tries, key=lambda line: (line["method"], line["share"], line["rate"])):
         figures = " ".join(f"{name} {line[name]:.3f}" for name in protocol.PRIMARY)
         score = protocol.tuning_score(line)
         text.append(f"{line['method']} {line['share']:.2%} at {line['rate']:.2e}: score {score:.3f} ({figures})")
-    return [*text, *([tables.of_methods(cells, beside)] if cells else [])]
+    if cells:
+        text.append(tables.of_methods(cells, beside))
+    text += [tables.of_part(part, own) for part, own in (("candidates", first), ("premise", premise)) if own]
+    return text
 
 
 if __name__ == "__main__":

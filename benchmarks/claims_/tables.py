@@ -110,11 +110,19 @@ def _ablation(lines: Sequence[dict]) -> str:
 
 def _better(lines: Sequence[dict]) -> str:
     """Lines of parts.BETTER, with differences to LoRA and to SaRA as it is shipped."""
+    named = named_methods(lines)
+    return f"\n{overview(named)}\n{differences(named)}\n{differences(named, reference='SaRA')}"
+
+
+def named_methods(lines: Sequence[dict]) -> list[dict]:
+    """Lines of cells, each with the name that its method has with its options; those with options that have no name, as
+    of the ablation, are left out."""
     from .parts import BETTER
 
     names = {(method, _options_text(tuple(options.items()))): name for name, (method, options) in BETTER.items()}
-    named = [{**line, "method": names[line["method"], _options_text(line["options"])]} for line in lines]
-    return f"\n{overview(named)}\n{differences(named)}\n{differences(named, reference='SaRA')}"
+    found = ((line, (line["method"], _options_text(line["options"]))) for line in lines)
+    return [{**line, "method": names.get(key, line["method"])} for line, key in found
+            if key in names or not line["options"]]  # fmt: skip
 
 
 def _options_text(options) -> str:

@@ -229,9 +229,11 @@ def test_the_lines_so_far_are_summed_up():
     known = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
     tries = [line for line in known if line.get("style") == protocol.TUNING_STYLE and line["seed"] == plan.TUNING_SEED]
     cells = [{**tries[0], "style": protocol.STYLES[0], "seed": seed} for seed in range(3)]
-    others = [
-        {**cells[0], "options": [["rule", "random"]]}, {**tries[0], "seed": plan.TUNING_SEED + 1}, {"part": "another"},
-    ]  # fmt: skip
-    text = so_far.report([*tries, *cells, *others])
-    assert text[0] == f"{len(tries)} tries, 3 cells, 3 other lines" and len(text) == 1 + len(tries) + 1
-    assert f"| {cells[0]['method']} |" in text[-1]
+    named = {**cells[0], "method": "LoRA", "options": [["prior", 0.3]]}
+    first = [line for line in known if line.get("seed") == plan.TUNING_SEED + 1 and line["rate"] == 0.01][:1]
+    no_try, unnamed = {**tries[0], "seed": plan.TUNING_SEED + 1}, {**cells[0], "options": [["rule", "a rule"]]}
+    others = [no_try, unnamed, {"part": "another"}]
+    text = so_far.report([*tries, *cells, named, *first, *others])
+    assert text[0] == f"{len(tries)} tries, 4 cells, 3 other lines" and len(text) == 1 + len(tries) + 2
+    assert f"| {cells[0]['method']} |" in text[-2] and "| LoRA, kept near |" in text[-2]
+    assert "| 1 | as shipped | 0.01 | -0.030 |" in text[-1]
