@@ -124,15 +124,20 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     from benchmarks.claims_ import lines, motion_clips, tuning
     from benchmarks.claims_ import motion as motions
 
-    measuring = motions.Bench(motion_clips.small_icons(arguments.work / "icons"))
+    icons = motion_clips.small_icons(arguments.work / "icons")
 
-    def scores(tries: list[tuple[tuple[str, str], int]]) -> list[float]:
-        jobs = [motions.tuning_job(measuring, *one, half) for one, half in tries]
-        return [motions.tuning_score(line) for line in lines.run(jobs, measuring.made_with, file)]
+    def tuned(measuring: motions.Bench, asked: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        def scores(tries: list[tuple[tuple[str, str], int]]) -> list[float]:
+            jobs = [motions.tuning_job(measuring, *one, half) for one, half in tries]
+            return [motions.tuning_score(line) for line in lines.run(jobs, measuring.made_with, file)]
 
-    asked = [(method, where) for where in motions.WHERE for method in motions.METHODS]
-    rates = {one: motions.rate(half) for one, half in tuning.best(asked, scores).items()}
-    return lines.run(motions.jobs(measuring, rates), measuring.made_with, file)
+        return {one: motions.rate(half) for one, half in tuning.best(asked, scores).items()}
+
+    short, longer = motions.Bench(icons), motions.Bench(icons, settings=motions.LONGER)
+    rates = tuned(short, [(method, where) for where in motions.WHERE for method in motions.METHODS])
+    found = lines.run(motions.jobs(short, rates), short.made_with, file)
+    rates = tuned(longer, [(method, motions.WHERE[0]) for method in motions.METHODS_LONGER])
+    return found + lines.run(motions.longer_jobs(longer, rates), longer.made_with, file)
 
 
 def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:

@@ -1,4 +1,5 @@
-"""A motion that the base has never seen, from 20 clips: SaRA and LoRA, in all weights and in the self-attention.
+"""A motion that the base has never seen, from 20 clips: SaRA and LoRA, in all weights and in the self-attention; and
+for longer, with a penalty on forgetting the motions that the base knows and without.
 
 Wan's layers look at space and time together, so none is about time only; the self-attention is the one place where a
 frame sees the others, and so what comes nearest to temporal layers. Every name of a layer that has "self_attn" in it.
@@ -19,10 +20,12 @@ from .training import Settings, descend
 
 CLIPS, JUDGED, KEPT = 20, 30, 8  # clips taught, of the new motion judged, and of each old one
 OF_MODULE = 40  # icons that the motion module's picture model knows
-SETTINGS = Settings(steps=120)
+SETTINGS, LONGER = Settings(steps=120), Settings(steps=480)
 SHARE = BUDGETS[1]
 WHERE = ("all layers", "self-attention")
-METHODS = ("SaRA", "LoRA")
+METHODS, METHODS_LONGER = ("SaRA", "LoRA"), ("SaRA, no adjustment", "LoRA")
+NEAR = ", kept near"  # behind the name of a method that is trained with a penalty of this weight
+PRIOR = 0.3
 MIDDLE_RATE = 1e-2  # high, for the run is short
 TUNING_SEED = max(SEEDS) + 1
 FIGURES = ("new", "off", "kept", "named", "drift")
@@ -59,9 +62,10 @@ class Bench:
     def _train(self, model, method: str, where: str, rate: float, seed: int) -> tuple[int, list[float]]:
         made = motion_clips.clips(self.icons, [(name, motion_clips.NEW) for name in self.taught], seed=0)
         latents, given = motion_model.folded(made.frames), motion_model.contexts(made.captions)
+        left = _Left(self.new_model(), self.taught) if method.endswith(NEAR) else None
         size = sum(parameter.numel() for parameter in model.parameters())
         torch.manual_seed(seed)  # what a method begins with
-        trainable, losses = trainable_of(model, method, where, round(SHARE * size)), []
+        trainable, losses = trainable_of(model, method.removesuffix(NEAR), where, round(SHARE * size)), []
         count = trainable.count
 
         def loss_of(step: int) -> torch.Tensor:
@@ -69,9 +73,10 @@ class Bench:
             rows = torch.randint(len(latents), (self.settings.batch,), generator=generator)
             context = given[rows]
             context[torch.rand(len(rows), generator=generator) < self.settings.dropout] = 0
-            loss = motion_model.loss(model, latents[rows], context, generator)
+            noised = motion_model.noised(latents[rows], generator)
+            loss = motion_model.loss(model, noised, context)
             losses.append(loss.item())
-            return loss
+            return loss if left is None else loss + PRIOR * left.of(model, noised, rows, generator)
 
         descend(trainable, loss_of, rate, self.settings)
         return count, losses
@@ -105,12 +110,31 @@ class Bench:
         return self._drawn(self.new_model(), wanted, seed=2)
 
 
+class _Left:
+    """How far a model has left the base's own predictions of some names' clips as the motions that the base knows."""
+
+    def __init__(self, base: torch.nn.Module, names: Sequence[str]):
+        self._base = base.requires_grad_(False)
+        known = [motion_model.contexts([motion_clips.caption(name, one) for name in names])
+                 for one in motion_clips.KNOWN]  # fmt: skip
+        self._known = torch.stack(known)
+
+    def of(self, model, clips: motion_model.Noised, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared distance for noisy clips of the names in `rows`, each as a motion of the generator's choice."""
+        given = self._known[torch.randint(len(self._known), rows.shape, generator=generator), rows]
+        with torch.no_grad():
+            before = motion_model.predict(self._base, clips.noisy, clips.sigma, given)
+        return (motion_model.predict(model, clips.noisy, clips.sigma, given) - before).square().mean()
+
+
 def trainable_of(model: torch.nn.Module, method: str, where: str, budget: int) -> methods.Trainable:
-    """A method of METHODS in one of WHERE."""
+    """A method of METHODS or METHODS_LONGER in one of WHERE."""
+    if method != "LoRA":
+        only = {} if where == WHERE[0] else {"include": _PATTERN}
+        adjusted = {} if method == "SaRA" else {"adjust_at": ()}
+        return methods.sara(model, budget, **only, **adjusted)
     if where == WHERE[0]:
-        return {"SaRA": methods.sara, "LoRA": methods.lora_everywhere}[method](model, budget)
-    if method == "SaRA":
-        return methods.sara(model, budget, include=_PATTERN)
+        return methods.lora_everywhere(model, budget)
     return methods.lora_on(model, [name for name in methods.layers(model) if _PATTERN in name], budget)
 
 
@@ -137,6 +161,13 @@ def jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     trained = [_job(bench, *one, seed) for seed in SEEDS for one in wanted]
     module = Job({"part": "motion", "module": "SD1.5"}, lambda: motion_module.measured(bench.known(OF_MODULE)))
     return [_job(bench, None, "none", 0.0, SEEDS[0]), *trained, module]
+
+
+def longer_jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
+    """Every method of METHODS_LONGER in all layers from every seed, also kept near the base;
+    rates: of each in WHERE[0]."""
+    wanted = [(method + near, WHERE[0], rates[method, WHERE[0]]) for near in ("", NEAR) for method in METHODS_LONGER]
+    return [_job(bench, *one, seed) for seed in SEEDS for one in wanted]
 
 
 def _job(bench: Bench, method: str | None, where: str, rate: float, seed: int) -> Job:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -86,12 +87,24 @@ def levels(u: torch.Tensor) -> torch.Tensor:
     return SHIFT * u / (1 + (SHIFT - 1) * u)
 
 
-def loss(model: torch.nn.Module, latents: torch.Tensor, given: torch.Tensor, generator: torch.Generator | None = None):
-    """Mean squared error of the predicted flow from clips [n, 48, t, h, w] to noise, at random levels."""
-    sigma = levels(torch.rand(len(latents), generator=generator)).view(-1, 1, 1, 1, 1)
+class Noised(NamedTuple):
+    """noisy, flow [n, 48, t, h, w]: clips on their way to noise, and its direction; sigma [n]: how far they are"""
+
+    noisy: torch.Tensor
+    sigma: torch.Tensor
+    flow: torch.Tensor
+
+
+def noised(latents: torch.Tensor, generator: torch.Generator | None = None) -> Noised:
+    """Clips [n, 48, t, h, w] at random levels of noise."""
+    sigma = levels(torch.rand(len(latents), generator=generator))
     noise = torch.randn(latents.shape, generator=generator)
-    predicted = predict(model, latents.lerp(noise, sigma), sigma.flatten(), given)
-    return (predicted - (noise - latents)).square().mean()
+    return Noised(latents.lerp(noise, sigma.view(-1, 1, 1, 1, 1)), sigma, noise - latents)
+
+
+def loss(model: torch.nn.Module, clips: Noised, given: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the predicted flow."""
+    return (predict(model, clips.noisy, clips.sigma, given) - clips.flow).square().mean()
 
 
 def predict(model: torch.nn.Module, noisy: torch.Tensor, sigma: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

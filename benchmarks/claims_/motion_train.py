@@ -49,7 +49,8 @@ def train(
     """
     def loss_of(step: int) -> torch.Tensor:
         latents, given = _batch(icons, plan.batch, step)
-        return motion_model.loss(model, latents, given, torch.Generator().manual_seed(step))
+        clips = motion_model.noised(latents, torch.Generator().manual_seed(step))
+        return motion_model.loss(model, clips, given)
 
     return base_unet.averaged(model, loss_of, state_file, report, plan)
 

@@ -162,26 +162,26 @@ def _subject(lines: Sequence[dict]) -> str:
 
 
 def _motion(lines: Sequence[dict]) -> str:
-    """Means over seeds, and for each place the paired differences between SaRA and LoRA."""
+    """Means over seeds, and for each place and length of run the paired differences to LoRA."""
     from .motion import FIGURES as FIGURES_OF_MOTION
 
     modules, lines = [line for line in lines if "module" in line], [line for line in lines if "method" in line]
     ways = defaultdict(list)
     for line in lines:
-        ways[line["method"] or "the base", line["layers"]].append(line)
-    rows = [["method", "layers", *FIGURES_OF_MOTION, "trained", "rate", "runs"]]
-    for (method, layers), own in ways.items():
+        ways[line["made with"]["steps"], line["layers"], line["method"] or "the base"].append(line)
+    rows = [["steps", "layers", "method", *FIGURES_OF_MOTION, "trained", "rate", "runs"]]
+    for (steps, layers, method), own in ways.items():
         columns = [*FIGURES_OF_MOTION, "trained", "rate"]
         means = (_number(name, float(np.mean([line[name] for line in own]))) for name in columns)
-        rows.append([method, layers, *means, str(len(own))])
-    apart = [["SaRA − LoRA", *FIGURES_OF_MOTION, "pairs"]]
-    for layers in dict.fromkeys(layers for method, layers in ways if method == "SaRA"):
-        own = [{**line, "style": layers} for line in lines if line["layers"] == layers]
-        found = {figure: paired(own, "SaRA", figure) for figure in FIGURES_OF_MOTION}
-        if None not in found.values():
+        rows.append([str(steps), layers, method, *means, str(len(own))])
+    apart = [["steps", "layers", "", *FIGURES_OF_MOTION, "pairs"]]
+    for (steps, layers, method), own in ways.items():
+        both = [{**line, "style": layers} for line in own + ways.get((steps, layers, REFERENCE), [])]
+        found = {figure: paired(both, method, figure) for figure in FIGURES_OF_MOTION}
+        if method != REFERENCE and None not in found.values():
             cells = [f"{_number(name, one.mean, '+')} ({_number(name, one.low, '+')} … {_number(name, one.high, '+')})"
                      for name, one in found.items()]  # fmt: skip
-            apart.append([layers, *cells, str(found["new"].pairs)])
+            apart.append([str(steps), layers, f"{method} − {REFERENCE}", *cells, str(found["new"].pairs)])
     figures = ("trained", "new", "off", "new alone", "off alone", "first loss", "last loss")
     beside = [["motion module of", *figures, "comes back"]]
     for line in modules:

@@ -116,7 +116,8 @@ def test_what_is_trained_is_what_was_said_and_within_the_budget(bench, method, w
     model, before = small().requires_grad_(False), dict(small().named_parameters())
     trainable = motion.trainable_of(model, method, where, budget)
     frames = clips(["round"]).frames[:2]
-    motion_model.loss(model, motion_model.folded(frames), motion_model.contexts(["a", "b"])).backward()
+    noised = motion_model.noised(motion_model.folded(frames))
+    motion_model.loss(model, noised, motion_model.contexts(["a", "b"])).backward()
     optimizer = torch.optim.AdamW(trainable.parameters, 1e-2)
     optimizer.step()
     trainable.after_step()
@@ -139,18 +140,34 @@ def test_the_committed_base_draws_the_motions_asked_and_is_one_of_comfyuis_model
     assert type(loaded).__name__ == "WAN22" and loaded.diffusion_model.text_embedding[0].in_features == 64
 
 
+@pytest.mark.parametrize("method", motion.METHODS_LONGER)
+def test_kept_near_the_base_a_model_leaves_the_motions_that_it_knows_less(bench, monkeypatch, method):
+    monkeypatch.setattr(motion, "PRIOR", 100.0)
+    far, near = (bench.measured(method + kept, "all layers", 1e-2, 0) for kept in ("", motion.NEAR))
+    assert far["trained"] == near["trained"] and 0 < near["drift"] < 0.8 * far["drift"]
+
+
+def test_without_the_adjustment_more_of_a_run_counts(bench):
+    adjusted, not_adjusted = (bench.measured(one, "all layers", 1e-2, 0) for one in ("SaRA", "SaRA, no adjustment"))
+    assert adjusted["drift"] != not_adjusted["drift"]
+
+
 def test_lines_of_every_method_place_and_seed_make_a_table():
     wanted = motion.jobs(None, {(method, where): 1e-3 for where in motion.WHERE for method in motion.METHODS})
-    lines = []
+    longer = motion.longer_jobs(None, {(method, "all layers"): 1e-3 for method in motion.METHODS_LONGER})
     *trained, module = wanted
-    for number, job in enumerate(trained):
+    assert len(trained) == 1 + len(motion.WHERE) * len(motion.METHODS) * 3
+    assert len(longer) == 2 * len(motion.METHODS_LONGER) * 3
+    lines = []
+    for number, (job, steps) in enumerate([*((job, 120) for job in trained), *((job, 480) for job in longer)]):
         assert job.key["part"] == "motion"
-        lines.append({**job.key, "trained": 7, **{figure: number**2 / 10 for figure in motion.FIGURES}})
-    assert len(lines) == 1 + len(motion.WHERE) * len(motion.METHODS) * 3
+        measured = {figure: number**2 / 10 for figure in motion.FIGURES}
+        lines.append({**job.key, "trained": 7, **measured, "made with": {"steps": steps}})
     figures = {name: 0.5 for name in ("trained", "new", "off", "new alone", "off alone", "first loss", "last loss")}
     shown = tables.of_part("motion", [*lines, {**module.key, **figures, "comes back": True}])
     assert "| SD1.5 | 0 | 0.500 | 0.5 | 0.500 | 0.5 | 0.500 | 0.500 | True |" in shown
-    assert "| the base | none |" in shown and "\n| self-attention | -1.500 (" in shown
+    assert "| 120 | none | the base |" in shown and "\n| 120 | self-attention | SaRA − LoRA | -1.500 (" in shown
+    assert "\n| 480 | all layers | SaRA, no adjustment, kept near − LoRA | " in shown
     tried = motion.tuning_job(None, "LoRA", "all layers", 2).key
     assert tried["seed"] == motion.TUNING_SEED not in motion.SEEDS and tried["rate"] == 10 * motion.MIDDLE_RATE
 
