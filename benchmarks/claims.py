@@ -137,7 +137,8 @@ def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:
     rates = tuned(short, [(method, where) for where in motions.WHERE for method in motions.METHODS])
     found = lines.run(motions.jobs(short, rates), short.made_with, file)
     rates = tuned(longer, [(method, motions.WHERE[0]) for method in motions.METHODS_LONGER])
-    return found + lines.run(motions.longer_jobs(longer, rates), longer.made_with, file)
+    found += lines.run(motions.longer_jobs(longer, rates), longer.made_with, file)
+    return found + lines.run([motions.module_job(short)], short.made_with, file)
 
 
 def quick(arguments: argparse.Namespace, file: Path) -> list[dict]:

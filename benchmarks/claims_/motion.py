@@ -155,12 +155,16 @@ def tuning_score(measured: dict) -> float:
 
 
 def jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
-    """The base, every method in every place from every seed, and the motion module of another model;
-    rates: of each method in each place."""
+    """The base, and every method in every place from every seed; rates: of each method in each place."""
     wanted = [(method, where, rates[method, where]) for where in WHERE for method in METHODS]
     trained = [_job(bench, *one, seed) for seed in SEEDS for one in wanted]
-    module = Job({"part": "motion", "module": "SD1.5"}, lambda: motion_module.measured(bench.known(OF_MODULE)))
-    return [_job(bench, None, "none", 0.0, SEEDS[0]), *trained, module]
+    return [_job(bench, None, "none", 0.0, SEEDS[0]), *trained]
+
+
+def module_job(bench: Bench) -> Job:
+    """The motion module of another model."""
+    key = {"part": "motion", "module": "SD1.5", "steps of the module": motion_module.MODULE.steps}
+    return Job(key, lambda: motion_module.measured(bench.known(OF_MODULE)))
 
 
 def longer_jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:

@@ -21,8 +21,9 @@ from .training import Settings, descend
 TAUGHT = "left"
 TEMPORAL = "temporal layers only"
 FOLD = 2
-STEPS_DRAWN, RATE = 20, 1e-3
-PICTURES, MODULE = Settings(steps=300, batch=4), Settings(steps=300, batch=4)
+STEPS_DRAWN = 20
+PICTURES, MODULE = Settings(steps=3000, batch=4), Settings(steps=2500, batch=4)
+PICTURES_RATE, MODULE_RATE = 1e-3, 5e-3
 WIDTHS, LAYERS, HEADS, GROUPS = (32, 32, 64, 64), 1, 4, 16
 SHARE = 0.5  # of the module's weights: all at once would be no sparse training
 # AnimateDiff's names of the parts of a block; it has the positions once for each attention, diffusers for both.
@@ -185,10 +186,10 @@ def measured(icons: dict[str, np.ndarray], pictures: Settings = PICTURES, module
     """
     torch.manual_seed(0)
     base = new_picture_model()
-    train_pictures(base, icons, RATE, pictures)
+    train_pictures(base, icons, PICTURES_RATE, pictures)
     model, asked = with_new_module(base.eval()).eval(), list(icons)
     alone = draw(model, asked, seed=1)
-    losses = train_module(model, icons, RATE, module)
+    losses = train_module(model, icons, MODULE_RATE, module)
     moved = draw(model, asked, seed=1)
     return {
         "trained": round(SHARE * _size(model)),
