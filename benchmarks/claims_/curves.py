@@ -1,5 +1,5 @@
-"""Curves of two parts of the claims, as a picture: what is lost by zeroing weights, and the style against the drift at
-every strength.
+"""Curves of two parts of the claims, as a picture: what is lost by zeroing weights, and the style and the names against
+the drift at every strength.
 
     python -m benchmarks.claims_.curves LINES --picture FILE
 
@@ -36,33 +36,44 @@ def premise(known: Sequence[dict]) -> Curves:
     return {chosen: sorted(points) for chosen, points in found.items()}
 
 
-def strength(known: Sequence[dict]) -> Curves:
-    """Method → (drift, KID, strength) by rising strength from 0 on."""
+def strength(known: Sequence[dict], figure: str) -> Curves:
+    """Method → (drift, figure, strength) by rising strength from 0 on."""
     found: dict[str, list[tuple[float, Point]]] = defaultdict(list)
     for line in known:
         if line.get("part") == "strength" and line["strength"] >= 0:
             name = f"{line['strength']:g}"
-            found[line["method"]].append((line["strength"], Point(line["drift"], line["kid"], name)))
+            found[line["method"]].append((line["strength"], Point(line["drift"], line[figure], name)))
     return {method: [point for _, point in sorted(points)] for method, points in found.items()}
 
 
 def draw(figure, known: Sequence[dict]) -> None:
-    """Both on a matplotlib figure."""
-    left, right = figure.subplots(1, 2)
-    for chosen, points in premise(known).items():
-        left.plot([p.x for p in points], [p.y for p in points], marker="o", label=chosen)
-    left.set(xscale="log", xlabel="weights set to 0, % of all", ylabel="drift (0: the base's own pictures)",
+    """All on a matplotlib figure."""
+    left, *others = figure.subplots(1, 3)
+    _plot(left, premise(known))
+    shares = sorted({point.x for points in premise(known).values() for point in points})
+    left.set_xscale("log")
+    left.set_xticks(shares, [f"{share:g}" for share in shares])
+    left.minorticks_off()
+    left.set(xlabel="weights set to 0, % of all", ylabel="drift (0: the base's own pictures)",
              title="What zeroing weights does")  # fmt: skip
-    for method, points in strength(known).items():
-        right.plot([p.x for p in points], [p.y for p in points], marker="o", label=method)
-        for point in points:
-            right.annotate(point.name, (point.x, point.y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    right.set(xlabel="drift without the trigger (lower keeps more)", ylabel="KID (lower is nearer to the style)",
-              title="One training of each at strengths from 0 to 2")  # fmt: skip
-    for axes in (left, right):
+    labels = {"kid": "KID (lower is nearer to the style)", "text": "text (higher fits its name better)"}
+    for axes, (name, label) in zip(others, labels.items()):
+        _plot(axes, strength(known, name), first_below=name == "kid")
+        axes.set(xlabel="drift without the trigger (lower keeps more)", ylabel=label, title="At strengths from 0 to 2")
+    for axes in (left, *others):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+
+
+def _plot(axes, curves: Curves, first_below: bool = True) -> None:
+    """Names of points are below one curve and above the other, so that those of one strength do not meet."""
+    below, above = {"xytext": (-5, -5), "ha": "right", "va": "top"}, {"xytext": (5, 4)}
+    for number, (label, points) in enumerate(curves.items()):
+        line = axes.plot([p.x for p in points], [p.y for p in points], marker="o", label=label)[0]
+        side = below if (number % 2 == 0) == first_below else above
+        for point in points:
+            axes.annotate(point.name, point[:2], textcoords="offset points", fontsize=8, color=line.get_color(), **side)
 
 
 def main() -> None:
@@ -72,7 +83,7 @@ def main() -> None:
     parser.add_argument("lines", type=Path)
     parser.add_argument("--picture", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
     draw(figure, lines.read(arguments.lines))
     figure.savefig(arguments.picture, dpi=110)
 

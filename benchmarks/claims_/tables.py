@@ -93,7 +93,7 @@ def of_part(part: str, lines: Sequence[dict]) -> str:
 
 def _premise(lines: Sequence[dict]) -> str:
     rows = [["at 0", "of", "share", "θ", "right", "text", "drift"]]
-    for line in lines:
+    for line in sorted(lines, key=lambda line: (line["layers"], line["share"])):
         figures = (_number(name, line[name]) for name in ("right", "text", "drift"))
         rows.append([line["chosen"], line["layers"], f"{line['share']:.2%}", f"{line['theta']:.2g}", *figures])
     return _markdown(rows)
@@ -131,7 +131,8 @@ def _options_text(options) -> str:
 
 def _strength(lines: Sequence[dict]) -> str:
     rows = [["method", "strength", *FIGURES]]
-    rows += [[line["method"], f"{line['strength']:g}", *(_number(n, line[n]) for n in FIGURES)] for line in lines]
+    by_strength = sorted(lines, key=lambda line: (line["method"], line["strength"]))
+    rows += [[line["method"], f"{line['strength']:g}", *(_number(n, line[n]) for n in FIGURES)] for line in by_strength]
     return _markdown(rows)
 
 

@@ -336,10 +336,12 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows(monkeypatch):
 def test_curves_are_of_all_layers_and_of_strengths_in_their_order():
     of_premise = [{"part": "premise", "chosen": "random", "layers": where, "share": share, "drift": share * 2}
                   for where in ("all", "attention") for share in (0.2, 0.1)]  # fmt: skip
-    of_strength = [{"part": "strength", "method": "SaRA", "strength": strength, "drift": 1 - strength, "kid": 7.0}
+    of_strength = [{"part": "strength", "method": "SaRA", "strength": strength, "drift": 1 - strength, "kid": 7.0,
+                    "text": strength / 2}
                    for strength in (1.0, -0.5, 0.25)]  # fmt: skip
     known = [*of_premise, *of_strength, {"method": "SaRA", "strength": 1.0}]
     assert curves.premise(known) == {"random": [(10, 0.2, ""), (20, 0.4, "")]}
-    assert curves.strength(known) == {"SaRA": [(0.75, 7, "0.25"), (0, 7, "1")]}
+    assert curves.strength(known, "kid") == {"SaRA": [(0.75, 7, "0.25"), (0, 7, "1")]}
+    assert curves.strength(known, "text") == {"SaRA": [(0.75, 0.125, "0.25"), (0, 0.5, "1")]}
     curves.draw(figure := Figure(), known)
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.claims_ import icon_sets, plan, protocol, render, so_far
+from benchmarks.claims_ import icon_sets, plan, protocol, render, so_far, tables
 from devtools.gpu_kit import claims, comfyui_files, host as host_kit, icons, kit as kits, weights, wheels
 from devtools.packer import tracked_files
 from devtools.prepared import HostError
@@ -237,3 +237,8 @@ def test_the_lines_so_far_are_summed_up():
     assert text[0] == f"{len(tries)} tries, 4 cells, 3 other lines" and len(text) == 1 + len(tries) + 2
     assert f"| {cells[0]['method']} |" in text[-2] and "| LoRA, kept near |" in text[-2]
     assert "| 1 | as shipped | 0.01 | -0.030 |" in text[-1]
+    figures = {name: 0.25 for name in tables.FIGURES}
+    strengths = [{"part": "strength", "method": "SaRA", "strength": strength, **figures} for strength in (0.5, -0.5)]
+    text = so_far.report([*tries, *strengths])
+    assert text[0] == f"{len(tries)} tries, 0 cells, 0 other lines" and len(text) == 1 + len(tries) + 1
+    assert text[-1].index("| SaRA | -0.5 |") < text[-1].index("| SaRA | 0.5 |")
