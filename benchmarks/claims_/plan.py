@@ -10,7 +10,8 @@ BEYOND = ("LoRA everywhere", "SHiRA", "Super-Tuning", "DoRA")
 # Tier → methods, budgets, styles, each of which can be published alone.
 TIERS = {
     "T1": (PAPERS, BUDGETS[1:2], T1_STYLES),
-    "T2": (PAPERS, (BUDGETS[0], BUDGETS[2]), T1_STYLES),
+    # Full fine-tuning has no budget: its cells are the first tier's.
+    "T2": (tuple(method for method in PAPERS if method != "full"), (BUDGETS[0], BUDGETS[2]), T1_STYLES),
     "T3": (BEYOND, BUDGETS, T1_STYLES),
     "T4": (("LoRA", "SaRA"), BUDGETS, [style for style in STYLES if style not in T1_STYLES]),
 }

@@ -22,6 +22,10 @@ WORD = "sks"
 TAUGHT, JUDGED = 5, 12  # pictures of a subject
 OF_CLASS = 4  # of the base's own pictures for each of the subject's
 NAMES = ("cat-face", "sailboat", "mushroom", "teapot", "rocket")
+# What to call it → method and options.
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "SaRA": ("SaRA", {}), "LoRA": ("LoRA", {}), "SaRA, no adjustment": ("SaRA", {"adjust_at": ()}),
+}  # fmt: skip
 HUE = 96  # of 256: how far the colours are turned
 LARGEST_SHIFT, SMALLEST_SCALE = 6, 0.75
 
@@ -63,13 +67,14 @@ def measure(
 
 
 def jobs(bench: Bench, rate: Callable[[str, float], float]) -> list[Job]:
-    """Every subject by SaRA and LoRA of 2.3 %, with prior preservation and without, at the rates that a style gave."""
+    """Every subject by METHODS of 2.3 %, with prior preservation and without, at the rates that a style gave."""
     from . import icon_sets, render
 
     share = BUDGETS[1]
     icons = dict(zip(*render.pictures(icon_sets.NOTO, bench.work)))
 
-    def measured(method: str, name: str, preserved: bool) -> dict:
+    def measured(called: str, name: str, preserved: bool) -> dict:
+        method, options = METHODS[called]
         base = bench.new_model().requires_grad_(False).eval()
         plain = names.caption(name)
         with_word = f"{WORD} {plain}"
@@ -78,7 +83,7 @@ def jobs(bench: Bench, rate: Callable[[str, float], float]) -> list[Job]:
             own = bench.drawn(base, [plain] * TAUGHT * OF_CLASS, seed=1)
             taught, captions = torch.cat([taught.repeat(OF_CLASS, 1, 1, 1), own]), captions * OF_CLASS
             captions = captions + [plain] * len(own)
-        cell = Cell(method, share, name, 0, rate(method, share))
+        cell = Cell(method, share, name, 0, rate(method, share), tuple(options.items()))
         model = bench.trained_on(bench.task_of(taught, captions, [plain] * len(captions)), cell).model
         others = [names.caption(other) for other in NAMES if other != name] * 5
         return measure(
@@ -87,7 +92,7 @@ def jobs(bench: Bench, rate: Callable[[str, float], float]) -> list[Job]:
         )  # fmt: skip
 
     return [
-        Job({"part": "subject", "method": method, "name": name, "preserved": preserved},
-            lambda given=(method, name, preserved): measured(*given))
-        for name in NAMES for preserved in (False, True) for method in ("SaRA", "LoRA")
+        Job({"part": "subject", "method": called, "name": name, "preserved": preserved},
+            lambda given=(called, name, preserved): measured(*given))
+        for name in NAMES for preserved in (False, True) for called in METHODS
     ]  # fmt: skip

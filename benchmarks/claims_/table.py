@@ -2,7 +2,7 @@
 
 Of a tier every method has its search for a learning rate, and behind it its cells: no method waits for another's
 search, or most processes would have nothing to do meanwhile. Searches come first, then every method's first cell, every
-method's second …, so that what is there when a run stops can be compared.
+method's second …, and so one budget after the other, so that what is there when a run stops can be compared.
 """
 
 import sys
@@ -17,7 +17,8 @@ from .lines import Job
 from .protocol import Cell
 from .workers import Workers
 
-# Ranks: what is lower comes first. The n-th cell of a method has the rank n.
+# Ranks: what is lower comes first. The n-th cell of a method has the rank n; those of a tier's next budget, and before
+# them its searches, go on from there.
 BEFORE_SEARCH, SEARCH, BEFORE_CELLS = -3, -2, -1
 Measured = Callable[[list[Cell]], list[dict | None]]
 
@@ -40,9 +41,13 @@ def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Fa
     def run(jobs: list[Job]) -> list[dict | None]:
         return lines.run(jobs, bench.made_with, file, at_once=len(jobs) or 1, failed=failures)
 
+    budgets = list(dict.fromkeys(share for _, share in asked))
+
     def of_one(one: tuple[str, float]) -> list[dict | None]:
-        rates = tuned_rates([one], lambda cells: run([workers.job(cell, SEARCH) for cell in cells]))
-        return run([workers.job(cell, rank) for rank, cell in enumerate(plan.cells(tier, rates))])
+        before = budgets.index(one[1]) * (1 + len(plan.cells(tier, {one: 0.0})))
+        search = before - 1 if before else SEARCH
+        rates = tuned_rates([one], lambda cells: run([workers.job(cell, search) for cell in cells]))
+        return run([workers.job(cell, rank) for rank, cell in enumerate(plan.cells(tier, rates), before)])
 
     with ThreadPoolExecutor(len(asked)) as searching:
         try:

@@ -78,8 +78,14 @@ def differences(lines: Sequence[dict], reference: str = REFERENCE) -> str:
 
 
 def of_methods(lines: Sequence[dict], reference: str = REFERENCE) -> str:
-    """Means of every method, and differences to the reference."""
-    return f"\n{overview(lines)}\n{differences(lines, reference)}"
+    """For each budget the means of every method, and differences to the reference."""
+    budgets = defaultdict(list)
+    for line in lines:
+        budgets[line["share"]].append(line)
+    return "\n".join(
+        f"\n{share:.2%} of the weights\n\n{overview(own)}\n{differences(own, reference)}"
+        for share, own in sorted(budgets.items())
+    )
 
 
 def of_part(part: str, lines: Sequence[dict]) -> str:

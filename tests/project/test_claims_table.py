@@ -62,9 +62,9 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(render, "pictures", lambda icons, folder: ([], []))
 
 
-def measured(tmp_path, asked, bench=None):
+def measured(tmp_path, asked, bench=None, tier=TIER):
     failures = table.Failures()
-    return table.measured(TIER, bench or Bench(), asked, tmp_path / "lines.jsonl", failures), failures
+    return table.measured(tier, bench or Bench(), asked, tmp_path / "lines.jsonl", failures), failures
 
 
 def test_all_cells_are_measured_once_at_their_method_s_rate_in_the_plan_s_order(tmp_path):
@@ -78,6 +78,18 @@ def test_all_cells_are_measured_once_at_their_method_s_rate_in_the_plan_s_order(
     assert [sum(rank == number for rank, _ in asked.cells) for number in range(9)] == [len(plan.PAPERS)] * 9
     measured(tmp_path, asked)
     assert len(asked.cells) == 25 + len(found)
+
+
+def test_one_budget_comes_after_the_other(tmp_path):
+    asked = Asked()
+    found, _ = measured(tmp_path, asked, tier="T2")
+    first, second = protocol.BUDGETS[0], protocol.BUDGETS[2]
+    ranks = {share: [rank for rank, cell in asked.cells if cell.share == share] for share in (first, second)}
+    assert len(ranks[first]) == len(ranks[second]) == 4 * (5 + 9) and len(found) == 2 * 4 * 9
+    assert max(ranks[first]) < min(ranks[second])
+    searches = [rank for rank, cell in asked.cells if cell.share == second and cell.style == protocol.TUNING_STYLE]
+    assert set(searches) == {min(ranks[second])}
+    assert [line["share"] for line in found] == [first] * 36 + [second] * 36
 
 
 def test_a_cell_that_fails_is_told_of_and_the_others_are_measured(tmp_path, capsys):
