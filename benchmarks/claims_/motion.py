@@ -24,8 +24,7 @@ SETTINGS, LONGER = Settings(steps=120), Settings(steps=480)
 SHARE = BUDGETS[1]
 WHERE = ("all layers", "self-attention")
 METHODS, METHODS_LONGER = ("SaRA", "LoRA"), ("SaRA, no adjustment", "LoRA")
-NEAR = ", kept near"  # behind the name of a method that is trained with a penalty of this weight
-PRIOR = 0.3
+NEAR, PRIOR = ", kept near", 0.3  # behind a method's name: trained with a penalty of this weight
 MIDDLE_RATE = 1e-2  # high, for the run is short
 TUNING_SEED = max(SEEDS) + 1
 FIGURES = ("new", "off", "kept", "named", "drift")
@@ -161,12 +160,6 @@ def jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     return [_job(bench, None, "none", 0.0, SEEDS[0]), *trained]
 
 
-def module_job(bench: Bench) -> Job:
-    """The motion module of another model."""
-    key = {"part": "motion", "module": "SD1.5", "steps of the module": motion_module.MODULE.steps}
-    return Job(key, lambda: motion_module.measured(bench.known(OF_MODULE)))
-
-
 def longer_jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     """Every method of METHODS_LONGER in all layers from every seed, also kept near the base;
     rates: of each in WHERE[0]."""
@@ -174,6 +167,14 @@ def longer_jobs(bench: Bench, rates: Mapping[tuple[str, str], float]) -> list[Jo
     return [_job(bench, *one, seed) for seed in SEEDS for one in wanted]
 
 
+def module_job(bench: Bench) -> Job:
+    """The motion module of another model."""
+    key = {"part": "motion", "module": "SD1.5", "steps of the module": motion_module.MODULE.steps}
+    return Job(key, lambda: motion_module.measured(bench.known(OF_MODULE)))
+
+
 def _job(bench: Bench, method: str | None, where: str, rate: float, seed: int) -> Job:
     key = {"part": "motion", "method": method, "layers": where, "share": SHARE, "rate": rate, "seed": seed}
+    if method and method.endswith(NEAR):
+        key["prior"] = PRIOR
     return Job(key, lambda: bench.measured(method, where, rate, seed))
