@@ -49,8 +49,9 @@ def strength(known: Sequence[dict], figure: str) -> Curves:
 def draw(figure, known: Sequence[dict]) -> None:
     """All on a matplotlib figure."""
     left, *others = figure.subplots(1, 3)
-    _plot(left, premise(known))
-    shares = sorted({point.x for points in premise(known).values() for point in points})
+    zeroed = premise(known)
+    _plot(left, zeroed)
+    shares = sorted({point.x for points in zeroed.values() for point in points})
     left.set_xscale("log")
     left.set_xticks(shares, [f"{share:g}" for share in shares])
     left.minorticks_off()

@@ -147,7 +147,7 @@ def test_kept_near_the_base_a_model_leaves_the_motions_that_it_knows_less(bench,
     assert far["trained"] == near["trained"] and 0 < near["drift"] < 0.8 * far["drift"]
 
 
-def test_without_the_adjustment_more_of_a_run_counts(bench):
+def test_with_the_adjustment_and_without_are_two_trainings(bench):
     adjusted, not_adjusted = (bench.measured(one, "all layers", 1e-2, 0) for one in ("SaRA", "SaRA, no adjustment"))
     assert adjusted["drift"] != not_adjusted["drift"]
 
