@@ -82,9 +82,10 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
         **{("self._number = -1", f"self._number = {other}"): "it counts once a weight is changed, and is another then"
            for other in ("-0", "1")},
     },
-    ("sara_core/backward/ops.py", "LinearOp.weight_gradient_factors"): {
-        ("yield tuple(part.to(dtype).t().contiguous() for part in parts)",
-         "yield tuple(part.to(dtype).t() for part in parts)"):
+    ("sara_core/backward/transposed.py", ""): _other_sizes("TOGETHER_BYTES = 2 << 20", "2 << 20", "3 << 20", "2 << 21"),
+    ("sara_core/backward/transposed.py", "transposed_parts"): {
+        ("yield from (part.to(dtype).t().contiguous() for part in matrix.split(rows))",
+         "yield from (part.to(dtype).t() for part in matrix.split(rows))"):
             "the same numbers in another layout, of which the sampled product is slower",
     },
     ("sara_core/backward/weight_gradient.py", "_add_dense_"): {

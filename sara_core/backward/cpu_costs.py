@@ -33,26 +33,29 @@ class Costs:
     dense: float
     weight: float = 0.0
 
-    def sampled_pays(self, rows: int, columns: int, chosen: int, tokens: int, waiting: int = 1) -> bool:
-        """Whether the sampled product of `chosen` elements is no dearer than the dense gradient [rows, columns].
-
-        waiting: threads for which one lays out
-        """
-        sampled = self.layout * (rows + columns) * waiting + self.product * chosen
+    def sampled_pays(self, rows: int, columns: int, chosen: int, tokens: int) -> bool:
+        """Whether the sampled product of `chosen` elements is no dearer than the dense gradient [rows, columns]."""
+        sampled = self.layout * (rows + columns) + self.product * chosen
         return sampled * tokens <= (self.dense * tokens + self.weight) * rows * columns
 
 
 LINEAR, CONVOLUTION = "linear", "convolution"
 FP32, BF16 = torch.float32, torch.bfloat16
-# Processors with matrix units (AMX), and others that multiply bf16 (avx512_bf16).
-MATRIX, VECTOR = "matrix", "vector"
+# Processors with matrix units (AMX), others that multiply bf16 (avx512_bf16), and those of them that take two cycles for a
+# vector of 512 bits, and so twice as long for everything dense.
+MATRIX, VECTOR, HALF_VECTOR = "matrix", "vector", "half vector"
 COSTS = {
-    # AMD EPYC (Zen 5).
+    # AMD EPYC (Zen 4).
+    (HALF_VECTOR, LINEAR, FP32): Costs(700, 98, 21.5, 450),
+    (HALF_VECTOR, LINEAR, BF16): Costs(700, 95, 10.3, 240),
+    (HALF_VECTOR, CONVOLUTION, FP32): Costs(510, 110, 20.8, 2000),
+    (HALF_VECTOR, CONVOLUTION, BF16): Costs(610, 115, 9.4, 1000),
+    # AMD EPYC (Zen 5), measured while one thread transposed, element by element: laying out is dearer here than it is.
     (VECTOR, LINEAR, FP32): Costs(800, 90, 19.5),
     (VECTOR, LINEAR, BF16): Costs(800, 100, 5.7),
     (VECTOR, CONVOLUTION, FP32): Costs(300, 120, 11.5, 1000),
     (VECTOR, CONVOLUTION, BF16): Costs(300, 120, 5.6, 1500),
-    # Intel Xeon, measured while a Linear still laid out all tokens at once.
+    # Intel Xeon, measured while a Linear still laid out all tokens at once, and likewise.
     (MATRIX, LINEAR, FP32): Costs(1100, 96, 11.6),
     (MATRIX, LINEAR, BF16): Costs(1500, 160, 3.0),
 }
@@ -70,8 +73,7 @@ def sampled_product_pays(
     costs = COSTS.get((processor(), kind, dtype))
     if costs is None or op.groups > 1 or rows * columns < SMALLEST_MEASURED:
         return chosen <= SAMPLED_DENSITY * rows * columns
-    # Torch transposes with one thread; everything else is done by all.
-    return costs.sampled_pays(rows, columns, chosen, tokens, torch.get_num_threads() if kind == LINEAR else 1)
+    return costs.sampled_pays(rows, columns, chosen, tokens)
 
 
 @functools.cache
@@ -81,5 +83,12 @@ def processor() -> str | None:
         return None
     for kind, name in ((MATRIX, "_is_amx_tile_supported"), (VECTOR, "_is_avx512_bf16_supported")):
         if getattr(torch.cpu, name, bool)():
-            return kind
+            return HALF_VECTOR if kind == VECTOR and _is_zen4() else kind
     return None
+
+
+def _is_zen4() -> bool:
+    """Whether a processor with avx512_bf16 is AMD's (sse4a) from before Zen 5, which brought avx_vnni too. Older versions
+    of torch cannot tell."""
+    instructions = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(instructions.get("sse4a")) and not instructions.get("avx_vnni")

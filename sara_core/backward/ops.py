@@ -12,15 +12,19 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from .transposed import transposed_parts
+
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # Bytes of unfolded convolution input held at a time.
 UNFOLD_BYTES = 24 << 20
 # On the CPU a sampled product reads the rows of the laid-out input in no order. So at most what a cache holds of them
-# is laid out at a time, but enough tokens for a row to be worth its start.
-CACHED_BYTES = 512 << 10
+# is laid out at a time, but enough tokens for a row to be worth its start. Of a convolution, whose rows are long and whose
+# parts take more calls each, what the last cache holds.
+CACHED_BYTES = 1536 << 10
+UNFOLDED_CACHED_BYTES = 4 << 20
 TOKENS_WORTH_A_ROW = 64
 # Beyond so many tokens at a time nothing is won, and the laid-out gradient of the output leaves the cache too.
-MOST_TOKENS = 512
+MOST_TOKENS = 256
 # On the CPU a convolution lays its weight out anew for every use. Above 32 MiB the system's malloc gives such a copy
 # back and fetches fresh memory every time, which takes longer than the convolution: so at most this of it at a time.
 WEIGHT_COPY_BYTES = 24 << 20
@@ -111,8 +115,7 @@ class LinearOp:
         at_a_time = max(1, len(factors[0]))
         if x.device.type == "cpu":
             at_a_time = min(MOST_TOKENS, max(TOKENS_WORTH_A_ROW, CACHED_BYTES // (x.shape[-1] * dtype.itemsize)))
-        for parts in zip(*(factor.split(at_a_time) for factor in factors)):
-            yield tuple(part.to(dtype).t().contiguous() for part in parts)
+        yield from zip(*(transposed_parts(factor, at_a_time, dtype) for factor in factors))
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ class ConvOp:
         sample_bytes = token_bytes * math.prod(positions)
         at_a_time = UNFOLD_BYTES
         if x.device.type == "cpu":
-            at_a_time = min(at_a_time, max(CACHED_BYTES, TOKENS_WORTH_A_ROW * token_bytes))
+            at_a_time = min(at_a_time, max(UNFOLDED_CACHED_BYTES, TOKENS_WORTH_A_ROW * token_bytes))
         samples = min(batch, max(1, at_a_time // sample_bytes))
         lines = min(positions[0], max(1, positions[0] * at_a_time // sample_bytes))
         for sample in range(0, batch, samples):

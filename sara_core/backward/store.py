@@ -9,6 +9,7 @@ delta and in the model, and leave the vector.
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,11 @@ from .ops import LayerOp
 from .support import Segment, Support
 from .weight_gradient import add_weight_gradient_
 from .write_back import WriteBack, runs
+
+# Threads that write weights on the CPU at once: it is the memory that limits them, and numpy lets others run meanwhile.
+WRITING_THREADS = 4
+# Trained elements from which they are worth it: of a few in each weight, most time goes into asking for it.
+WORTH_THREADS = 20_000_000
 
 
 class WeightHolder(Protocol):
@@ -172,9 +178,20 @@ class Store:
                     overwrite_(holder.weight, over.segment.flat(), over.base, over.values)
 
     def _write_each(self) -> None:
-        for segment, holder, base in zip(self.support, self.holders, self.base):
-            if base is not None:
-                overwrite_(holder.weight, segment.flat(), base, self.values[segment.span])
+        numbers = [number for number, base in enumerate(self.base) if base is not None]
+        at_once = min(WRITING_THREADS, torch.get_num_threads()) if self.support.nnz >= WORTH_THREADS else 1
+        if at_once == 1:
+            for number in numbers:
+                self._write_one(number)
+            return
+        # The largest first, so that no thread is left with one of them when the others have nothing to do.
+        numbers.sort(key=lambda number: len(self.support.segments[number]), reverse=True)
+        with ThreadPoolExecutor(at_once) as threads:
+            list(threads.map(self._write_one, numbers))
+
+    def _write_one(self, number: int) -> None:
+        segment, values = self.support.segments[number], self.values.detach()
+        overwrite_(self.holders[number].weight, segment.flat(), self.base[number], values[segment.span])
 
     def _write_together(self) -> None:
         if self._writing is None:

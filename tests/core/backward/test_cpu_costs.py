@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sara_core.backward import cpu_costs
-from sara_core.backward.cpu_costs import BF16, FP32, MATRIX, VECTOR, Costs, sampled_product_pays
+from sara_core.backward.cpu_costs import BF16, FP32, HALF_VECTOR, MATRIX, VECTOR, Costs, sampled_product_pays
 from sara_core.backward.ops import ConvOp, LinearOp
 
 LINEAR, CONVOLUTION = LinearOp(), ConvOp((3, 3), (1, 1), (1, 1), (1, 1), 1)
@@ -29,6 +29,9 @@ def processor(monkeypatch):
     (VECTOR, LINEAR, BF16, (5120, 640), 0.058, False),
     (VECTOR, CONVOLUTION, FP32, (640, 5760), 0.058, True),
     (VECTOR, CONVOLUTION, BF16, (640, 5760), 0.058, False),
+    (HALF_VECTOR, LINEAR, BF16, (5120, 640), 0.058, True),
+    (HALF_VECTOR, CONVOLUTION, BF16, (640, 5760), 0.058, True),
+    (HALF_VECTOR, LINEAR, BF16, (640, 640), 0.11, False),
     (MATRIX, LINEAR, BF16, (1280, 1280), 0.006, False),
     (MATRIX, LINEAR, FP32, (1280, 1280), 0.006, True),
     (MATRIX, LINEAR, BF16, (640, 640), 0.006, False),
@@ -45,13 +48,12 @@ def test_shape_density_dtype_and_instructions_decide(processor, kind, op, dtype,
     assert sampled_product_pays(op, *shape, int(density * shape[0] * shape[1]), 1024, dtype) is sampled
 
 
-def test_with_many_threads_what_one_alone_lays_out_is_dearer(processor):
-    chosen = int(0.006 * 320 * 320)
-    processor(VECTOR, threads=1)
-    assert sampled_product_pays(LINEAR, 320, 320, chosen, 64, BF16) == (800 * 640 + 100 * chosen <= 5.7 * 320 * 320)
-    processor(VECTOR, threads=16)
-    assert not sampled_product_pays(LINEAR, 320, 320, chosen, 64, FP32)
-    assert sampled_product_pays(CONVOLUTION, 320, 2880, 9 * chosen, 64, FP32)
+def test_the_same_way_is_taken_on_any_number_of_threads(processor):
+    taken = set()
+    for threads in (1, 2, 64):
+        processor(VECTOR, threads)
+        taken.add(tuple(sampled_product_pays(LINEAR, 640, 640, chosen, 64, BF16) for chosen in range(0, 50_000, 500)))
+    assert len(taken) == 1 and set(*taken) == {True, False}
 
 
 def test_of_a_few_tokens_the_dense_gradient_of_a_convolution_is_dear(processor):
@@ -66,12 +68,20 @@ def test_at_the_same_cost_the_sampled_product_is_taken_and_a_picosecond_dearer_t
     assert not Costs(layout=0, product=101, dense=50).sampled_pays(rows=1, columns=2, chosen=1, tokens=1)
 
 
-@pytest.mark.parametrize("capability, matrix, vector, kind", [
-    ("AVX512", True, True, MATRIX), ("AVX512", False, True, VECTOR), ("AVX512", False, False, None),
-    ("AVX2", True, True, None), ("DEFAULT", False, True, None),
+@pytest.mark.parametrize("capability, matrix, vector, more, kind", [
+    ("AVX512", True, True, {"avx_vnni": True}, MATRIX), ("AVX512", False, False, {}, None),
+    ("AVX512", False, True, {"sse4a": True, "avx_vnni": True}, VECTOR),
+    ("AVX512", False, True, {"sse4a": True, "avx_vnni": False}, HALF_VECTOR),
+    ("AVX512", False, True, {"sse4a": False, "avx_vnni": False}, VECTOR),  # Intel's Cooper Lake
+    ("AVX512", False, True, None, VECTOR),  # an older torch
+    ("AVX2", True, True, {}, None), ("DEFAULT", False, True, {"sse4a": True}, None),
 ])  # fmt: skip
-def test_an_older_processors_instructions_give_its_bits(monkeypatch, capability, matrix, vector, kind):
+def test_an_older_processors_instructions_give_its_bits(monkeypatch, capability, matrix, vector, more, kind):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: matrix, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vector, raising=False)
+    if more is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: more, raising=False)
     assert cpu_costs.processor.__wrapped__() == kind

@@ -1,10 +1,14 @@
 """The store by itself: what identifies the base under a support."""
 
+import copy
+from threading import get_ident
+
 import pytest
 import torch
 from torch import nn
 
 from sara_core import DeltaError
+from sara_core.backward import store as store_module
 from sara_core.backward.access import AddedCopy
 from sara_core.backward.parameters import TrainedParameters
 from sara_core.backward.store import Store
@@ -98,3 +102,45 @@ def test_withdrawn_the_model_is_the_base_and_afterwards_what_it_was(in_place):
         assert torch.equal(computed_with(), base)
         raise KeyError
     assert torch.equal(computed_with(), trained) and torch.equal(store.values.detach(), values)
+
+
+def bound_layers(layers: nn.ModuleList) -> Store:
+    """A store over every third element of each layer's weight, with a change for each."""
+    indices = {str(n): torch.arange(0, layer.weight.numel(), 3, dtype=torch.int32) for n, layer in enumerate(layers)}
+    store = Store(Support.from_indices(indices, {str(n): layer.weight.shape for n, layer in enumerate(layers)}))
+    for number, layer in enumerate(layers):
+        store.bind(number, layer, in_place=True)
+    store.values.data.copy_(torch.linspace(-1, 1, store.support.nnz))
+    return store
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Stores write with two threads, however few elements there are."""
+    monkeypatch.setattr(store_module, "WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_threads_write_together_has_the_bits_of_one_weight_after_the_other(monkeypatch, two_threads, dtype):
+    layers = nn.ModuleList(nn.Linear(40, rows, dtype=dtype) for rows in (3, 50, 1, 20, 33)).requires_grad_(False)
+    by_threads, writers = copy.deepcopy(layers), []
+    write = store_module.overwrite_
+    monkeypatch.setattr(store_module, "overwrite_", lambda *given: writers.append(get_ident()) or write(*given))
+    bound_layers(by_threads).write()
+    assert len(writers) == len(layers) and get_ident() not in writers
+    monkeypatch.setattr(store_module, "WORTH_THREADS", 1 + sum(layer.weight.numel() for layer in layers))
+    before = copy.deepcopy(layers)
+    bound_layers(layers).write()
+    assert writers[len(layers):] == [get_ident()] * len(layers)
+    for mine, theirs, untouched in zip(layers, by_threads, before):
+        assert torch.equal(mine.weight, theirs.weight) and not torch.equal(mine.weight, untouched.weight)
+
+
+def test_what_a_thread_cannot_write_is_raised(monkeypatch, two_threads):
+    def refused(*given):
+        raise MemoryError("no page left")
+
+    monkeypatch.setattr(store_module, "overwrite_", refused)
+    with pytest.raises(MemoryError, match="no page left"):
+        bound().write()
