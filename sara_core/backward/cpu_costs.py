@@ -41,8 +41,8 @@ class Costs:
 
 LINEAR, CONVOLUTION = "linear", "convolution"
 FP32, BF16 = torch.float32, torch.bfloat16
-# Processors with matrix units (AMX), others that multiply bf16 (avx512_bf16), and those of them that take two cycles for a
-# vector of 512 bits, and so twice as long for everything dense.
+# Processors with matrix units (AMX), others that multiply bf16 (avx512_bf16), and those of them that take two cycles
+# for a vector of 512 bits, and so twice as long for everything dense.
 MATRIX, VECTOR, HALF_VECTOR = "matrix", "vector", "half vector"
 COSTS = {
     # AMD EPYC (Zen 4).
@@ -88,7 +88,7 @@ def processor() -> str | None:
 
 
 def _is_zen4() -> bool:
-    """Whether a processor with avx512_bf16 is AMD's (sse4a) from before Zen 5, which brought avx_vnni too. Older versions
-    of torch cannot tell."""
+    """Whether a processor with avx512_bf16 is AMD's (sse4a) from before Zen 5, which brought avx_vnni too. Older
+    versions of torch cannot tell."""
     instructions = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(instructions.get("sse4a")) and not instructions.get("avx_vnni")

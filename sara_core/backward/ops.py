@@ -18,8 +18,8 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # Bytes of unfolded convolution input held at a time.
 UNFOLD_BYTES = 24 << 20
 # On the CPU a sampled product reads the rows of the laid-out input in no order. So at most what a cache holds of them
-# is laid out at a time, but enough tokens for a row to be worth its start. Of a convolution, whose rows are long and whose
-# parts take more calls each, what the last cache holds.
+# is laid out at a time, but enough tokens for a row to be worth its start. Of a convolution, whose rows are long and
+# whose parts take more calls each, what the last cache holds.
 CACHED_BYTES = 1536 << 10
 UNFOLDED_CACHED_BYTES = 4 << 20
 TOKENS_WORTH_A_ROW = 64
