@@ -42,7 +42,7 @@ class Costs:
 LINEAR, CONVOLUTION = "linear", "convolution"
 FP32, BF16 = torch.float32, torch.bfloat16
 # Processors with matrix units (AMX), others that multiply bf16 (avx512_bf16), and those of them that take two cycles
-# for a vector of 512 bits, and so twice as long for everything dense.
+# for a vector of 512 bits, and so longer for most that is dense.
 MATRIX, VECTOR, HALF_VECTOR = "matrix", "vector", "half vector"
 COSTS = {
     # AMD EPYC (Zen 4).

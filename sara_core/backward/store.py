@@ -29,6 +29,8 @@ from .write_back import WriteBack, runs
 WRITING_THREADS = 4
 # Trained elements from which they are worth it: of a few in each weight, most time goes into asking for it.
 WORTH_THREADS = 20_000_000
+# What a thread writes at a time: what it takes for that, some 40 bytes an element, stays with it afterwards.
+THREAD_ELEMENTS = 1 << 18
 
 
 class WeightHolder(Protocol):
@@ -182,16 +184,27 @@ class Store:
         at_once = min(WRITING_THREADS, torch.get_num_threads()) if self.support.nnz >= WORTH_THREADS else 1
         if at_once == 1:
             for number in numbers:
-                self._write_one(number)
+                self._write_rows(number, 0, self.support.segments[number].rows)
             return
+        parts = [(number, first, last) for number in numbers for first, last in self._parts_of(number)]
         # The largest first, so that no thread is left with one of them when the others have nothing to do.
-        numbers.sort(key=lambda number: len(self.support.segments[number]), reverse=True)
+        parts.sort(key=lambda part: len(self.support.segments[part[0]].elements(*part[1:])), reverse=True)
         with ThreadPoolExecutor(at_once) as threads:
-            list(threads.map(self._write_one, numbers))
+            list(threads.map(lambda part: self._write_rows(*part), parts))
 
-    def _write_one(self, number: int) -> None:
-        segment, values = self.support.segments[number], self.values.detach()
-        overwrite_(self.holders[number].weight, segment.flat(), self.base[number], values[segment.span])
+    def _parts_of(self, number: int) -> Iterator[tuple[int, int]]:
+        """Ranges of a segment's rows with about THREAD_ELEMENTS elements each."""
+        segment = self.support.segments[number]
+        at_a_time = max(1, THREAD_ELEMENTS * segment.rows // max(1, len(segment)))
+        for first in range(0, segment.rows, at_a_time):
+            yield first, min(first + at_a_time, segment.rows)
+
+    def _write_rows(self, number: int, first: int, last: int) -> None:
+        segment, base, values = self.support.segments[number], self.base[number], self.values.detach()
+        elements = segment.elements(first, last)
+        of_rows = slice(elements.start, elements.stop)
+        position = segment.flat(first, last).add_(first * segment.columns)
+        overwrite_(self.holders[number].weight, position, base[of_rows], values[segment.span][of_rows])
 
     def _write_together(self) -> None:
         if self._writing is None:

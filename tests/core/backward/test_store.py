@@ -122,17 +122,21 @@ def two_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_threads_write_together_has_the_bits_of_one_weight_after_the_other(monkeypatch, two_threads, dtype):
+@pytest.mark.parametrize("at_a_time, calls", [(1 << 18, 5), (1, 3 + 50 + 1 + 20 + 33), (40, 1 + 25 + 1 + 10 + 11)])
+def test_what_threads_write_together_has_the_bits_of_one_weight_after_the_other(
+    monkeypatch, two_threads, dtype, at_a_time, calls
+):
+    monkeypatch.setattr(store_module, "THREAD_ELEMENTS", at_a_time)
     layers = nn.ModuleList(nn.Linear(40, rows, dtype=dtype) for rows in (3, 50, 1, 20, 33)).requires_grad_(False)
     by_threads, writers = copy.deepcopy(layers), []
     write = store_module.overwrite_
     monkeypatch.setattr(store_module, "overwrite_", lambda *given: writers.append(get_ident()) or write(*given))
     bound_layers(by_threads).write()
-    assert len(writers) == len(layers) and get_ident() not in writers
+    assert len(writers) == calls and get_ident() not in writers
     monkeypatch.setattr(store_module, "WORTH_THREADS", 1 + sum(layer.weight.numel() for layer in layers))
     before = copy.deepcopy(layers)
     bound_layers(layers).write()
-    assert writers[len(layers):] == [get_ident()] * len(layers)
+    assert writers[calls:] == [get_ident()] * len(layers)
     for mine, theirs, untouched in zip(layers, by_threads, before):
         assert torch.equal(mine.weight, theirs.weight) and not torch.equal(mine.weight, untouched.weight)
 
