@@ -82,6 +82,11 @@ EQUIVALENT: dict[tuple[str, str], dict[tuple[str, str], str]] = {
         **{("self._number = -1", f"self._number = {other}"): "it counts once a weight is changed, and is another then"
            for other in ("-0", "1")},
     },
+    ("sara_core/backward/store.py", ""): {
+        **_other_sizes("WRITING_THREADS = 4", "4", "5"),
+        **_other_sizes("WORTH_THREADS = 20_000_000", "20_000_000", "20000001"),
+        **_other_sizes("THREAD_ELEMENTS = 1 << 18", "1 << 18", "1 << 19"),
+    },
     ("sara_core/backward/transposed.py", ""): _other_sizes("TOGETHER_BYTES = 2 << 20", "2 << 20", "3 << 20", "2 << 21"),
     ("sara_core/backward/transposed.py", "transposed_parts"): {
         ("yield from (part.to(dtype).t().contiguous() for part in matrix.split(rows))",

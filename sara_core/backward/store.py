@@ -187,8 +187,6 @@ class Store:
                 self._write_rows(number, 0, self.support.segments[number].rows)
             return
         parts = [(number, first, last) for number in numbers for first, last in self._parts_of(number)]
-        # The largest first, so that no thread is left with one of them when the others have nothing to do.
-        parts.sort(key=lambda part: len(self.support.segments[part[0]].elements(*part[1:])), reverse=True)
         with ThreadPoolExecutor(at_once) as threads:
             list(threads.map(lambda part: self._write_rows(*part), parts))
 
