@@ -39,6 +39,8 @@ def main() -> int:
                         help="what trains, draws and judges, as cuda: by the same random numbers, but its lines do not "
                              "count among those of the CPU (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.part not in (None, "better") and arguments.tier != "T1":
+        parser.error(f"--part {arguments.part} has no tiers.")
     if arguments.part == "motion" and arguments.device != "cpu":
         parser.error("--part motion is measured on the CPU only.")
     torch.set_num_threads(arguments.threads)
@@ -59,7 +61,7 @@ def main() -> int:
     begin, failures = time.perf_counter(), Failures()
     try:
         own = {None: partial(table, comfyui, failures), "motion": motion,
-               "candidates": partial(candidates, comfyui, failures)}  # fmt: skip
+               "candidates": partial(candidates, comfyui, failures), "better": partial(better, comfyui, failures)}
         measure = quick if arguments.quick else own.get(arguments.part, partial(part, comfyui, failures))
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -93,6 +95,16 @@ def part(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> 
     measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
     with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
         return of_part(arguments.part, measuring, workers, file, failures)
+
+
+def better(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:
+    """The lines of what came out on top of the candidates, in the styles and at the budgets of a tier."""
+    from benchmarks.claims_ import bench, table
+    from benchmarks.claims_.workers import Workers
+
+    measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
+    with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
+        return table.of_better(arguments.tier, measuring, workers, file, failures)
 
 
 def candidates(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:

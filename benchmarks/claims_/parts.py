@@ -5,7 +5,6 @@ ablation  what the adjustment, the low-rank loss and the choice of weights are w
 strength  one style at strengths from -0.5 to 2
 merging   two styles in one model: deltas added, by TIES and by DARE, and two LoRAs added
 subject   one thing from five pictures (subject.py)
-better    what came out on top of the candidates (candidates.py) in the table's styles, beside the table's own lines
 """
 
 from collections.abc import Callable, Mapping
@@ -34,16 +33,6 @@ ABLATIONS: dict[str, dict[str, object]] = {
     **{f"adjustment at {part}": {"adjust_at": (part,)} for part in (0.25, 0.75)},
     "adjustment twice": {"adjust_at": (1 / 3, 2 / 3)},
     **{f"{rule} weights": {"adjust_at": (), "rule": rule} for rule in ("largest", "random", "gradient")},
-}
-# What to call it → method and options, at the method's rate in the table. LoRA is kept near the base as well: what the
-# penalty alone is worth.
-KEPT_NEAR = {"adjust_at": (), "per_layer": True, "prior": 0.3}
-BETTER: dict[str, tuple[str, dict[str, object]]] = {
-    "LoRA": ("LoRA", {}),
-    "SaRA": ("SaRA", {}),
-    "SaRA per layer, kept near": ("SaRA", KEPT_NEAR),
-    "SaRA, no adjustment": ("SaRA", {"adjust_at": ()}),
-    "LoRA, kept near": ("LoRA", {"prior": 0.3}),
 }
 STRENGTHS = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 MERGES = ("sum", "ties", "dare")
@@ -80,15 +69,6 @@ def ablation_jobs(bench: Bench, rate: Rate) -> list[Job]:
     return [
         bench.job(Cell("SaRA", SHARE, STYLE, seed, rate("SaRA", SHARE), tuple(options.items())))
         for seed in SEEDS for options in ABLATIONS.values()
-    ]  # fmt: skip
-
-
-def better_jobs(bench: Bench, rate: Rate) -> list[Job]:
-    """BETTER in every style of the first tier, paired over styles and seeds; one after the other, for the first two are
-    the table's own and there already."""
-    return [
-        bench.job(Cell(method, SHARE, style, seed, rate(method, SHARE), tuple(options.items())))
-        for method, options in BETTER.values() for seed in SEEDS for style in T1_STYLES
     ]  # fmt: skip
 
 
@@ -147,15 +127,15 @@ def merging_jobs(bench: Bench, rate: Rate) -> list[Job]:
 # The methods whose learning rate a part needs, at SHARE, and the styles that its pictures are of.
 RATED = {
     "premise": (), "ablation": ("SaRA",), "strength": ("SaRA", "LoRA"), "merging": ("SaRA", "LoRA"),
-    "subject": ("SaRA", "LoRA"), "better": ("SaRA", "LoRA"),
+    "subject": ("SaRA", "LoRA"),
 }  # fmt: skip
 STYLED = {
     "premise": T1_STYLES[:1], "ablation": T1_STYLES[:1], "strength": T1_STYLES[:1], "merging": T1_STYLES[:2],
-    "subject": (), "better": T1_STYLES,
+    "subject": (),
 }  # fmt: skip
 PARTS = {
     "premise": premise_jobs, "ablation": ablation_jobs, "strength": strength_jobs, "merging": merging_jobs,
-    "subject": subject.jobs, "better": better_jobs,
+    "subject": subject.jobs,
 }  # fmt: skip
 
 

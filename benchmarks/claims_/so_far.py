@@ -11,6 +11,7 @@ from . import candidates, lines, plan, protocol, tables
 
 PARTS = ("premise", "strength", "merging", "subject")
 
+
 def report(known: list[dict], beside: str = protocol.REFERENCE) -> list[str]:
     """Lines of text about lines of the claims. beside: the method that the others are compared with"""
     names = {*protocol.Cell._fields, *protocol.PRIMARY}
@@ -26,7 +27,7 @@ def report(known: list[dict], beside: str = protocol.REFERENCE) -> list[str]:
         score = protocol.tuning_score(line)
         text.append(f"{line['method']} {line['share']:.2%} at {line['rate']:.2e}: score {score:.3f} ({figures})")
     if cells:
-        text.append(tables.of_methods(cells, beside))
+        text.append(tables.of_methods(cells, (beside,)))
     return text + [tables.of_part(part, own) for part, own in of_parts.items() if own]
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from . import names
 from .bench import Bench
+from .better import BETTER
 from .judge import Verdicts
 from .lines import Job
 from .protocol import BUDGETS, Cell
@@ -23,9 +24,7 @@ TAUGHT, JUDGED = 5, 12  # pictures of a subject
 OF_CLASS = 4  # of the base's own pictures for each of the subject's
 NAMES = ("cat-face", "sailboat", "mushroom", "teapot", "rocket")
 # What to call it → method and options.
-METHODS: dict[str, tuple[str, dict[str, object]]] = {
-    "SaRA": ("SaRA", {}), "LoRA": ("LoRA", {}), "SaRA, no adjustment": ("SaRA", {"adjust_at": ()}),
-}  # fmt: skip
+METHODS = {name: BETTER[name] for name in ("SaRA", "LoRA", "SaRA, no adjustment")}
 HUE = 96  # of 256: how far the colours are turned
 LARGEST_SHIFT, SMALLEST_SCALE = 6, 0.75
 

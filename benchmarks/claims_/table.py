@@ -7,11 +7,11 @@ method's second …, and so one budget after the other, so that what is there wh
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import icon_sets, lines, parts, plan, protocol, render, tuning
+from . import better, icon_sets, lines, parts, plan, protocol, render, tuning
 from .bench import Bench
 from .lines import Job
 from .protocol import Cell
@@ -21,6 +21,7 @@ from .workers import Workers
 # them its searches, go on from there.
 BEFORE_SEARCH, SEARCH, BEFORE_CELLS = -3, -2, -1
 Measured = Callable[[list[Cell]], list[dict | None]]
+Rates = dict[tuple[str, float], float]  # learning rates by method and budget
 
 
 class Failures(list):
@@ -63,18 +64,41 @@ def measured(tier: str, bench: Bench, workers: Workers, file: Path, failures: Fa
 def of_part(part: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
     """The lines of what the paper says beside its table; those of the searches for its rates are in the file only.
     Raises NoIconsError."""
+    asked = [(method, parts.SHARE) for method in parts.RATED[part]]
+    return _at_tuned_rates(
+        asked, parts.STYLED[part], lambda rates: workers.jobs(part, rates, bench), bench, workers, file, failures
+    )
+
+
+def of_better(tier: str, bench: Bench, workers: Workers, file: Path, failures: Failures) -> list[dict]:
+    """The lines of what came out on top of the candidates, budget by budget of a tier. Raises NoIconsError."""
+    _, shares, styles = plan.TIERS[tier]
+    found = []
+    for share in shares:
+        asked = [(method, share) for method in better.RATED]
+        found += _at_tuned_rates(
+            asked, styles, lambda rates: list(map(workers.job, better.cells(tier, share, rates))), bench, workers, file,
+            failures,
+        )  # fmt: skip
+    return found
+
+
+def _at_tuned_rates(
+    asked: list[tuple[str, float]], styles: Sequence[str], jobs_at: Callable[[Rates], list[Job]], bench: Bench,
+    workers: Workers, file: Path, failures: Failures,
+) -> list[dict]:  # fmt: skip
+    """The lines of jobs that need the learning rates of what is asked; none if one of these could not be tried."""
 
     def run(jobs: list[Job]) -> list[dict | None]:
         return lines.run(jobs, bench.made_with, file, at_once=workers.processes, failed=failures)
 
-    asked = [(method, parts.SHARE) for method in parts.RATED[part]]
     if workers.processes > 1:  # one alone encodes what it needs when it needs it
-        prepare([*([protocol.TUNING_STYLE] if asked else []), *parts.STYLED[part]], bench, workers)
+        prepare([*([protocol.TUNING_STYLE] if asked else []), *styles], bench, workers)
     rates = tuned_rates(asked, lambda cells: run([workers.job(cell, SEARCH) for cell in cells]))
     if missing := [method for method, share in asked if (method, share) not in rates]:
         print(f"error: no learning rate of {', '.join(missing)} could be tried.", file=sys.stderr)
         return []
-    return [line for line in run(workers.jobs(part, rates, bench)) if line is not None]
+    return [line for line in run(jobs_at(rates)) if line is not None]
 
 
 def prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
@@ -89,7 +113,7 @@ def prepare(styles: list[str], bench: Bench, workers: Workers) -> None:
             workers.encode(missing, BEFORE_SEARCH if number == 0 else BEFORE_CELLS, style)
 
 
-def tuned_rates(asked: list[tuple[str, float]], measured: Measured) -> dict[tuple[str, float], float]:
+def tuned_rates(asked: list[tuple[str, float]], measured: Measured) -> Rates:
     """The learning rate of each method at each budget, of those of which not every try failed.
 
     measured: the lines of cells, None for one that failed

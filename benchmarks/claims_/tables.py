@@ -77,19 +77,19 @@ def differences(lines: Sequence[dict], reference: str = REFERENCE) -> str:
     return _markdown(rows)
 
 
-def of_methods(lines: Sequence[dict], reference: str = REFERENCE) -> str:
-    """For each budget the means of every method, and differences to the reference."""
+def of_methods(lines: Sequence[dict], references: Sequence[str] = (REFERENCE,)) -> str:
+    """For each budget the means of every method, and differences to each reference."""
     budgets = defaultdict(list)
     for line in lines:
         budgets[line["share"]].append(line)
     return "\n".join(
-        f"\n{share:.2%} of the weights\n\n{overview(own)}\n{differences(own, reference)}"
+        "\n".join([f"\n{share:.2%} of the weights\n", overview(own), *(differences(own, one) for one in references)])
         for share, own in sorted(budgets.items())
     )
 
 
 def of_part(part: str, lines: Sequence[dict]) -> str:
-    """The table of a part of parts.PARTS."""
+    """The table of a part."""
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
         "candidates": _candidates, "motion": _motion, "better": _better,
@@ -115,15 +115,14 @@ def _ablation(lines: Sequence[dict]) -> str:
 
 
 def _better(lines: Sequence[dict]) -> str:
-    """Lines of parts.BETTER, with differences to LoRA and to SaRA as it is shipped."""
-    named = named_methods(lines)
-    return f"\n{overview(named)}\n{differences(named)}\n{differences(named, reference='SaRA')}"
+    """Lines of better.BETTER, with differences to LoRA and to SaRA as it is shipped."""
+    return of_methods(named_methods(lines), (REFERENCE, "SaRA"))
 
 
 def named_methods(lines: Sequence[dict]) -> list[dict]:
     """Lines of cells, each with the name that its method has with its options; those with options that have no name, as
     of the ablation, are left out."""
-    from .parts import BETTER
+    from .better import BETTER
 
     names = {(method, _options_text(tuple(options.items()))): name for name, (method, options) in BETTER.items()}
     found = ((line, (line["method"], _options_text(line["options"]))) for line in lines)

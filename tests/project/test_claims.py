@@ -297,9 +297,9 @@ def test_a_subject_is_the_icon_in_colours_of_its_own_each_time_elsewhere():
 
 
 class Jobs:
-    work = None
-
     """A bench that measures nothing: what the parts ask of it is enough."""
+
+    work = None
 
     def job(self, cell):
         return lines.Job(cell._asdict(), dict)
@@ -315,7 +315,6 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows(monkeypatch):
     extra = {
         "premise": {"theta": 1e-3, "zeroed": 5, **figures},
         "ablation": {"trained": 5, "training seconds": 1.0, **figures},
-        "better": {"trained": 5, "training seconds": 1.0, **figures},
         "strength": figures,
         "subject": {"subject": 0.9, "leaked": 0.2, "drift": 0.1},
         "merging": {"openmoji": figures, "fluent-emoji-flat": figures},
@@ -326,8 +325,6 @@ def test_every_part_has_a_job_for_everything_that_its_table_shows(monkeypatch):
     }
     assert "| smallest | convolutions | 2.30% | 0.001 |" in shown["premise"]
     assert all(f"| {name} |" in shown["ablation"] for name in parts.ABLATIONS)
-    assert all(f"| {name} − {other} |" in shown["better"] for name in parts.BETTER for other in ("LoRA", "SaRA")
-               if name != other)  # fmt: skip
     assert "both − neither" in shown["ablation"] and "| LoRA | -0.5 |" in shown["strength"]
     assert "| SaRA | yes | 0.900 | 0.200 | 0.100 | 5 |" in shown["subject"]
     assert "| SaRA | dare | 0.6 | 1.0 |" in shown["merging"] and "| LoRA | sum | 1 |" in shown["merging"]

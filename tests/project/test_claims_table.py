@@ -5,10 +5,11 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from benchmarks.claims_ import lines, parts, plan, protocol, render, table, workers
+from benchmarks.claims_ import better, lines, parts, plan, protocol, render, table, tables, workers
 from benchmarks.claims_.workers import Workers
 
 TIER = "T1"
+FIGURES = {**dict.fromkeys(tables.FIGURES, 0.5), "trained": 5, "training seconds": 1.0}
 
 
 class Bench:
@@ -42,7 +43,7 @@ class Asked:
                 self.cells.append((rank, cell))
             if self.fails(cell):
                 raise RuntimeError("out of order")
-            return {"text": 0.5, "kid": abs(cell.rate - 3 * protocol.MIDDLE_RATE[cell.method]), "drift": 0.0}
+            return {**FIGURES, "text": 0.5, "kid": abs(cell.rate - 3 * protocol.MIDDLE_RATE[cell.method]), "drift": 0.0}
 
         return lines.Job(cell._asdict(), measure)
 
@@ -137,6 +138,25 @@ def test_the_jobs_of_a_part_are_measured_at_the_rates_found_for_it(tmp_path):
     assert asked.rates == {("SaRA", parts.SHARE): 10**0.5 / 1000, ("LoRA", parts.SHARE): 10**0.5 / 1000}
     assert {called for called, *_ in asked.encoded} == {protocol.TUNING_STYLE, parts.STYLE}
     assert {*parts.RATED} == {*parts.STYLED} == {*parts.PARTS}
+
+
+def test_what_came_out_on_top_is_measured_budget_by_budget_beside_the_table_s_own_cells(tmp_path):
+    whole, asked = Asked(), Asked()
+    asked.processes = 2
+    measured(tmp_path, whole, tier="T2")
+    found = table.of_better("T2", Bench(), asked, tmp_path / "lines.jsonl", table.Failures())
+    per_budget = len(better.BETTER) * 9
+    assert [line["share"] for line in found] == [protocol.BUDGETS[0]] * per_budget + [protocol.BUDGETS[2]] * per_budget
+    # Nothing that is there already is measured again, and nothing has a rate of its own.
+    assert len(asked.cells) == 2 * 3 * 9 and all(cell.options for _, cell in asked.cells)
+    of_table = {(cell.method, cell.share): cell.rate for rank, cell in whole.cells if rank >= 0}
+    assert all(line["rate"] == of_table[line["method"], line["share"]] for line in found)
+    shown = tables.of_part("better", found)
+    for share in ("0.58%", "5.80%"):
+        assert f"{share} of the weights" in shown
+    for name in better.BETTER:
+        others = [other for other in ("LoRA", "SaRA") if other != name]
+        assert all(shown.count(f"| {name} − {other} |") == 2 for other in others), name
 
 
 def test_a_part_without_a_rate_has_no_lines(tmp_path, capsys):

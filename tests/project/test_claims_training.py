@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.claims_ import candidates, choices, costs, methods, parts, training
+from benchmarks.claims_ import better, candidates, choices, costs, methods, parts, training
 from sara_core import SparseDelta
 from sara_core.selection.rules import Rule
 
@@ -158,8 +158,8 @@ def test_candidates_are_tried_at_lower_rates_as_long_as_those_are_better():
 
 
 def test_ablations_are_options_that_a_training_takes(task):
-    better = [options for method, options in parts.BETTER.values() if method == "SaRA"]
-    for name, options in [*parts.ABLATIONS.items(), *enumerate(better)]:
+    of_better = [options for method, options in better.BETTER.values() if method == "SaRA"]
+    for name, options in [*parts.ABLATIONS.items(), *enumerate(of_better)]:
         assert len(trained(task, **options).losses) == SETTINGS.steps, name
 
 
