@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py bench claims", description=__doc__.splitlines()[0])
     parser.add_argument("--tier", choices=["T1", "T2", "T3", "T4"], default="T1")
     parser.add_argument("--part", choices=["premise", "ablation", "strength", "merging", "subject", "motion",
-                                             "candidates", "better"],
+                                             "candidates", "whole-runs", "better"],
                         help="what the paper says beside its table, instead of the table")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="LoRA and SaRA, one style, short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="lines of what was measured; gone on with if there")
@@ -61,7 +61,8 @@ def main() -> int:
     begin, failures = time.perf_counter(), Failures()
     try:
         own = {None: partial(table, comfyui, failures), "motion": motion,
-               "candidates": partial(candidates, comfyui, failures), "better": partial(better, comfyui, failures)}
+               "candidates": partial(candidates, comfyui, failures), "better": partial(better, comfyui, failures),
+               "whole-runs": partial(whole_runs, comfyui, failures)}  # fmt: skip
         measure = quick if arguments.quick else own.get(arguments.part, partial(part, comfyui, failures))
         measured = measure(arguments, file)
     except icon_sets.NoIconsError as error:
@@ -129,6 +130,21 @@ def candidates(comfyui: Path, failures, arguments: argparse.Namespace, file: Pat
     whole = bench.Bench(arguments.work / "icons", device=arguments.device)
     rates = tuned_rates([asked], partial(of, whole))
     return tried.halved(of_round, rates[asked]) if rates else []
+
+
+def whole_runs(comfyui: Path, failures, arguments: argparse.Namespace, file: Path) -> list[dict]:
+    """The lines of candidates that a quarter of a run says little of, in whole runs."""
+    from benchmarks.claims_ import bench, candidates, lines, plan, protocol
+    from benchmarks.claims_.table import prepare
+    from benchmarks.claims_.workers import Workers
+
+    measuring = bench.Bench(arguments.work / "icons", device=arguments.device)
+    rate = plan.best_known_rate(lines.read(RESULTS), "SaRA", candidates.SHARE)
+    with Workers(arguments.processes, arguments.threads, comfyui, measuring) as workers:
+        prepare([protocol.TUNING_STYLE], measuring, workers)
+        jobs = list(map(workers.job, candidates.whole_runs(rate)))
+        found = lines.run(jobs, measuring.made_with, file, at_once=workers.processes, failed=failures)
+        return [line for line in found if line is not None]
 
 
 def motion(arguments: argparse.Namespace, file: Path) -> list[dict]:

@@ -15,6 +15,7 @@ BETTER: dict[str, tuple[str, dict[str, object]]] = {
     "SaRA": ("SaRA", {}),
     "SaRA per layer, kept near": ("SaRA", {"adjust_at": (), "per_layer": True, "prior": 0.3}),
     "SaRA, no adjustment": ("SaRA", {"adjust_at": ()}),
+    "SaRA, kept near": ("SaRA", {"adjust_at": (), "prior": 0.1}),
     "LoRA, kept near": ("LoRA", {"prior": 0.3}),
 }
 

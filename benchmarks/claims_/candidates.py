@@ -43,6 +43,14 @@ CANDIDATES: dict[str, dict[str, object]] = {
 }
 
 
+# What is kept near the base learns slowly at first, so that a quarter of a run says little of it. Whole runs, by
+# candidate and half powers of ten beside SaRA's tuned rate:
+WHOLE_RUNS = (
+    ("no adjustment", 0), ("kept near the base, 0.1", 0), ("kept near the base, 0.3", 0),
+    ("kept near the base, 0.3", 0.5),
+)  # fmt: skip
+
+
 class Round(NamedTuple):
     """length: part of the usual run's; judged: pictures of a training; seeds: trainings of each candidate; through: how
     many candidates come into the next round"""
@@ -92,14 +100,26 @@ def halved(measured: Callable[[Round, list[Cell]], list[dict | None]], rate: flo
     return found
 
 
+def whole_runs(rate: float) -> list[Cell]:
+    """WHOLE_RUNS on the tuning style, with another seed than the tuning's.
+
+    rate: SaRA's tuned one
+    """
+    return [_cell(name, 0, rate * 10 ** (half / 2)) for name, half in WHOLE_RUNS]
+
+
+def name_of(line: dict) -> str | None:
+    """Which candidate a line is of, None if of none."""
+    options = json.dumps(line["options"])
+    return next((name for name, own in CANDIDATES.items() if json.dumps(list(own.items())) == options), None)
+
+
 def first_round(known: Sequence[dict]) -> list[dict]:
     """Of the lines of a file those of the first round, as `halved` has them."""
-    names = {json.dumps(list(options.items())): name for name, options in CANDIDATES.items()}
     steps = round(ROUNDS[0].length * Settings.steps)
     own = [line for line in known if (line.get("style"), line.get("seed")) == (TUNING_STYLE, TUNING_SEED + 1)
-           and line["made with"]["steps"] == steps and json.dumps(line["options"]) in names]  # fmt: skip
-    return [{**line, "round": 0, "candidate": names[json.dumps(line["options"])], "score": tuning_score(line)}
-            for line in own]  # fmt: skip
+           and line["made with"]["steps"] == steps and name_of(line)]  # fmt: skip
+    return [{**line, "round": 0, "candidate": name_of(line), "score": tuning_score(line)} for line in own]
 
 
 def _cell(name: str, seed: int, rate: float) -> Cell:

@@ -93,6 +93,7 @@ def of_part(part: str, lines: Sequence[dict]) -> str:
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
         "candidates": _candidates, "motion": _motion, "better": _better,
+        "whole-runs": _whole_runs,
     }  # fmt: skip
     return tables[part](lines)
 
@@ -205,6 +206,17 @@ def _candidates(lines: Sequence[dict]) -> str:
     for (number, name, rate), own in order:
         means = (_number(figure, float(np.mean([line[figure] for line in own]))) for figure in ("score", *PRIMARY))
         rows.append([str(number + 1), name, f"{rate:.2g}", *means, str(len(own))])
+    return _markdown(rows)
+
+
+def _whole_runs(lines: Sequence[dict]) -> str:
+    from .candidates import name_of
+    from .protocol import tuning_score
+
+    rows = [["candidate", "rate", "score", *FIGURES]]
+    for line in sorted(lines, key=tuning_score, reverse=True):
+        figures = (_number(name, line[name]) for name in FIGURES)
+        rows.append([name_of(line), f"{line['rate']:.2g}", _number("score", tuning_score(line)), *figures])
     return _markdown(rows)
 
 

@@ -1,10 +1,12 @@
 """Trainings of the claims' bench, on a model of a few hundred weights: what the candidates of a better default do."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.claims_ import better, candidates, choices, costs, methods, parts, training
+from benchmarks.claims_ import better, candidates, choices, costs, methods, parts, plan, protocol, tables, training
 from sara_core import SparseDelta
 from sara_core.selection.rules import Rule
 
@@ -155,6 +157,16 @@ def test_candidates_are_tried_at_lower_rates_as_long_as_those_are_better():
         rates.setdefault((line["round"], line["candidate"]), set()).add(round(line["rate"], 8))
     assert rates[0, "random"] == {1e-3, 0.00031623, 1e-4, 3.162e-05}
     assert {frozenset(own) for (number, _), own in rates.items() if number} == {frozenset({1e-4})}
+
+
+def test_whole_runs_are_of_candidates_and_shown_by_name_the_best_first():
+    cells = candidates.whole_runs(1e-2)
+    figures = dict.fromkeys(tables.FIGURES, 0.0)
+    lines = [json.loads(json.dumps({**cell._asdict(), **figures, "text": place})) for place, cell in enumerate(cells)]
+    shown = [row.split(" | ")[:2] for row in tables.of_part("whole-runs", lines).splitlines()[2:]]
+    assert shown == [[f"| {name}", f"{1e-2 * 10 ** (half / 2):.2g}"] for name, half in candidates.WHOLE_RUNS[::-1]]
+    assert {(cell.style, cell.share) for cell in cells} == {(protocol.TUNING_STYLE, candidates.SHARE)}
+    assert not any(cell.seed in (*protocol.SEEDS, plan.TUNING_SEED) for cell in cells)
 
 
 def test_ablations_are_options_that_a_training_takes(task):
