@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import vlhi
 from .protocol import PRIMARY, REFERENCE
 
 FIGURES = ("kid", "text", "drift", "fid", "styled", "right", "leaked")
@@ -83,9 +84,22 @@ def of_methods(lines: Sequence[dict], references: Sequence[str] = (REFERENCE,)) 
     for line in lines:
         budgets[line["share"]].append(line)
     return "\n".join(
-        "\n".join([f"\n{share:.2%} of the weights\n", overview(own), *(differences(own, one) for one in references)])
+        "\n".join([f"\n{share:.2%} of the weights\n", overview(own), *(differences(own, one) for one in references),
+                   _vlhi(own)])
         for share, own in sorted(budgets.items())
     )
+
+
+def _vlhi(lines: Sequence[dict]) -> str:
+    """A row for every method of the paper: VLHI among them, with full fine-tuning and without."""
+    from .plan import PAPERS
+
+    with_full, without = (vlhi.of_pool(lines, pool) for pool in (PAPERS, [name for name in PAPERS if name != "full"]))
+    if not without:
+        return ""
+    rows = [["VLHI", "among the paper's methods", "without full fine-tuning"]]
+    rows += [[name, *(f"{own[name]:.2f}" if name in own else "" for own in (with_full, without))] for name in with_full]
+    return _markdown(rows)
 
 
 def of_part(part: str, lines: Sequence[dict]) -> str:

@@ -25,6 +25,7 @@ from benchmarks.claims_ import (
     subject,
     tables,
     tuning,
+    vlhi,
 )
 from benchmarks.claims_.measures import fid, kid
 
@@ -294,6 +295,20 @@ def test_a_subject_is_the_icon_in_colours_of_its_own_each_time_elsewhere():
     inside = drawn[:, 32, 32]
     assert (inside[:, 0] < inside.max(1).values).all()  # red no more
     assert len({tuple(corner.tolist()) for corner in drawn[:, 0, 0]}) == 5
+
+
+def test_vlhi_is_the_paper_s_formula_style_by_style():
+    figures = {"A": ((100, 0.5), (10, 0.2)), "B": ((150, 0.6), (20, 0.4)), "C": ((200, 0.3), (30, 0.3))}
+    found = [{"method": method, "style": style, "fid": fid + change, "text": text} for method, both in figures.items()
+             for style, (fid, text) in zip("xy", both) for change in (-5, 5)]  # fmt: skip
+    whole = vlhi.of_pool(found, "ABC")
+    expected = {"A": (1 + 2 / 3 + 1 + 0) / 2, "B": (0.5 + 1 + 0.5 + 1) / 2, "C": (0 + 0 + 0 + 0.5) / 2}
+    assert whole == pytest.approx(expected)
+    assert vlhi.of_pool(found, "AB") == pytest.approx({"A": 1.0, "B": 1.0})
+    # A method that lacks a style has no place among the others, and one alone has none at all.
+    some = [line for line in found if (line["method"], line["style"]) != ("C", "y")]
+    assert vlhi.of_pool(some, "ABC").keys() == {*"AB"}
+    assert vlhi.of_pool(found, "A") == {}
 
 
 class Jobs:

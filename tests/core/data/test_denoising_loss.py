@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from sara_core.data.denoising_loss import DenoisingLoss, Sample, repeated
+from sara_core.data.denoising_loss import KEPT_AS_BEFORE, DenoisingLoss, Sample, repeated
 from sara_core.data.loss_weighting import min_snr_weight
 from sara_core.data.noise_levels import NoiseLevels
 from sara_core.errors import TrainingError, UnsupportedModelError
@@ -86,7 +86,7 @@ def test_class_captions_aim_at_what_was_said_before():
     loss = DenoisingLoss(
         network, make_samples(6), 2, 0, class_samples=make_samples(6, first=100), as_before=before, prior_weight=10.0
     )  # fmt: skip
-    assert loss().item() == (5 - 3) ** 2 + 10 * (5 - 4) ** 2
+    assert loss().item() == (5 - 3) ** 2 + KEPT_AS_BEFORE * 10 * (5 - 4) ** 2
     assert len(network.asked) == 2 and min(network.asked) >= 100
     network.said = 4.0
     assert loss().item() == 1
