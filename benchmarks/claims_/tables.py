@@ -91,23 +91,23 @@ def of_methods(lines: Sequence[dict], references: Sequence[str] = (REFERENCE,)) 
 
 
 def _vlhi(lines: Sequence[dict]) -> str:
-    """A row for every method of the paper: VLHI among them, with full fine-tuning and without."""
+    """VLHI among the paper's methods, with full fine-tuning and without, of pools that are whole."""
     from .plan import PAPERS
 
-    with_full, without = (vlhi.of_pool(lines, pool) for pool in (PAPERS, [name for name in PAPERS if name != "full"]))
-    if not without:
-        return ""
-    rows = [["VLHI", "among the paper's methods", "without full fine-tuning"]]
-    rows += [[name, *(f"{own[name]:.2f}" if name in own else "" for own in (with_full, without))] for name in with_full]
-    return _markdown(rows)
+    rows = [["VLHI", *PAPERS]]
+    for called, left_out in (("the paper's methods", set()), ("without full fine-tuning", {"full"})):
+        pool = [name for name in PAPERS if name not in left_out]
+        found = vlhi.of_pool(lines, pool)
+        if len(found) == len(pool):
+            rows.append([called, *(f"{found[name]:.2f}" if name in found else "" for name in PAPERS)])
+    return _markdown(rows) if len(rows) > 1 else ""
 
 
 def of_part(part: str, lines: Sequence[dict]) -> str:
     """The table of a part."""
     tables = {
         "premise": _premise, "ablation": _ablation, "strength": _strength, "merging": _merging, "subject": _subject,
-        "candidates": _candidates, "motion": _motion, "better": _better,
-        "whole-runs": _whole_runs,
+        "candidates": _candidates, "whole-runs": _whole_runs, "motion": _motion, "better": _better,
     }  # fmt: skip
     return tables[part](lines)
 

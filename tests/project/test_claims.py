@@ -311,6 +311,15 @@ def test_vlhi_is_the_paper_s_formula_style_by_style():
     assert vlhi.of_pool(found, "A") == {}
 
 
+def test_vlhi_is_shown_of_whole_pools_only():
+    figures = dict.fromkeys(tables.FIGURES, 0.5) | {"trained": 5, "training seconds": 1.0, "share": 0.023, "seed": 0}
+    found = [{**figures, "method": method, "style": "x", "fid": place} for place, method in enumerate(plan.PAPERS)]
+    assert "| without full fine-tuning |  | 1.00 | 0.67 | 0.33 | 0.00 |" in (shown := tables.of_methods(found))
+    assert "| the paper's methods | 1.00 | 0.75 |" in shown
+    assert "| the paper's methods |" not in (shown := tables.of_methods(found[1:])) and "VLHI" in shown
+    assert "VLHI" not in tables.of_methods(found[:4])
+
+
 class Jobs:
     """A bench that measures nothing: what the parts ask of it is enough."""
 
