@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from .plan import TIERS
 from .protocol import SEEDS, Cell
 
-RATED = ("SaRA", "LoRA")  # the methods below
 # What to call it → method and options. LoRA is kept near the base as well: what the penalty alone is worth.
 BETTER: dict[str, tuple[str, dict[str, object]]] = {
     "LoRA": ("LoRA", {}),
@@ -18,6 +17,7 @@ BETTER: dict[str, tuple[str, dict[str, object]]] = {
     "SaRA, kept near": ("SaRA", {"adjust_at": (), "prior": 0.1}),
     "LoRA, kept near": ("LoRA", {"prior": 0.3}),
 }
+RATED = tuple(dict.fromkeys(method for method, _ in BETTER.values()))
 
 
 def cells(tier: str, share: float, rates: Mapping[tuple[str, float], float]) -> list[Cell]:
